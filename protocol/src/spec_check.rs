@@ -1,0 +1,291 @@
+//! The bounds of a job's description. What passes here can be stored, shown and sent; what a machine lacks is found
+//! out later and is the attempt's cause.
+use crate::error::{Code, Problem};
+use crate::spec::{JobSpec, LostAfter};
+use crate::text::Clean;
+
+/// Bytes of one argument (the kernel's own limit, `MAX_ARG_STRLEN`, is 128 KiB).
+pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
+/// Bytes of all arguments and variables together: half of a control frame, so that Start always fits one.
+pub const MAX_COMMAND: usize = 512 * 1024;
+/// Bytes of payload, standard input and result, each.
+pub const MAX_PAYLOAD: usize = 256 * 1024;
+/// Tasks of one array.
+pub const MAX_TASKS: u64 = 10_000_000;
+/// Entries of any list or map in a spec.
+const MAX_ENTRIES: usize = 1024;
+
+impl JobSpec {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first mistake found, with its code and what to do.
+    pub fn validate(&self) -> Result<(), Problem> {
+        self.check_source()?;
+        if let Some(name) = &self.name {
+            check_title("name", name)?;
+        }
+        check_name("queue", self.queue_name())?;
+        self.check_command()?;
+        self.check_env()?;
+        self.check_times()?;
+        self.check_lists()?;
+        self.resources.exact()?;
+        if !(-1_000_000..=1_000_000).contains(&self.priority) {
+            return Err(range("priority", f64::from(self.priority), "-1000000 and 1000000"));
+        }
+        if self.retries.unwrap_or(0) > 1000 {
+            return Err(range("retries", f64::from(self.retries.unwrap_or(0)), "0 and 1000"));
+        }
+        if let Some(array) = self.array
+            && (array.is_empty() || array.len() > MAX_TASKS || array.limit == Some(0) || array.to == u32::MAX)
+        {
+            return Err(Problem::new(
+                Code::OutOfRange,
+                format!("array {}-{} is not possible", array.from, array.to),
+            )
+            .hint(format!("from <= to, at most {MAX_TASKS} tasks, limit at least 1")));
+        }
+        self.check_later()
+    }
+
+    fn check_source(&self) -> Result<(), Problem> {
+        match (self.command.is_some(), self.worker.is_some(), self.git.is_some()) {
+            (false, false, false) => Err(Problem::new(
+                Code::BadCommand,
+                "nothing to run: none of command, worker and git is given",
+            )
+            .hint(r#"give a command, for example {"command":["sh","-c","echo hi"]}"#)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_command(&self) -> Result<(), Problem> {
+        let Some(command) = &self.command else { return Ok(()) };
+        let bad = |why: String| Err(Problem::new(Code::BadCommand, why));
+        match command.first() {
+            None => return bad("command is an empty list".into()),
+            Some(program) if program.is_empty() => return bad("the program's name is empty".into()),
+            Some(_) => {}
+        }
+        if let Some(at) = command.iter().position(|a| a.contains('\0')) {
+            return bad(format!("argument {at} contains a NUL byte, which no program can receive"));
+        }
+        if let Some(at) = command.iter().position(|a| a.len() > MAX_ARGUMENT) {
+            return Err(Problem::new(
+                Code::TooLarge,
+                format!("argument {at} has {} bytes; the kernel takes {MAX_ARGUMENT}", command[at].len()),
+            )
+            .hint("put the data into a file, or into the payload or stdin (256 KiB)"));
+        }
+        let total: usize = command.iter().map(|a| a.len() + 1).sum();
+        if total > MAX_COMMAND {
+            return Err(Problem::new(
+                Code::TooLarge,
+                format!("the command has {total} bytes; at most {MAX_COMMAND} are possible"),
+            )
+            .hint("put the arguments into a file that the job reads, or submit an array"));
+        }
+        Ok(())
+    }
+
+    fn check_env(&self) -> Result<(), Problem> {
+        let bad = |name: &str, why: &str| {
+            Err(Problem::new(Code::BadEnv, format!("{:?} {why}", Clean::short(name, 64).as_str())))
+        };
+        let mut total = 0;
+        for (name, value) in &self.env {
+            total += name.len() + value.len() + 2;
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return bad(
+                    name,
+                    "cannot be an environment variable: names have no = and no NUL, values no NUL",
+                );
+            }
+            if name == "REEVE" || name.starts_with("REEVE_") {
+                return bad(name, "is set by reeve itself")
+                    .map_err(|p: Problem| p.hint("use another name; labels are given as REEVE_LABEL_*"));
+            }
+        }
+        if total > MAX_COMMAND {
+            return Err(Problem::new(
+                Code::TooLarge,
+                format!("the environment has {total} bytes; at most {MAX_COMMAND} are possible"),
+            ));
+        }
+        if let Some(cwd) = &self.cwd
+            && (!cwd.starts_with('/') || cwd.contains('\0') || cwd.len() > 4096)
+        {
+            return Err(
+                Problem::new(Code::BadValue, "cwd must be an absolute path").hint("write the path from /")
+            );
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), Problem> {
+        let year = 31_536_000.0;
+        for (field, value, low) in [
+            ("timeout_s", self.timeout_s, 0.001),
+            ("delay_s", self.delay_s, 0.0),
+            ("expires_s", self.expires_s, 0.001),
+            ("grace_s", self.grace_s, 0.0),
+        ] {
+            if let Some(value) = value.filter(|v| !(low..=10.0 * year).contains(v)) {
+                return Err(range(field, value, "more than 0 and 10 years"));
+            }
+        }
+        if let Some(LostAfter::Seconds(s)) = self.lost_after_s
+            && !(10.0..=year).contains(&s)
+        {
+            return Err(range("lost_after_s", s, "10 and one year (or \"never\")"));
+        }
+        if self.delay_s.is_some() && self.at.is_some() {
+            return Err(
+                Problem::new(Code::BadValue, "delay_s and at are both given").hint("give one of them")
+            );
+        }
+        Ok(())
+    }
+
+    fn check_lists(&self) -> Result<(), Problem> {
+        for (field, len) in [
+            ("on", self.on.len()),
+            ("not_on", self.not_on.len()),
+            ("labels", self.labels.len()),
+            ("env", self.env.len()),
+            ("limits", self.limits.len()),
+        ] {
+            if len > MAX_ENTRIES {
+                return Err(range(field, len as f64, "0 and 1024 entries"));
+            }
+        }
+        for (key, value) in &self.labels {
+            check_name("label", key)?;
+            check_title("label value", value)?;
+        }
+        if self.stdin.as_ref().is_some_and(|s| s.len() > MAX_PAYLOAD) {
+            return Err(Problem::new(Code::TooLarge, "stdin has more than 256 KiB")
+                .hint("let the job read a file: sh -c 'program < file'"));
+        }
+        if let Some(payload) = &self.payload
+            && serde_json::to_vec(payload).map_or(0, |v| v.len()) > MAX_PAYLOAD
+        {
+            return Err(Problem::new(Code::TooLarge, "the payload has more than 256 KiB")
+                .hint("put it into a file or an object store and pass its name"));
+        }
+        Ok(())
+    }
+
+    /// What CONTRACT has and this version refuses by name instead of ignoring.
+    fn check_later(&self) -> Result<(), Problem> {
+        let later = [
+            ("git", self.git.is_some()),
+            ("after", !self.after.is_empty()),
+            ("items", self.items.is_some()),
+            ("limits", !self.limits.is_empty()),
+        ];
+        match later.iter().find(|(_, given)| *given) {
+            Some((field, _)) => {
+                Err(Problem::new(Code::NotYet, format!("{field} is not possible in this version"))
+                    .hint("leave the field out"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A word that names something: 1 to 128 of letters, digits and `._-/:@+`, starting with a letter or digit.
+///
+/// # Errors
+/// `bad-name`.
+pub fn check_name(what: &str, name: &str) -> Result<(), Problem> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || "._-/:@+".contains(c);
+    if name.len() <= 128 && name.chars().all(ok) && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::BadName, format!("{what} {:?} is not usable", Clean::short(name, 64).as_str()))
+        .hint("1 to 128 letters, digits and . _ - / : @ +, starting with a letter or digit"))
+}
+
+/// Text for people: 1 to 256 characters, none of which can act on a terminal.
+///
+/// # Errors
+/// `bad-name`.
+pub fn check_title(what: &str, text: &str) -> Result<(), Problem> {
+    let blank = text.trim().is_empty() && what == "name";
+    if text.len() <= 256
+        && !blank
+        && !text.chars().any(|c| crate::text::is_hostile(c) || c == '\n' || c == '\t')
+    {
+        return Ok(());
+    }
+    Err(Problem::new(Code::BadName, format!("{what} {:?} is not usable", Clean::short(text, 64).as_str()))
+        .hint("at most 256 bytes of printable text on one line, not blank"))
+}
+
+/// An idempotency key or a caller's own id: 1 to 128 printable ASCII characters.
+///
+/// # Errors
+/// `bad-key`.
+pub fn check_key(what: &str, key: &str) -> Result<(), Problem> {
+    if !key.is_empty() && key.len() <= 128 && key.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+        return Ok(());
+    }
+    Err(Problem::new(Code::BadKey, format!("{what} is not usable"))
+        .hint("1 to 128 printable ASCII characters"))
+}
+
+fn range(field: &str, value: f64, bounds: &str) -> Problem {
+    Problem::new(Code::OutOfRange, format!("{field} is {value}; it must be between {bounds}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::parse_json;
+
+    fn code(body: &str) -> String {
+        match parse_json::<JobSpec>(body.as_bytes()).and_then(|s| s.validate()) {
+            Ok(()) => "ok".into(),
+            Err(p) => p.code,
+        }
+    }
+
+    #[test]
+    fn every_bound_has_its_code() {
+        let cases = [
+            (r#"{"command":["true"]}"#, "ok"),
+            ("{}", "bad-command"),
+            (r#"{"command":[]}"#, "bad-command"),
+            (r#"{"command":[""]}"#, "bad-command"),
+            (r#"{"command":["a\u0000"]}"#, "bad-command"),
+            (r#"{"command":["true"],"name":""}"#, "bad-name"),
+            (r#"{"command":["true"],"name":"a\u001b[31m"}"#, "bad-name"),
+            (r#"{"command":["true"],"name":"\u202eevil"}"#, "bad-name"),
+            (r#"{"command":["true"],"queue":"../x"}"#, "bad-name"),
+            (r#"{"command":["true"],"queue":"-x"}"#, "bad-name"),
+            (r#"{"command":["true"],"env":{"A=B":"x"}}"#, "bad-env"),
+            (r#"{"command":["true"],"env":{"REEVE_JOB_ID":"9"}}"#, "bad-env"),
+            (r#"{"command":["true"],"cwd":"x"}"#, "bad-value"),
+            (r#"{"command":["true"],"timeout_s":0}"#, "out-of-range"),
+            (r#"{"command":["true"],"timeout_s":-5}"#, "out-of-range"),
+            (r#"{"command":["true"],"retries":1000000000}"#, "out-of-range"),
+            (r#"{"command":["true"],"priority":2000000}"#, "out-of-range"),
+            (r#"{"command":["true"],"array":{"from":5,"to":1}}"#, "out-of-range"),
+            (r#"{"command":["true"],"array":{"from":0,"to":4000000000}}"#, "out-of-range"),
+            (r#"{"command":["true"],"resources":{"cpus":-1}}"#, "out-of-range"),
+            (r#"{"command":["true"],"resources":{"cpu":1}}"#, "unknown-field"),
+            (r#"{"command":["true"],"at":"1e9"}"#, "bad-value"),
+            (r#"{"command":["true"],"git":{"url":"x"}}"#, "not-yet"),
+            (r#"{"command":["true"],"after":{"ok":[1]}}"#, "not-yet"),
+        ];
+        for (body, wanted) in cases {
+            assert_eq!(code(body), wanted, "{body}");
+        }
+        let long = format!(r#"{{"command":["{}"]}}"#, "x".repeat(2_000_000));
+        assert_eq!(code(&long), "too-large");
+        let many = format!(r#"{{"command":["x"{}]}}"#, ",\"yyyyyyyyy\"".repeat(100_000));
+        assert_eq!(code(&many), "too-large");
+    }
+}

@@ -1,0 +1,155 @@
+//! The bytes of one frame of every kind, against `protocol/golden/wire.hex`: a changed body is a new kind.
+use super::*;
+use crate::{frame, ids::TaskId};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn line<T: Serialize>(kind: u16, body: &T) -> String {
+    let mut out = Vec::new();
+    frame::append(kind, 0, body, &mut out).unwrap();
+    hex(&out)
+}
+
+fn every_kind() -> Vec<(u16, String)> {
+    let text = |t: &str| t.to_owned();
+    let attempt = TaskId::of_array(7, 1).attempt(2);
+    let cause = || WireCause { code: 2, number: 3, word: text("w"), detail: text("d") };
+    let item = InventoryItem { attempt, lineage: text("l"), phase: 1, pid: 9, started_ms: 10 };
+    let start = Start {
+        attempt,
+        lineage: text("l"),
+        command: vec![text("true")],
+        env: vec![(text("K"), text("V"))],
+        cwd: Some(text("/")),
+        stdin: Some(vec![1]),
+        payload: Some(vec![2]),
+        owner_uid: 3,
+        owner: text("ana"),
+        run_as: None,
+        cpu_milli: 4,
+        memory_bytes: 5,
+        gpus: vec![text("g")],
+        timeout_ms: 6,
+        grace_ms: 7,
+        stop_after_ms: 8,
+        output_cap: 9,
+    };
+    let hello = Hello {
+        version_min: 1,
+        version_max: 1,
+        cluster: text("c"),
+        machine: text("m"),
+        life: text("b"),
+        keeper: text("k"),
+        lineage_seen: text("l"),
+        epoch_seen: 1,
+        seq_seen: 2,
+        agent_version: text("v"),
+        kinds: vec![3],
+    };
+    let machine = Machine {
+        hostname: text("h"),
+        cpu_milli: 1,
+        memory_bytes: 2,
+        gpus: vec![],
+        named: vec![],
+        labels: vec![],
+        capabilities: vec![(text("a"), text("b"))],
+        os: text("o"),
+        keeper: true,
+    };
+    let finished = Finished {
+        attempt,
+        cause: cause(),
+        started_ms: 1,
+        ended_ms: 2,
+        pid: 3,
+        cpu_ms: 4,
+        rss_peak: 5,
+        output: vec![6],
+        spooled: 7,
+        result: Some(vec![8]),
+    };
+    vec![
+        (kind::HELLO, line(kind::HELLO, &hello)),
+        (
+            kind::WELCOME,
+            line(
+                kind::WELCOME,
+                &Welcome {
+                    version: 1,
+                    session: 2,
+                    lineage: text("l"),
+                    epoch: 3,
+                    seq: 4,
+                    beat_ms: 5,
+                    name: text("n"),
+                },
+            ),
+        ),
+        (kind::REFUSED, line(kind::REFUSED, &Refused { code: 1, reason: text("r") })),
+        (kind::MACHINE, line(kind::MACHINE, &machine)),
+        (kind::INVENTORY, line(kind::INVENTORY, &Inventory { items: vec![item] })),
+        (kind::INVENTORY_END, line(kind::INVENTORY_END, &InventoryEnd { count: 1 })),
+        (kind::RECONCILE, line(kind::RECONCILE, &Reconcile { verdicts: vec![(attempt, Verdict::Fence)] })),
+        (kind::BEAT, line(kind::BEAT, &Beat { number: 1, echo: 2 })),
+        (kind::BEAT_ECHO, line(kind::BEAT_ECHO, &Beat { number: 1, echo: 2 })),
+        (kind::START, line(kind::START, &start)),
+        (kind::STARTED, line(kind::STARTED, &Started { attempt, pid: 1, at_ms: 2 })),
+        (kind::PROGRESS, line(kind::PROGRESS, &Progress { attempt, fraction: Some(0.5), message: None })),
+        (kind::FINISHED, line(kind::FINISHED, &finished)),
+        (kind::FORGET, line(kind::FORGET, &Forget { attempts: vec![attempt] })),
+        (kind::STOP, line(kind::STOP, &Stop { attempt, cause: cause(), grace_ms: 1 })),
+        (kind::REVOKE, line(kind::REVOKE, &Revoke { attempt })),
+        (kind::RETURNED, line(kind::RETURNED, &Revoke { attempt })),
+        (kind::FOLLOW, line(kind::FOLLOW, &Follow { id: 1, attempt, from: 2 })),
+        (kind::UNFOLLOW, line(kind::UNFOLLOW, &Unfollow { id: 1 })),
+        (kind::SAMPLE, line(kind::SAMPLE, &Sample { cpu: 0.5, memory_used: 1, load1: 2.0, disk: 0.25 })),
+        (
+            kind::JOIN,
+            line(kind::JOIN, &Join { token_id: text("t"), secret: text("s"), csr: vec![1], name: text("n") }),
+        ),
+        (
+            kind::JOINED,
+            line(kind::JOINED, &Joined { machine: text("m"), name: text("n"), certificate: vec![1] }),
+        ),
+        (
+            kind::OUTPUT_HEAD,
+            line(kind::OUTPUT_HEAD, &OutputHead { attempt, follow: Some(1), from: 2, total: 3 }),
+        ),
+        (kind::INVENTORY_ASK, line(kind::INVENTORY_ASK, &())),
+        (
+            kind::KEEPER_HELLO,
+            line(
+                kind::KEEPER_HELLO,
+                &KeeperHello { keeper: text("k"), life: text("b"), pid: 1, version: text("v") },
+            ),
+        ),
+        (
+            kind::LIMITS,
+            line(
+                kind::LIMITS,
+                &Limits { cpu_milli: 1, memory_bytes: 2, machine: text("m"), heard_ms_ago: 3 },
+            ),
+        ),
+        (kind::USAGE, line(kind::USAGE, &Usage { attempt, cpu_ms: 1, rss: 2, rss_peak: 3 })),
+        (kind::SHUTDOWN, line(kind::SHUTDOWN, &Shutdown { cause: cause() })),
+        (kind::LEAVE, line(kind::LEAVE, &())),
+    ]
+}
+
+#[test]
+fn the_bytes_of_every_kind_are_those_of_the_golden_file() {
+    let text: String = every_kind().iter().map(|(kind, hex)| format!("{kind} {hex}\n")).collect();
+    assert_eq!(text, include_str!("../golden/wire.hex"), "a body changed: give it a new kind");
+}
+
+#[test]
+fn every_known_kind_has_golden_bytes_and_a_number_of_its_own() {
+    let mut numbers: Vec<u16> = every_kind().iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(numbers, kind::KNOWN);
+    numbers.dedup();
+    assert_eq!(numbers.len(), kind::KNOWN.len());
+}
