@@ -1,0 +1,246 @@
+//! Everything that can go out: facts to record, and effects to release once the facts are on disk.
+use crate::input::{Segment, Ticket};
+use crate::row::{ArrayRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
+use reeve_protocol::api::{
+    Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Stats, Submitted, Why, WhyLine, WorkerView,
+};
+use reeve_protocol::wire;
+use reeve_protocol::{AttemptId, Cause, JobId, Problem, TaskId};
+use std::sync::Arc;
+
+/// What one batch of inputs led to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// Recorded together, in this order.
+    pub facts: Vec<Fact>,
+    /// Recorded with the facts: what observers are told.
+    pub events: Vec<Event>,
+    /// Released in this order once both are on disk.
+    pub effects: Vec<Effect>,
+}
+
+impl Step {
+    /// Whether nothing has to be written.
+    pub fn is_read_only(&self) -> bool {
+        self.facts.is_empty() && self.events.is_empty()
+    }
+}
+
+/// Something that is true from now on. Each becomes SQL in `store::facts` and must change exactly one row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A job exists.
+    JobAdded(Box<JobRow>),
+    /// A job that is no array has moved.
+    JobMoved(JobId, Box<Standing>),
+    /// An array has moved.
+    ArrayMoved(JobId, Box<Standing>, Box<ArrayRow>),
+    /// A task of an array has moved; its row may be new.
+    TaskMoved(TaskId, Box<Standing>),
+    /// What it left behind, JSON.
+    ResultKept(TaskId, String),
+    /// What it says about itself.
+    ProgressMade(TaskId, Option<f64>, Option<String>),
+    /// A job got the caller's own name.
+    JobNamed(JobId, String, Option<String>),
+    /// An attempt exists: the fence is raised.
+    AttemptDispatched {
+        /// Which.
+        attempt: AttemptId,
+        /// The machine's identity; `None` for a consumer or an outside caller.
+        machine_id: Option<String>,
+        /// The machine's name, or `consumer:USER`.
+        machine: Arc<str>,
+        /// A consumer's lease.
+        lease: Option<String>,
+        /// Wall milliseconds.
+        at: i64,
+    },
+    /// Its process exists.
+    AttemptStarted(AttemptId, u32, i64),
+    /// It has ended.
+    AttemptEnded(Box<Ended>),
+    /// It ended after a newer one had been dispatched.
+    AttemptLate(AttemptId, Cause, i64),
+    /// It was given back before it started.
+    AttemptReturned(AttemptId, i64),
+    /// A queue exists or has other settings.
+    QueuePut(Box<QueueRow>),
+    /// What was so until now, and what is so from now on: `(kind, subject, began, actor)`.
+    Interval(&'static str, String, bool, String),
+    /// A message exists.
+    MessageAdded(Box<MessageRow>),
+    /// A message was handed out, taken back, delayed or given up.
+    MessageMoved {
+        /// Which.
+        id: u64,
+        /// Times handed out.
+        deliveries: u32,
+        /// The holder's lease and its end.
+        lease: Option<(String, i64)>,
+        /// Not before.
+        run_at: Option<i64>,
+        /// Why it was given up.
+        dead: Option<String>,
+    },
+    /// A message is no more.
+    MessageGone(u64),
+    /// Every message of a queue in this standing is no more: ready and delayed, or dead.
+    MessagesCleaned(Arc<str>, bool),
+    /// A worker was registered.
+    WorkerPut(Box<WorkerRow>),
+    /// A machine joined, or said something that is kept.
+    MachinePut(Box<MachineRow>),
+    /// A token exists.
+    TokenAdded {
+        /// Names it.
+        id: String,
+        /// SHA-256 of its secret.
+        secret_hash: String,
+        /// Wall milliseconds.
+        expires_at: i64,
+        /// Who made it.
+        owner_uid: u32,
+        /// Who made it.
+        owner: Arc<str>,
+    },
+    /// A token was used.
+    TokenUsed {
+        /// Which.
+        id: String,
+        /// By whom.
+        machine: String,
+        /// SHA-256 of the key.
+        key_hash: String,
+    },
+    /// A plan exists.
+    PlanAdded {
+        /// As shown.
+        plan: Box<Plan>,
+        /// The fixed set.
+        ids: Vec<String>,
+        /// Why.
+        reason: Option<String>,
+        /// Who.
+        owner_uid: u32,
+        /// Who.
+        owner: Arc<str>,
+    },
+    /// A plan was run.
+    PlanRan(u64, String),
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Why.
+    pub cause: Cause,
+    /// Wall milliseconds, if it started.
+    pub started_at: Option<i64>,
+    /// Wall milliseconds.
+    pub ended_at: i64,
+    /// Its first process.
+    pub pid: Option<u32>,
+    /// Cpu time of its tree.
+    pub cpu_ms: u64,
+    /// Largest resident set.
+    pub rss_peak: u64,
+    /// The tape, if it is small.
+    pub output: Vec<u8>,
+    /// Where the tape lies, if it is not.
+    pub segment: Option<Segment>,
+}
+
+/// Something to do once the facts of its step are on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answer a caller.
+    Reply(Ticket, Box<Result<Reply, Problem>>),
+    /// Answer a receiver with messages, whose bodies are read from the store now.
+    ReplyMessages(Ticket, Vec<Leased>),
+    /// Tell a machine, in this session.
+    Send(String, u64, ToAgent),
+    /// End a session.
+    Close(String, u64, u32, String),
+}
+
+/// A message that was handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// Which.
+    pub id: u64,
+    /// Shown to its holder.
+    pub lease: String,
+    /// Wall milliseconds.
+    pub until: i64,
+}
+
+/// What the coordinator tells a machine; one frame each.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToAgent {
+    /// Start an attempt.
+    Start(Box<wire::Start>),
+    /// End one.
+    Stop(wire::Stop),
+    /// Their ends are on disk.
+    Forget(Vec<AttemptId>),
+    /// Give it back if it has not started.
+    Revoke(AttemptId),
+    /// What becomes of each attempt.
+    Reconcile(Vec<(AttemptId, wire::Verdict)>),
+}
+
+/// The answer to a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// submit: the job, and whether the key had been used for it before.
+    Submitted(Submitted, bool),
+    /// submit of many: one result per spec in order, and the last event.
+    Many(Vec<Result<JobId, Problem>>, u64),
+    /// register_job: the job, and whether it is new.
+    Registered(JobId, bool),
+    /// A job changed.
+    Changed(Changed),
+    /// publish, and whether the key had been used for it before.
+    Published(Published, bool),
+    /// receive_message from a queue of jobs: `(job, attempt, lease, until)`.
+    ReceivedJobs(Vec<(TaskId, u32, String, i64)>),
+    /// receive_message from a queue of messages: ids read back by the recorder.
+    ReceivedMessages(Vec<reeve_protocol::api::MessageView>),
+    /// ack, nack, extend: the message's or job's id.
+    Settled(String),
+    /// clean_queue.
+    Cleaned(Cleaned),
+    /// count_queue_messages.
+    Count(QueueCount),
+    /// A queue, and whether it is new.
+    Queue(Box<QueueView>, bool),
+    /// The ids of what would come next.
+    Peeked(Vec<u64>, bool),
+    /// get_queue_stats.
+    Stats(Box<Stats>),
+    /// Every queue.
+    Queues(Vec<QueueView>),
+    /// Every machine.
+    Machines(Vec<MachineView>),
+    /// Why it is not running.
+    Why(Why),
+    /// What would become of a spec: queue, machines that fit, reasons of the others.
+    DryRun(String, Vec<String>, Vec<WhyLine>),
+    /// register_worker.
+    Worker(Box<WorkerView>),
+    /// bulk_action: the plan.
+    Plan(Box<Plan>),
+    /// bulk_action: one result per job.
+    Bulk(Vec<Result<u64, Problem>>),
+    /// Done.
+    Done(u64),
+    /// join: the name given.
+    Joined(String),
+    /// A session is open.
+    Welcome(Box<wire::Welcome>),
+    /// A session is refused.
+    Refused(wire::Refused),
+}

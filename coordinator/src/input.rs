@@ -1,0 +1,362 @@
+//! Everything that can come in. Inputs are plain comparable data: a run can be written down and replayed.
+use crate::row::{Caller, JobRow, TaskRow};
+use reeve_protocol::api::{LeaseRequest, Plan, QueueSettings, StatusRequest, WorkerRequest};
+use reeve_protocol::wire;
+use reeve_protocol::{AttemptId, JobId, JobSpec};
+use std::sync::Arc;
+
+/// Names a waiting caller; the engine's table turns it back into a channel.
+pub type Ticket = u64;
+
+/// The two clocks, read once per batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Boot-time milliseconds (counts suspend): leases, loss, delays within this run.
+    pub mono: u64,
+    /// Wall milliseconds: display, `run_at`, what is stored.
+    pub wall: i64,
+}
+
+/// Something happened outside.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Somebody asks, and waits for the answer.
+    Call {
+        /// Where the answer goes.
+        ticket: Ticket,
+        /// Who asks.
+        caller: Caller,
+        /// What.
+        call: Call,
+    },
+    /// The caller behind this ticket went away.
+    Gone(Ticket),
+    /// A machine spoke, in this order.
+    Agent {
+        /// Which machine.
+        machine: String,
+        /// In which session; anything of an older session is dropped.
+        session: u64,
+        /// What it said.
+        said: Vec<AgentSaid>,
+    },
+    /// The time asked for has come, or nothing else did.
+    Tick,
+}
+
+/// What the net layer tells about a machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentSaid {
+    /// What it is and has.
+    Machine(wire::Machine),
+    /// A page of its inventory.
+    Inventory(Vec<wire::InventoryItem>),
+    /// The inventory is complete.
+    InventoryEnd(u32),
+    /// A process exists.
+    Started(wire::Started),
+    /// What a job says about itself.
+    Progress(wire::Progress),
+    /// It has ended; spooled output is in a segment by now.
+    Finished(Box<wire::Finished>, Option<Segment>),
+    /// It had not started and never will.
+    Returned(AttemptId),
+    /// Resources used so far.
+    Usage(wire::Usage),
+    /// How busy it is.
+    Sample(wire::Sample),
+    /// No beat for 10 s.
+    Silent,
+    /// A beat again.
+    Heard {
+        /// Round trip, microseconds.
+        rtt_us: u64,
+    },
+    /// The session ended.
+    Closed,
+    /// It leaves the cluster for good.
+    Leave,
+}
+
+/// Where a tape lies in the segment files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Number of the file.
+    pub file: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// Which tasks of a job are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The job.
+    pub job: JobId,
+    /// Tasks of an array, both ends included; `None`: the whole job.
+    pub tasks: Option<(u32, u32)>,
+}
+
+/// A job that may have left memory: the store's row, read by the asking side just before. The core uses it only when
+/// it does not hold the job itself.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Stored {
+    /// The job.
+    pub job: Option<Box<JobRow>>,
+    /// The tasks that the call is about.
+    pub tasks: Vec<TaskRow>,
+}
+
+/// A submission's idempotency key with the digest of its request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// As sent.
+    pub key: String,
+    /// SHA-256 of the canonical request, hex.
+    pub digest: String,
+}
+
+/// A message to publish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewMessage {
+    /// 0 JSON, 1 text, 2 bytes.
+    pub kind: u8,
+    /// At most 256 KiB.
+    pub body: Arc<[u8]>,
+    /// JSON object.
+    pub headers: Arc<str>,
+    /// Higher first.
+    pub priority: i32,
+    /// Milliseconds from now.
+    pub delay_ms: u64,
+    /// Milliseconds from now.
+    pub ttl_ms: Option<u64>,
+    /// Idempotency.
+    pub key: Option<Key>,
+}
+
+/// What callers ask. The fifteen named calls keep their names in every layer; reads that need the live picture are here
+/// too, since their answers are released in order, after every earlier change is on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// Cluster: `submit`. The spec is valid.
+    Submit {
+        /// What to run.
+        spec: Box<JobSpec>,
+        /// Idempotency.
+        key: Option<Key>,
+    },
+    /// `submit`, many at once; at most 2,000.
+    SubmitMany {
+        /// What to run.
+        specs: Vec<(JobSpec, Option<Key>)>,
+        /// All or nothing.
+        atomic: bool,
+    },
+    /// Cluster: `register_worker`.
+    RegisterWorker {
+        /// Its name.
+        name: String,
+        /// What its jobs are made of.
+        request: Box<WorkerRequest>,
+    },
+    /// Cluster: `cancel_job`.
+    CancelJob {
+        /// Which.
+        target: Target,
+        /// Between TERM and KILL, milliseconds; `None`: the job's own.
+        grace_ms: Option<u64>,
+        /// The store's row.
+        stored: Stored,
+    },
+    /// Job Manager: `register_job`. With `cluster_id`: names the job in `stored`; without: records one.
+    RegisterJob {
+        /// The caller's own name.
+        id: String,
+        /// JSON to keep.
+        definition: Option<String>,
+        /// The job to name.
+        cluster_id: Option<JobId>,
+        /// The store's row of `cluster_id`.
+        stored: Stored,
+    },
+    /// Job Manager: `update_job_status`.
+    UpdateJobStatus {
+        /// Which.
+        target: Target,
+        /// To what.
+        request: Box<StatusRequest>,
+        /// The store's row.
+        stored: Stored,
+    },
+    /// Job Manager: `restart_job`.
+    RestartJob {
+        /// Which.
+        target: Target,
+        /// The store's row, and its tasks that ended FAILED or CANCELLED.
+        stored: Stored,
+    },
+    /// Hold a job, or release it.
+    HoldJob {
+        /// Which.
+        target: Target,
+        /// Hold, or release.
+        hold: bool,
+        /// The store's row.
+        stored: Stored,
+    },
+    /// Orchestrator: `publish` of a message.
+    Publish {
+        /// Where.
+        queue: String,
+        /// What.
+        message: Box<NewMessage>,
+    },
+    /// Orchestrator: `receive_message`; waits in the core until something comes or the time is over.
+    ReceiveMessage {
+        /// From where.
+        queue: String,
+        /// At most this many.
+        max: u32,
+        /// How long to wait.
+        wait_ms: u64,
+        /// How long the lease holds.
+        lease_ms: u64,
+    },
+    /// `ack`, `nack` or `extend` of what was received.
+    Settle {
+        /// From where it was received.
+        queue: String,
+        /// Which of the three.
+        how: Settle,
+        /// The lease and what comes with it.
+        request: Box<LeaseRequest>,
+    },
+    /// Orchestrator: `clean_queue`.
+    CleanQueue {
+        /// Which.
+        queue: String,
+        /// Jobs that match the filter; `None`: everything that waits.
+        ids: Option<Vec<JobId>>,
+        /// The dead messages instead.
+        dead: bool,
+        /// Only count.
+        dry_run: bool,
+    },
+    /// Orchestrator: `count_queue_messages`.
+    CountQueueMessages {
+        /// Which.
+        queue: String,
+    },
+    /// Make a queue, or change its settings.
+    SetQueue {
+        /// Which.
+        queue: String,
+        /// What changes.
+        settings: QueueSettings,
+    },
+    /// Pause or resume a queue.
+    PauseQueue {
+        /// Which.
+        queue: String,
+        /// Pause, or resume.
+        paused: bool,
+    },
+    /// The ids of messages that would come next.
+    Peek {
+        /// Where.
+        queue: String,
+        /// At most this many.
+        max: u32,
+    },
+    /// Job Manager: `get_queue_stats`.
+    GetQueueStats,
+    /// Every queue as shown.
+    ListQueues,
+    /// Every machine as shown.
+    ListMachines,
+    /// Why it is not running.
+    Why {
+        /// Which.
+        target: Target,
+        /// The store's row.
+        stored: Stored,
+    },
+    /// What would become of a spec: its queue, and a verdict per machine. Changes nothing.
+    DryRun {
+        /// The spec.
+        spec: Box<JobSpec>,
+    },
+    /// Job Manager: `bulk_action`, the plan.
+    PutPlan {
+        /// As shown.
+        plan: Box<Plan>,
+        /// The fixed set, as selectors.
+        ids: Vec<String>,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// Job Manager: `bulk_action`, one portion of at most 1,000.
+    BulkAction {
+        /// The plan.
+        plan: u64,
+        /// `cancel`, `restart`, `hold` or `release`.
+        action: String,
+        /// The jobs, each with its row.
+        jobs: Vec<(Target, Stored)>,
+    },
+    /// The plan has been run.
+    PlanDone {
+        /// The plan.
+        plan: u64,
+        /// JSON of its result.
+        result: String,
+    },
+    /// A join token was made.
+    PutToken {
+        /// Names it.
+        id: String,
+        /// SHA-256 of its secret.
+        secret_hash: String,
+        /// Wall milliseconds.
+        expires_at: i64,
+    },
+    /// A machine shows a token (its secret has been compared) and a key.
+    Join {
+        /// The token.
+        token_id: String,
+        /// SHA-256 of the secret shown.
+        secret_hash: String,
+        /// SHA-256 of the public key.
+        key_hash: String,
+        /// The identity that was made for it.
+        machine: String,
+        /// The name wished for.
+        name: String,
+        /// SHA-256 of the certificate made for it.
+        fingerprint: String,
+    },
+    /// A machine opens a session. Answered with Welcome or Refused.
+    OpenSession {
+        /// The machine that the certificate names.
+        machine: String,
+        /// Chosen by the net layer, rising.
+        session: u64,
+        /// What it said.
+        hello: Box<wire::Hello>,
+        /// Where from.
+        address: String,
+    },
+}
+
+/// The three ways to settle a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// Done.
+    Ack,
+    /// Not done: back into the queue.
+    Nack,
+    /// More time.
+    Extend,
+}

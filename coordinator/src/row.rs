@@ -1,0 +1,293 @@
+//! Rows of the store as plain data: what a fact carries and what a restart reads back.
+use reeve_protocol::api::StateCounts;
+use reeve_protocol::intervals::Intervals;
+use reeve_protocol::{Cause, JobId, State, Substate};
+use std::sync::Arc;
+
+/// Whoever asks: the kernel's word for callers of the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Peer uid.
+    pub uid: u32,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl Caller {
+    /// reeve itself.
+    pub fn internal() -> Self {
+        Self { uid: 0, name: "coordinator".into() }
+    }
+
+    /// How events name it.
+    pub fn actor(&self) -> String {
+        format!("user:{}", self.name)
+    }
+}
+
+/// Everything about a job or task that changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// The public state.
+    pub state: State,
+    /// What is waited for or done; `None` when ended.
+    pub substate: Option<Substate>,
+    /// Why it ended, or why the last attempt did.
+    pub cause: Option<Cause>,
+    /// The current attempt, 0 before the first.
+    pub attempt: u32,
+    /// Own failures so far.
+    pub tries: u32,
+    /// Infrastructure failures so far.
+    pub losses: u32,
+    /// Not before, wall milliseconds.
+    pub run_at: Option<i64>,
+    /// First start of the current attempt, wall milliseconds.
+    pub started_at: Option<i64>,
+    /// Wall milliseconds.
+    pub ended_at: Option<i64>,
+    /// Name of the machine of the current or last attempt.
+    pub machine: Option<Arc<str>>,
+}
+
+impl Standing {
+    /// A new job's.
+    pub fn new(state: State, substate: Option<Substate>) -> Self {
+        Self {
+            state,
+            substate,
+            cause: None,
+            attempt: 0,
+            tries: 0,
+            losses: 0,
+            run_at: None,
+            started_at: None,
+            ended_at: None,
+            machine: None,
+        }
+    }
+}
+
+/// The part of an array that changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ArrayRow {
+    /// First index.
+    pub from: u32,
+    /// Last index.
+    pub to: u32,
+    /// At most this many at once.
+    pub limit: Option<u32>,
+    /// The first index that was never dispatched nor passed.
+    pub next: u32,
+    /// Tasks per state.
+    pub counts: StateCounts,
+    /// Indices that wait for a release.
+    pub held: Intervals,
+    /// Indices cancelled before they were ever dispatched.
+    pub cancelled: Intervals,
+}
+
+/// A job, whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobRow {
+    /// Its number.
+    pub id: JobId,
+    /// Who submitted it.
+    pub owner_uid: u32,
+    /// Who submitted it.
+    pub owner: Arc<str>,
+    /// Where it waits.
+    pub queue: Arc<str>,
+    /// Higher first.
+    pub priority: i32,
+    /// The spec as JSON, defaults left out.
+    pub spec: Arc<str>,
+    /// The spec's name.
+    pub name: Option<String>,
+    /// Name, else command.
+    pub title: String,
+    /// The registered worker it was made from.
+    pub worker: Option<(String, u32)>,
+    /// The caller's own name.
+    pub alias: Option<String>,
+    /// JSON that `register_job` kept.
+    pub definition: Option<String>,
+    /// Runs elsewhere.
+    pub external: bool,
+    /// Wall milliseconds.
+    pub created_at: i64,
+    /// Wall milliseconds.
+    pub expires_at: Option<i64>,
+    /// Idempotency key and the digest of its request.
+    pub key: Option<(String, String)>,
+    /// Everything that changes.
+    pub standing: Standing,
+    /// For arrays.
+    pub array: Option<ArrayRow>,
+}
+
+/// A task of an array that was dispatched once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskRow {
+    /// Its index.
+    pub index: u32,
+    /// Everything that changes.
+    pub standing: Standing,
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueRow {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it holds.
+    pub kind: QueueKind,
+    /// Handing nothing out.
+    pub paused: bool,
+    /// Share among queues.
+    pub weight: u32,
+    /// Jobs at once; 0 for no limit.
+    pub limit: u32,
+    /// Things waiting at once; 0 for no limit.
+    pub max_len: u64,
+    /// Who made it.
+    pub owner_uid: u32,
+    /// Who made it.
+    pub owner: Arc<str>,
+    /// Wall milliseconds.
+    pub created_at: i64,
+}
+
+/// What a queue holds, fixed by its first use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// Nothing yet.
+    Unset,
+    /// Jobs.
+    Jobs,
+    /// Messages.
+    Messages,
+}
+
+impl QueueKind {
+    /// The word in store and API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unset => "unset",
+            Self::Jobs => "jobs",
+            Self::Messages => "messages",
+        }
+    }
+
+    /// The inverse.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Unset, Self::Jobs, Self::Messages].into_iter().find(|k| k.as_str() == word)
+    }
+}
+
+/// A message as it was published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MessageRow {
+    /// Its number.
+    pub id: u64,
+    /// Its queue.
+    pub queue: Arc<str>,
+    /// Who published it.
+    pub owner_uid: u32,
+    /// Who published it.
+    pub owner: Arc<str>,
+    /// 0 JSON, 1 text, 2 bytes.
+    pub kind: u8,
+    /// At most 256 KiB.
+    pub body: Arc<[u8]>,
+    /// JSON object.
+    pub headers: Arc<str>,
+    /// Higher first.
+    pub priority: i32,
+    /// Wall milliseconds.
+    pub published_at: i64,
+    /// Wall milliseconds.
+    pub run_at: Option<i64>,
+    /// Wall milliseconds.
+    pub expires_at: Option<i64>,
+    /// Times handed out.
+    pub deliveries: u32,
+    /// The holder's lease and when it ends, wall milliseconds.
+    pub lease: Option<(String, i64)>,
+    /// Why it was given up.
+    pub dead: Option<String>,
+    /// Idempotency key and digest.
+    pub key: Option<(String, String)>,
+}
+
+/// A machine that has joined.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MachineRow {
+    /// Its identity.
+    pub id: String,
+    /// Its name.
+    pub name: Arc<str>,
+    /// SHA-256 of its certificate.
+    pub fingerprint: String,
+    /// JSON of protocol::wire::Machine as last said.
+    pub info: String,
+    /// Gets no new work.
+    pub cordoned: bool,
+    /// Wall milliseconds.
+    pub joined_at: i64,
+    /// Its life when last heard.
+    pub life: Option<String>,
+    /// Its keeper when last heard.
+    pub keeper: Option<String>,
+    /// Removed.
+    pub revoked: bool,
+}
+
+/// A join token as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Names it.
+    pub id: String,
+    /// SHA-256 of the secret, hex.
+    pub secret_hash: String,
+    /// Wall milliseconds.
+    pub expires_at: i64,
+    /// Used, or not.
+    pub used: bool,
+}
+
+/// A registered worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerRow {
+    /// Its name.
+    pub name: String,
+    /// Counts registrations.
+    pub version: u32,
+    /// `command`.
+    pub kind: String,
+    /// Its queue.
+    pub queue: String,
+    /// Who registered it.
+    pub owner_uid: u32,
+    /// Who registered it.
+    pub owner: Arc<str>,
+    /// JSON of its spec.
+    pub spec: Arc<str>,
+    /// Wall milliseconds.
+    pub created_at: i64,
+}
+
+/// An attempt that had not ended when the store was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveAttempt {
+    /// Which.
+    pub attempt: reeve_protocol::AttemptId,
+    /// The machine that holds it; `None` for a consumer or an outside caller.
+    pub machine_id: Option<String>,
+    /// A consumer's lease.
+    pub lease: Option<String>,
+    /// Wall milliseconds.
+    pub dispatched_at: i64,
+    /// Wall milliseconds.
+    pub started_at: Option<i64>,
+}

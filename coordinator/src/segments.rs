@@ -1,0 +1,161 @@
+//! Output that is too large for the store: tapes one after the other in shared segment files of 64 MiB.
+//!
+//! A tape is written while it arrives, into a segment that no other tape is being written into; the row that names it
+//! belongs to the commit that records the attempt's end, after the segment has been synced. Bytes of a tape that never
+//! got a row are dead space until the segment is removed.
+use crate::input::Segment;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// A segment that has reached this size takes no further tape.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The segment files of a store.
+pub struct Segments {
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    next: u64,
+    /// Segments with room that no tape is being written into: `(number, length)`.
+    idle: Vec<(u64, u64)>,
+    total: u64,
+}
+
+/// A tape that is being written.
+pub struct Writer {
+    file: File,
+    number: u64,
+    start: u64,
+    len: u64,
+}
+
+impl Segments {
+    /// Opens the directory, which is made if it is absent. Old segments are only read.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let (mut next, mut total) = (1, 0);
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            if let Some(number) = entry.file_name().to_str().and_then(|n| n.strip_suffix(".seg")).and_then(|n| n.parse::<u64>().ok()) {
+                next = next.max(number + 1);
+                total += entry.metadata()?.len();
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), state: Mutex::new(State { next, idle: Vec::new(), total }) })
+    }
+
+    /// Begins a tape.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn begin(&self) -> io::Result<Writer> {
+        let (number, start) = {
+            let mut state = self.lock();
+            state.idle.pop().unwrap_or_else(|| {
+                state.next += 1;
+                (state.next - 1, 0)
+            })
+        };
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(self.path(number))?;
+        Ok(Writer { file, number, start, len: 0 })
+    }
+
+    /// Ends a tape: syncs it, and gives the segment free for the next.
+    ///
+    /// # Errors
+    /// From the file system; the tape is then not usable.
+    pub fn finish(&self, writer: Writer) -> io::Result<Segment> {
+        writer.file.sync_data()?;
+        let segment = Segment { file: writer.number, offset: writer.start, len: writer.len };
+        let mut state = self.lock();
+        state.total += writer.len;
+        let end = writer.start + writer.len;
+        if end < SEGMENT_BYTES {
+            state.idle.push((writer.number, end));
+        }
+        Ok(segment)
+    }
+
+    /// Reads from a tape: at most `max` bytes from `from`; empty at the end.
+    ///
+    /// # Errors
+    /// From the file system; `NotFound` when the segment was removed.
+    pub fn read(&self, segment: Segment, from: u64, max: usize) -> io::Result<Vec<u8>> {
+        let left = segment.len.saturating_sub(from).min(max as u64) as usize;
+        let mut bytes = vec![0; left];
+        if left > 0 {
+            File::open(self.path(segment.file))?.read_exact_at(&mut bytes, segment.offset + from)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes in all segments.
+    pub fn total_bytes(&self) -> u64 {
+        self.lock().total
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:08}.seg"))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    /// Appends a piece.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.start + self.len)?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes so far.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether nothing was written yet.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tapes_share_segments_and_are_read_back_in_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
+        let (mut a, mut b) = (segments.begin().unwrap(), segments.begin().unwrap());
+        a.append(b"hello ").unwrap();
+        b.append(b"other").unwrap();
+        a.append(b"world").unwrap();
+        let (a, b) = (segments.finish(a).unwrap(), segments.finish(b).unwrap());
+        assert_ne!(a.file, b.file, "two tapes at once never share a segment");
+        assert_eq!(segments.read(a, 0, 100).unwrap(), b"hello world");
+        assert_eq!(segments.read(a, 6, 3).unwrap(), b"wor");
+        assert_eq!(segments.read(a, 11, 3).unwrap(), b"");
+        let mut c = segments.begin().unwrap();
+        c.append(b"third").unwrap();
+        let c = segments.finish(c).unwrap();
+        assert!(c.offset > 0, "a third tape goes behind one of the first two");
+        assert_eq!(segments.read(c, 0, 100).unwrap(), b"third");
+        assert_eq!(segments.total_bytes(), 21);
+        assert_eq!(Segments::open(dir.path()).unwrap().total_bytes(), 21);
+    }
+}

@@ -1,0 +1,52 @@
+//! The store: embedded SQLite, the only truth. `writer` is used by the recorder alone; `read` gives committed snapshots
+//! to everybody else. All SQL is below this folder.
+pub mod facts;
+pub mod filter;
+pub mod load;
+pub mod open;
+pub mod query;
+pub mod read;
+pub mod writer;
+
+/// What can go wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none yet.
+    #[error("no store in {0}; make one with: reeve-coordinator init --dir {0}")]
+    Missing(String),
+    /// There is one already.
+    #[error("{0} holds a store already; use it with: reeve-coordinator run --dir {0}")]
+    Exists(String),
+    /// Another process has it open.
+    #[error("the store in {0} is in use by process {1}; stop that one first (reeve down, or systemctl stop reeve-coordinator)")]
+    InUse(String, String),
+    /// Made by a newer version.
+    #[error("the store has schema {0}, this version knows {1}; install the newer version, or restore a backup with: reeve-coordinator store restore")]
+    Newer(i64, i64),
+    /// Not a store, or a damaged one.
+    #[error("the store in {0} is damaged: {1}; restore a backup with: reeve-coordinator store restore")]
+    Damaged(String, String),
+    /// The store is older than what was promised: its log was cut, or an old copy was put in its place.
+    #[error("the store ends at event {found}, but event {promised} had been acknowledged: its tail is lost; restore a backup, or accept the loss with: reeve-coordinator store restore --accept-loss")]
+    Regressed {
+        /// The last event in the store.
+        found: u64,
+        /// The last event that was acknowledged.
+        promised: u64,
+    },
+    /// A setting did not take.
+    #[error("the store refused {0}: it reads back as {1}")]
+    Pragma(&'static str, String),
+    /// A fact that should have changed one row changed another number: memory and disk disagree.
+    #[error("a fact changed {1} rows instead of one: {0}")]
+    Rows(String, usize),
+    /// From SQLite.
+    #[error("the store failed")]
+    Sqlite(#[from] rusqlite::Error),
+    /// From the file system.
+    #[error("cannot use {0}")]
+    Io(String, #[source] std::io::Error),
+    /// A row that does not parse.
+    #[error("a stored value makes no sense: {0}")]
+    Value(String),
+}
