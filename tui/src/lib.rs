@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The `reeve` binary as a library: the console and the command line, both plain clients of the HTTP API.
+//!
+//! Of this crate only `up` may name the coordinator and the agent.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod console;
+pub mod host;
