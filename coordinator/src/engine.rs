@@ -102,6 +102,16 @@ impl Handle {
     }
 }
 
+#[cfg(test)]
+impl Handle {
+    /// A way into an engine that a test plays: the inputs come out, the callers take the answers.
+    pub(crate) fn for_tests() -> (Self, mpsc::Receiver<Input>, Arc<Callers>) {
+        let (inbox, inputs) = mpsc::channel(INBOX);
+        let callers = Arc::new(Callers::default());
+        (Self { inbox, callers: callers.clone() }, inputs, callers)
+    }
+}
+
 fn stopped() -> Problem {
     Problem::new(Code::Unavailable, "the coordinator is stopping").hint("try again; a submit with the same Idempotency-Key is never done twice")
 }
