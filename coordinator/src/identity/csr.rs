@@ -39,10 +39,22 @@ type Kind = (&'static [u8], &'static SignatureAlgorithm, &'static dyn signature:
 
 /// The kinds that are taken (RFC 5480, RFC 8410, RFC 3279). The verifier of RSA refuses keys below 2048 bits by itself.
 static KINDS: [Kind; 4] = [
-    (b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", &rcgen::PKCS_ECDSA_P256_SHA256, &signature::ECDSA_P256_SHA256_ASN1),
-    (b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22", &rcgen::PKCS_ECDSA_P384_SHA384, &signature::ECDSA_P384_SHA384_ASN1),
+    (
+        b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07",
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &signature::ECDSA_P256_SHA256_ASN1,
+    ),
+    (
+        b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22",
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &signature::ECDSA_P384_SHA384_ASN1,
+    ),
     (b"\x06\x03\x2b\x65\x70", &rcgen::PKCS_ED25519, &signature::ED25519),
-    (b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00", &rcgen::PKCS_RSA_SHA256, &signature::RSA_PKCS1_2048_8192_SHA256),
+    (
+        b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00",
+        &rcgen::PKCS_RSA_SHA256,
+        &signature::RSA_PKCS1_2048_8192_SHA256,
+    ),
 ];
 
 const INTEGER: u8 = 0x02;
@@ -69,7 +81,9 @@ pub(super) fn public_key(der: &[u8]) -> Result<PublicKey, Error> {
     let name = spki.take(SEQUENCE)?.body;
     let key = spki.bits()?;
     let (_, algorithm, verify) = KINDS.iter().find(|(known, ..)| *known == name).ok_or(Error::KeyKind)?;
-    signature::UnparsedPublicKey::new(*verify, key).verify(info.whole, signed).map_err(|_| Error::Signature)?;
+    signature::UnparsedPublicKey::new(*verify, key)
+        .verify(info.whole, signed)
+        .map_err(|_| Error::Signature)?;
     Ok(PublicKey { algorithm, key: key.to_vec() })
 }
 
@@ -112,7 +126,8 @@ mod tests {
 
     fn request(algorithm: &'static SignatureAlgorithm) -> (Vec<u8>, KeyPair) {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let csr = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap().serialize_request(&key).unwrap();
+        let csr =
+            CertificateParams::new(vec!["evil.example".to_owned()]).unwrap().serialize_request(&key).unwrap();
         (csr.der().to_vec(), key)
     }
 

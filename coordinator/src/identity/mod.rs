@@ -3,7 +3,10 @@
 mod csr;
 
 use crate::clock;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData,
+};
 use reeve_protocol::{quic, token};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::fs::{self, DirBuilder, File};
@@ -116,7 +119,8 @@ impl Authority {
     /// From the file system; when a key can be read by others or cannot be used.
     pub fn load(dir: &Path, cluster: &str) -> Result<Self, Error> {
         let dir = dir.join("ca");
-        let key = KeyPair::try_from(read_private(&dir.join("ca.key"))?).map_err(|e| Error::Damaged(dir.clone(), e))?;
+        let key = KeyPair::try_from(read_private(&dir.join("ca.key"))?)
+            .map_err(|e| Error::Damaged(dir.clone(), e))?;
         let ca = CertificateDer::from(read(&dir.join("ca.der"))?);
         Ok(Self {
             ca_hash: token::sha256_hex(&ca),
@@ -274,7 +278,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let authority = authority(dir.path());
         let (csr, key) = request();
-        let (a, b) = (authority.issue_machine(&csr, "aa").unwrap(), authority.issue_machine(&csr, "bb").unwrap());
+        let (a, b) =
+            (authority.issue_machine(&csr, "aa").unwrap(), authority.issue_machine(&csr, "bb").unwrap());
         assert_ne!(a.fingerprint, b.fingerprint);
         assert_eq!(a.fingerprint, fingerprint(&a.certificate));
         assert_eq!(a.key_hash, b.key_hash);
