@@ -4,8 +4,8 @@ use reeve_protocol::wire::Beat;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Silence after which a machine counts as disconnected.
-pub(super) const SILENCE: Duration = Duration::from_secs(10);
+/// Silence after which a machine counts as disconnected, or three beats where many machines beat more slowly.
+const SILENCE: Duration = Duration::from_secs(10);
 /// How often the round trip is told for display.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// This process was not scheduled for so long: nobody could be heard, so nobody is silent.
@@ -20,6 +20,7 @@ pub(super) struct Beats {
     fresh: Instant,
     silent: bool,
     told: Option<Instant>,
+    patience: Duration,
 }
 
 /// What a beat led to.
@@ -33,8 +34,9 @@ pub(super) struct Answer {
 
 impl Beats {
     /// A session that starts now.
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { sent: 0, heard: 0, echoed: 0, fresh: now, silent: false, told: None }
+    pub(super) fn new(now: Instant, beat: Duration) -> Self {
+        let patience = SILENCE.max(beat * 3);
+        Self { sent: 0, heard: 0, echoed: 0, fresh: now, silent: false, told: None, patience }
     }
 
     /// A beat came.
@@ -58,7 +60,7 @@ impl Beats {
 
     /// When it will be silent if nothing comes; `None` if it is.
     pub(super) fn due(&self, pulse: &Pulse, now: Instant) -> Option<Instant> {
-        (!self.silent).then(|| self.fresh.max(pulse.window_from(now)) + SILENCE)
+        (!self.silent).then(|| self.fresh.max(pulse.window_from(now)) + self.patience)
     }
 
     /// Whether it has become silent just now: true once per silence.
@@ -129,7 +131,7 @@ mod tests {
     fn answered_beats_keep_a_session_heard_and_the_core_is_told_now_and_then() {
         let pulse = Pulse::new();
         let t = pulse.base;
-        let mut beats = Beats::new(t);
+        let mut beats = Beats::new(t, s(2));
         let told: Vec<u64> = (1..=12)
             .filter(|n| {
                 let answer = beats.beat(Beat { number: *n, echo: n - 1 }, t + s(2 * n));
@@ -146,7 +148,7 @@ mod tests {
     fn silence_is_told_once_and_a_fresh_beat_ends_it() {
         let pulse = Pulse::new();
         let t = pulse.base;
-        let mut beats = Beats::new(t);
+        let mut beats = Beats::new(t, s(2));
         ticking(&pulse, 0, 30);
         assert!(!beats.falls_silent(&pulse, t + s(9)));
         ticking(&pulse, 9, 30);
@@ -157,10 +159,18 @@ mod tests {
     }
 
     #[test]
+    fn where_beats_are_asked_for_rarely_silence_takes_longer() {
+        let pulse = Pulse::new();
+        let t = pulse.base;
+        assert_eq!(Beats::new(t, s(20)).due(&pulse, t), Some(t + s(60)));
+        assert_eq!(Beats::new(t, s(0)).due(&pulse, t), Some(t + s(10)));
+    }
+
+    #[test]
     fn beats_that_do_not_hear_us_are_silence() {
         let pulse = Pulse::new();
         let t = pulse.base;
-        let mut beats = Beats::new(t);
+        let mut beats = Beats::new(t, s(2));
         beats.beat(Beat { number: 1, echo: 0 }, t);
         for n in 2..8 {
             ticking(&pulse, 2 * n - 2, 2 * n);
@@ -172,7 +182,7 @@ mod tests {
     #[test]
     fn repeated_and_invented_numbers_prove_nothing() {
         let t = Instant::now();
-        let mut beats = Beats::new(t);
+        let mut beats = Beats::new(t, s(2));
         beats.beat(Beat { number: 1, echo: 0 }, t);
         beats.beat(Beat { number: 2, echo: u64::MAX }, t + s(1));
         let fresh = beats.fresh;
@@ -186,7 +196,7 @@ mod tests {
     fn a_process_that_was_stopped_gives_everybody_a_fresh_window() {
         let pulse = Pulse::new();
         let t = pulse.base;
-        let mut beats = Beats::new(t);
+        let mut beats = Beats::new(t, s(2));
         ticking(&pulse, 0, 3);
         assert!(!beats.falls_silent(&pulse, t + s(60)), "the session's timer fires before the tick");
         pulse.tick(t + s(60));

@@ -16,7 +16,7 @@ pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> 
         match order {
             ToAgent::Start(start) => {
                 if let Err(error) = frame::append(kind::START, 0, start.as_ref(), out) {
-                    unsent.push(rejected(start.attempt, error));
+                    unsent.push(rejected(start.attempt, &error));
                 }
             }
             ToAgent::Stop(mut stop) => {
@@ -31,7 +31,7 @@ pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> 
             }
             // An empty one is sent too: it says that dispatch may begin.
             ToAgent::Reconcile(verdicts) if verdicts.len() <= PAGE => {
-                append(kind::RECONCILE, &wire::Reconcile { verdicts }, out)
+                append(kind::RECONCILE, &wire::Reconcile { verdicts }, out);
             }
             ToAgent::Reconcile(verdicts) => {
                 for page in verdicts.chunks(PAGE) {
@@ -50,7 +50,7 @@ pub(super) fn append<T: Serialize>(kind: u16, body: &T, out: &mut Vec<u8>) {
     }
 }
 
-fn rejected(attempt: reeve_protocol::AttemptId, error: codec::Error) -> AgentSaid {
+fn rejected(attempt: reeve_protocol::AttemptId, error: &codec::Error) -> AgentSaid {
     let detail = format!("its spec does not fit into one frame: {error}");
     let finished = wire::Finished {
         attempt,

@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn the_order_of_a_session_is_kept() {
         use kind::*;
-        let cases: &[(&[u16], Option<(usize, u32)>)] = &[
+        type Case = (&'static [u16], Option<(usize, u32)>);
+        let cases: [Case; 12] = [
             (&[BEAT, MACHINE, INVENTORY, INVENTORY, INVENTORY_END, STARTED, FINISHED, BEAT, SAMPLE], None),
             (&[MACHINE, FINISHED, INVENTORY_END], None),
             (&[INVENTORY], Some((0, close::UNEXPECTED))),
@@ -84,7 +85,7 @@ mod tests {
             (&[999], Some((0, close::VERSION))),
         ];
         for (kinds, wanted) in cases {
-            assert_eq!(run(kinds), *wanted, "{kinds:?}");
+            assert_eq!(run(kinds), wanted, "{kinds:?}");
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 /// Datagrams' worth of bytes taken at once.
 const CHUNKS: usize = 64;
 /// When there is nothing to wait for.
-const LONG: Duration = Duration::from_secs(3600);
+const LONG: Duration = Duration::from_hours(1);
 
 /// The receiving half.
 pub(super) struct Reader<'a> {
@@ -43,8 +43,9 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
-        Self { order: Order::default(), beats: Beats::new(Instant::now()), held: Held::default() }
+    /// A session that starts now; `beat` is what the machine was asked for between beats.
+    pub(super) fn new(beat: Duration) -> Self {
+        Self { order: Order::default(), beats: Beats::new(Instant::now(), beat), held: Held::default() }
     }
 }
 
@@ -86,7 +87,7 @@ impl Reader<'_> {
                 for chunk in &mut chunks[..count] {
                     self.frames.feed(&std::mem::take(chunk));
                 }
-                return self.decode(said).await;
+                return self.decode(said);
             }
             Some((attempt, segment)) = self.uploads.recv() => said.extend(self.state.held.uploaded(attempt, segment)),
             Some(unsent) = self.unsent.recv() => said.extend(unsent),
@@ -107,7 +108,7 @@ impl Reader<'_> {
         [silence, self.state.held.due()].into_iter().flatten().min().unwrap_or(now + LONG)
     }
 
-    async fn decode(&mut self, said: &mut Vec<AgentSaid>) -> Result<(), End> {
+    fn decode(&mut self, said: &mut Vec<AgentSaid>) -> Result<(), End> {
         while let Some(frame) = self.frames.next_frame()? {
             if !self.state.order.admit(&frame)? {
                 continue;

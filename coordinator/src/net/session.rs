@@ -168,7 +168,7 @@ async fn run(
         notes: note_tx,
         uploads: upload_rx,
         unsent: unsent_rx,
-        state: State::new(),
+        state: State::new(Duration::from_millis(welcome.beat_ms.into())),
     };
     tokio::select! {
         biased;

@@ -29,8 +29,11 @@ const MAX_FOLLOWS: usize = 8;
 /// Who follows output of one machine.
 #[derive(Debug, Default)]
 pub(super) struct Follows {
-    state: Mutex<(u64, HashMap<u64, mpsc::Sender<Vec<u8>>>)>,
+    state: Mutex<Followers>,
 }
+
+/// The last number given, and who is there.
+type Followers = (u64, HashMap<u64, mpsc::Sender<Vec<u8>>>);
 
 impl Follows {
     /// A new follower's number. `None` when there are too many: dropping the sender tells the follower.

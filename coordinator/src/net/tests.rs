@@ -49,7 +49,9 @@ impl Head {
                 match input {
                     Input::Call { ticket, call, .. } => callers.answer(ticket, answer(call, &mut used)),
                     Input::Agent { session, said, .. } => {
-                        said.into_iter().for_each(|s| drop(tx.send((session, s))))
+                        for what in said {
+                            tx.send((session, what)).unwrap();
+                        }
                     }
                     Input::Gone(_) | Input::Tick => {}
                 }
