@@ -3,6 +3,7 @@
 pub mod facts;
 pub mod filter;
 pub mod load;
+pub mod maintain;
 pub mod open;
 pub mod query;
 pub mod read;

@@ -1,0 +1,262 @@
+//! Puts a coordinator together and takes it apart again. Up: settings, store, core, engine, agents' port, API, ready.
+//! Down: no new callers, no new machines, then the engine drains, then the store closes.
+use crate::api;
+use crate::clock;
+use crate::config::Config;
+use crate::core::{Core, Identity};
+use crate::engine::{Engine, Handle};
+use crate::hub::Hub;
+use crate::identity::{self, Authority};
+use crate::net::{self, Context, Machines, Net, Sockets, sessions::Sessions};
+use crate::recorder::Recorder;
+use crate::segments::Segments;
+use crate::store;
+use crate::store::writer::{Full, Writer};
+use crate::watchdog;
+use reeve_protocol::token;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::UnixListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// For the engine to drain once nobody can ask any more. What was acknowledged is on disk whatever happens then.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What keeps a coordinator from running.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error("the store cannot be used")]
+    Store(#[from] store::Error),
+    /// The cluster's keys.
+    #[error("the cluster's keys cannot be used")]
+    Identity(#[from] identity::Error),
+    /// The agents' port.
+    #[error("the agents' port cannot be opened")]
+    Net(#[from] net::Error),
+    /// The API's socket.
+    #[error("cannot listen on {0}")]
+    Socket(PathBuf, #[source] io::Error),
+    /// A file or directory.
+    #[error("cannot use {0}")]
+    Io(PathBuf, #[source] io::Error),
+    /// The engine's thread.
+    #[error("the engine ended without a word")]
+    Engine,
+}
+
+impl Error {
+    /// The process's exit code: 74 for the store and the disk, 1 for the rest.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(_) | Self::Io(..) => 74,
+            Self::Identity(_) | Self::Net(_) | Self::Socket(..) | Self::Engine => 1,
+        }
+    }
+}
+
+/// A coordinator that takes jobs now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// The API.
+    pub socket: PathBuf,
+    /// The agents' port.
+    pub listen: SocketAddr,
+}
+
+/// Whether `init` was done and finished.
+pub fn is_initialised(config: &Config) -> bool {
+    has_store(&config.dir) && Authority::exists(&config.dir)
+}
+
+/// Makes store and keys. An `init` that was interrupted can be repeated; a finished one is refused.
+///
+/// # Errors
+/// When there is a store already, or from the file system.
+pub fn init(config: &Config) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let dir = &config.dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Error::Io(dir.clone(), e))?;
+    if Authority::exists(dir) || !has_store(dir) {
+        store::open::create(dir, &config.cluster_name())?;
+    }
+    Ok(Authority::create(dir, &store::maintain::cluster(dir)?)?)
+}
+
+fn has_store(dir: &Path) -> bool {
+    dir.join(store::open::FILE).exists()
+}
+
+/// Runs until `shutdown` turns true (or its sender is gone), or something fails. `on_ready` is called once jobs can be
+/// submitted.
+///
+/// # Errors
+/// What kept it from starting; when a step could not be recorded, that: the process must end then.
+pub async fn run(
+    config: Config,
+    on_ready: impl FnOnce(&Ready),
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let (parts, engine) = build(&config)?;
+    let bound = bind(&config)?;
+    let listener = api::bind(&config.socket).map_err(|e| Error::Socket(config.socket.clone(), e))?;
+    let running = start(&config, parts, engine, bound, listener)?;
+    let ready = Ready { socket: config.socket.clone(), listen: running.net.address() };
+    tracing::info!(socket = %ready.socket.display(), listen = %ready.listen, dir = %config.dir.display(), "ready");
+    on_ready(&ready);
+    running.until(shutdown).await
+}
+
+/// What the doors need of what was built.
+struct Parts {
+    handle: Handle,
+    hub: Arc<Hub>,
+    sessions: Arc<Sessions>,
+    segments: Arc<Segments>,
+    authority: Arc<Authority>,
+    machines: Arc<Machines>,
+    reads: Arc<store::read::ReadPool>,
+    who: Identity,
+}
+
+/// From the disk to an engine that could run.
+fn build(config: &Config) -> Result<(Parts, Engine), Error> {
+    let opened = store::open::open(&config.dir)?;
+    let who =
+        Identity { cluster: opened.cluster, name: opened.name, lineage: opened.lineage, epoch: opened.epoch };
+    let loaded = store::load::load(&opened.conn, who.clone(), opened.seq)?;
+    let authority = Arc::new(Authority::load(&config.dir, &who.cluster)?);
+    let output = config.dir.join("output");
+    let segments = Arc::new(Segments::open(&output).map_err(|e| Error::Io(output, e))?);
+    let machines = Arc::new(Machines::new(&loaded.machines));
+    let reads = Arc::new(store::read::ReadPool::open(&config.dir.join(store::open::FILE))?);
+    let (hub, sessions) = (Arc::new(Hub::new(opened.seq)), Arc::new(Sessions::default()));
+    tracing::info!(lineage = who.lineage, epoch = who.epoch, seq = opened.seq, "store opened");
+    let core = Core::restore(loaded, token::random_hex(32), clock::now());
+    let full = Full::default();
+    let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full);
+    let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone());
+    let (engine, handle) = Engine::new(core, recorder);
+    Ok((Parts { handle, hub, sessions, segments, authority, machines, reads, who }, engine))
+}
+
+/// Binds the agents' port. `reeve up` lets the kernel choose once and keeps the port, so that tokens and agents stay
+/// good across restarts.
+fn bind(config: &Config) -> Result<Sockets, Error> {
+    let file = config.dir.join("port");
+    let keep = config.keep_port && config.listen.port() == 0;
+    let kept = if keep { kept_port(&file) } else { None };
+    let again = kept.and_then(|port| Sockets::bind(SocketAddr::new(config.listen.ip(), port)).ok());
+    let sockets = match again {
+        Some(sockets) => sockets,
+        None => Sockets::bind(config.listen)?,
+    };
+    if keep && kept != Some(sockets.address().port()) {
+        std::fs::write(&file, format!("{}\n", sockets.address().port())).map_err(|e| Error::Io(file, e))?;
+    }
+    Ok(sockets)
+}
+
+fn kept_port(file: &Path) -> Option<u16> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// A coordinator with open doors.
+struct Running {
+    net: Net,
+    api: JoinHandle<()>,
+    api_stop: watch::Sender<bool>,
+    watchdog: Option<JoinHandle<()>>,
+    engine: oneshot::Receiver<Result<(), store::Error>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+fn start(
+    config: &Config,
+    parts: Parts,
+    engine: Engine,
+    sockets: Sockets,
+    listener: UnixListener,
+) -> Result<Running, Error> {
+    let (done, engine_done) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|e| Error::Io("/".into(), e))?;
+    let thread = std::thread::Builder::new().name("engine".to_owned());
+    let thread =
+        thread.spawn(move || drop(done.send(engine.run(&runtime)))).map_err(|e| Error::Io("/".into(), e))?;
+    let listen = sockets.address();
+    let Parts { handle, hub, sessions, segments, authority, machines, reads, who } = parts;
+    let mint = api::TokenMint {
+        cluster: who.cluster.clone(),
+        ca_hash: authority.ca_hash().to_owned(),
+        addresses: config.addresses(listen),
+    };
+    let context = Context::new(
+        handle.clone(),
+        sessions.clone(),
+        segments.clone(),
+        authority,
+        machines,
+        who.cluster.clone(),
+    );
+    let net = Net::start(context, sockets)?;
+    let info = api::Info {
+        cluster: who.cluster,
+        name: who.name,
+        lineage: who.lineage,
+        epoch: who.epoch,
+        dir: config.dir.clone(),
+        listen: listen.to_string(),
+        started: Instant::now(),
+    };
+    let (api_stop, stopping) = watch::channel(false);
+    let watchdog = watchdog::start(&handle);
+    let owner_uid = rustix::process::geteuid().as_raw();
+    let state = api::State { handle, hub, reads, segments, sessions, mint, info, owner_uid };
+    let api = tokio::spawn(api::serve(state, listener, stopping));
+    Ok(Running { net, api, api_stop, watchdog, engine: engine_done, thread })
+}
+
+impl Running {
+    /// Waits for the end, and takes everything apart.
+    async fn until(mut self, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+        let failed = tokio::select! {
+            // An error means that the sender is gone: nobody could ever say stop.
+            _ = shutdown.wait_for(|stop| *stop) => None,
+            ended = &mut self.engine => Some(ended),
+        };
+        tracing::info!("stopping");
+        let _ = self.api_stop.send(true);
+        if let Some(watchdog) = self.watchdog {
+            watchdog.abort();
+        }
+        let _ = tokio::join!(self.net.stop(), self.api);
+        let ended = match failed {
+            Some(ended) => ended,
+            None => match tokio::time::timeout(DRAIN, self.engine).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    tracing::warn!(
+                        "the engine did not come to an end in time; what was acknowledged is on disk"
+                    );
+                    return Ok(());
+                }
+            },
+        };
+        let panicked = self.thread.join().is_err();
+        match ended {
+            Ok(result) if !panicked => Ok(result?),
+            _ => Err(Error::Engine),
+        }
+    }
+}
