@@ -1,0 +1,309 @@
+//! How an attempt ends: by itself, by its deadline, by its lease, by request; and that its whole tree has ended before
+//! anybody is told so.
+use super::sys;
+use super::tree::{self, Reaped};
+use super::{Guardian, environment};
+use crate::machine::memory;
+use reeve_protocol::cause::Cause;
+use reeve_protocol::tape::{STDERR, STDOUT};
+use reeve_protocol::time::Wall;
+use reeve_protocol::wire::INLINE_OUTPUT;
+use rustix::process::WaitStatus;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// After the start, until it is told.
+const ANNOUNCE: Duration = Duration::from_millis(1);
+/// Between two rounds of KILL.
+const KILL_ROUND: Duration = Duration::from_millis(20);
+/// Largest result.
+const MAX_RESULT: u64 = 256 * 1024;
+/// Reads of a pipe at the end: whoever still writes after that is outside the tree.
+const LAST_READS: usize = 1024;
+
+/// The phases of the guardian's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Running = 1,
+    Stopping = 2,
+    Ended = 3,
+}
+
+/// Where the end of an attempt stands.
+#[derive(Debug)]
+pub(super) struct Ending {
+    phase: Phase,
+    grace: Duration,
+    deadline: Option<Instant>,
+    /// The next round of KILL.
+    kill_at: Option<Instant>,
+    /// KILL has been sent once.
+    killing: bool,
+    /// The cause given from outside, if the command had not ended before.
+    stopped: Option<Cause>,
+    /// How the command itself ended.
+    exited: Option<Cause>,
+    /// No child is left.
+    empty: bool,
+    /// When to say that the command runs. A little late: most short commands have ended by then, and one message tells
+    /// both.
+    announce_at: Option<Instant>,
+}
+
+impl Ending {
+    pub(super) fn new(grace_ms: u64) -> Self {
+        Self {
+            phase: Phase::Running,
+            grace: Duration::from_millis(grace_ms),
+            deadline: None,
+            kill_at: None,
+            killing: false,
+            stopped: None,
+            exited: None,
+            empty: false,
+            announce_at: None,
+        }
+    }
+
+    pub(super) fn run_until(&mut self, timeout_ms: u64) {
+        self.announce_at = Some(Instant::now() + ANNOUNCE);
+        self.deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms));
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether children have to be looked at even without a signal about one.
+    pub(super) fn is_pressing(&self) -> bool {
+        self.killing && self.phase != Phase::Ended
+    }
+
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        let deadline = self.deadline.filter(|_| self.phase == Phase::Running);
+        [deadline, self.kill_at, self.announce_at].into_iter().flatten().min()
+    }
+
+    /// The cause of the whole attempt once its tree is gone.
+    fn verdict(&self) -> Option<Cause> {
+        if !self.empty {
+            return None;
+        }
+        self.stopped.clone().or_else(|| self.exited.clone())
+    }
+}
+
+/// The attempt's own clock for exclusive jobs: it counts suspended time too.
+pub(super) struct Lease {
+    pub(super) timer: OwnedFd,
+    after_ms: u64,
+}
+
+impl Lease {
+    pub(super) fn new(after_ms: u64) -> io::Result<Option<Self>> {
+        if after_ms == 0 {
+            return Ok(None);
+        }
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let lease = Self { timer, after_ms };
+        lease.renew();
+        Ok(Some(lease))
+    }
+
+    /// The coordinator was heard now.
+    pub(super) fn renew(&self) {
+        let after = Timespec {
+            tv_sec: (self.after_ms / 1000) as i64,
+            tv_nsec: ((self.after_ms % 1000) * 1_000_000) as i64,
+        };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: after };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once) {
+            tracing::error!(%error, "the lease cannot be renewed");
+        }
+    }
+}
+
+impl Guardian<'_> {
+    /// Takes note of every child that has ended.
+    pub(super) fn reap(&mut self) {
+        if self.ending.phase == Phase::Ended {
+            return;
+        }
+        // Emptied first: a signal that comes during the loop must wake us again.
+        while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+        loop {
+            match tree::reap() {
+                Reaped::Ended(pid, status) if pid == self.state.pid => {
+                    self.ending.exited = Some(self.exit_cause(status));
+                }
+                Reaped::Ended(..) => {}
+                Reaped::Alive => break,
+                Reaped::Empty => {
+                    self.ending.empty = true;
+                    return;
+                }
+            }
+        }
+        if self.ending.exited.is_some() && self.ending.phase == Phase::Running {
+            // The command is done, others of its tree are not: the end means the whole tree.
+            self.begin_stop(self.ending.grace);
+        }
+    }
+
+    fn exit_cause(&self, status: WaitStatus) -> Cause {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(0), _) => Cause::Ok,
+            (Some(code), _) => Cause::Exit { code },
+            (None, Some(libc::SIGKILL)) if !self.ending.killing => self.killed_cause(),
+            (None, signal) => Cause::Signal { signal: signal.unwrap_or(0) },
+        }
+    }
+
+    /// A KILL that is not ours: by the kernel for memory, if the cgroup says so.
+    fn killed_cause(&self) -> Cause {
+        match (self.task.oom_kills, memory::oom_kills()) {
+            (Some(before), Some(now)) if now > before => Cause::Oom {
+                detail: format!("killed by signal 9 while the cgroup's count of oom kills rose to {now}"),
+            },
+            _ => Cause::Signal { signal: libc::SIGKILL },
+        }
+    }
+
+    /// Ends the attempt with a cause from outside. The first cause stays; a shorter grace counts.
+    pub(super) fn stop(&mut self, cause: &Cause, grace_ms: u64) {
+        if self.ending.phase == Phase::Ended {
+            return;
+        }
+        let grace = Duration::from_millis(grace_ms);
+        if self.ending.exited.is_none() && self.ending.stopped.is_none() {
+            self.ending.stopped = Some(cause.clone());
+        }
+        if self.ending.phase == Phase::Running {
+            self.begin_stop(grace);
+        } else if let Some(at) = &mut self.ending.kill_at {
+            *at = (*at).min(Instant::now() + grace);
+        }
+    }
+
+    fn begin_stop(&mut self, grace: Duration) {
+        self.ending.phase = Phase::Stopping;
+        self.ending.kill_at = Some(Instant::now() + grace);
+        self.state.phase = Phase::Stopping as u16;
+        tree::terminate(self.state.guardian_pid, self.leader());
+        self.announce();
+    }
+
+    /// The command while its process id is its own.
+    fn leader(&self) -> u32 {
+        if self.ending.exited.is_some() { 0 } else { self.state.pid }
+    }
+
+    /// Deadline, lease, grace.
+    pub(super) fn check_clocks(&mut self, lease_ran_out: bool) {
+        if self.ending.phase == Phase::Ended {
+            return;
+        }
+        let now = Instant::now();
+        if self.ending.announce_at.is_some_and(|at| at <= now) {
+            self.ending.announce_at = None;
+            self.announce();
+        }
+        if lease_ran_out && self.ending.phase == Phase::Running {
+            self.stop(&Cause::Lost, self.task.start.grace_ms);
+        }
+        if self.ending.phase == Phase::Running && self.ending.deadline.is_some_and(|at| at <= now) {
+            self.stop(&Cause::Timeout, self.task.start.grace_ms);
+        }
+        if self.ending.kill_at.is_some_and(|at| at <= now) {
+            self.ending.killing = true;
+            self.ending.kill_at = Some(now + KILL_ROUND);
+            tree::kill(self.state.guardian_pid, self.leader());
+            self.reap();
+        }
+    }
+
+    pub(super) fn finish_if_empty(&mut self) {
+        if self.ending.phase == Phase::Ended {
+            return;
+        }
+        if let Some(cause) = self.ending.verdict() {
+            self.finish(&cause);
+        }
+    }
+
+    /// Nobody of the tree is left: takes the rest of the output and tells the end.
+    pub(super) fn finish(&mut self, cause: &Cause) {
+        self.drain(STDOUT, LAST_READS);
+        self.drain(STDERR, LAST_READS);
+        (self.stdout, self.stderr, self.lease) = (None, None, None);
+        let used = sys::children_used();
+        let result = if self.state.pid == 0 { None } else { self.read_result() };
+        self.tape.seal();
+        let state = &mut self.state;
+        self.ending.phase = Phase::Ended;
+        state.phase = Phase::Ended as u16;
+        state.cause = cause.to_wire();
+        state.ended_ms = Wall::now().0;
+        state.cpu_ms = used.cpu_ms;
+        state.rss_peak = used.rss_peak;
+        state.output = self.tape.small(INLINE_OUTPUT).unwrap_or_default();
+        state.result = result;
+        self.announce();
+    }
+
+    /// What the job left in its result file, if it is JSON and not too large.
+    fn read_result(&mut self) -> Option<Vec<u8>> {
+        let path = format!("{}/{}", environment::work_path(self.task.start.attempt), environment::RESULT);
+        // A job could leave a link or a pipe there: neither is followed or waited for.
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let fd =
+            rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
+        let mut bytes = Vec::new();
+        std::fs::File::from(fd).take(MAX_RESULT + 1).read_to_end(&mut bytes).ok()?;
+        let problem = if bytes.len() as u64 > MAX_RESULT {
+            "the result file is larger than 256 KiB and was ignored"
+        } else if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
+            "the result file is not JSON and was ignored"
+        } else {
+            return Some(bytes);
+        };
+        let note = format!("reeve: {problem}\n");
+        self.tape.record(STDERR, Wall::now().0.max(0) as u64, note.as_bytes());
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verdict_waits_for_the_last_of_the_tree_and_a_stop_beats_the_exit() {
+        let mut ending = Ending::new(15_000);
+        ending.exited = Some(Cause::Exit { code: 3 });
+        assert_eq!(ending.verdict(), None);
+        ending.empty = true;
+        assert_eq!(ending.verdict(), Some(Cause::Exit { code: 3 }));
+        ending.stopped = Some(Cause::Cancelled);
+        assert_eq!(ending.verdict(), Some(Cause::Cancelled));
+    }
+
+    #[test]
+    fn the_deadline_counts_only_while_the_command_runs() {
+        let mut ending = Ending::new(0);
+        assert_eq!(ending.next_check(), None);
+        ending.run_until(0);
+        ending.announce_at = None;
+        assert_eq!(ending.next_check(), None);
+        ending.run_until(60_000);
+        assert!(ending.next_check().is_some());
+        ending.phase = Phase::Stopping;
+        ending.announce_at = None;
+        assert_eq!(ending.next_check(), None);
+        assert!(!ending.is_pressing());
+    }
+}

@@ -1,0 +1,170 @@
+//! The guardian's side of the five messages: who may ask, what is answered. It changes the attempt only through
+//! [`super::ending`].
+use super::ending::Phase;
+use super::spool::CHUNK;
+use super::{Guardian, Peer, Ready, is_trusted, tree};
+use reeve_protocol::cause::Cause;
+use reeve_protocol::frame::Frame;
+use reeve_protocol::guardian::{Forget, Hello, Output, Signal, kind};
+use rustix::process::Signal as Sig;
+
+/// Connections at once; more are an error of somebody.
+const MAX_CLIENTS: usize = 64;
+
+/// Somebody who asks.
+pub(super) struct Client {
+    pub(super) peer: Peer,
+    /// Has shown the nonce, or is the keeper that forked us.
+    greeted: bool,
+    /// Has not been told the present state.
+    behind: bool,
+    /// Waits for output from here.
+    wanted: Option<u64>,
+}
+
+/// What becomes of a client.
+enum Turn {
+    Stay,
+    Drop,
+    /// The end is on disk.
+    Forgotten,
+}
+
+impl Client {
+    pub(super) fn keeper(peer: Peer) -> Self {
+        Self { peer, greeted: true, behind: false, wanted: None }
+    }
+}
+
+impl Guardian<'_> {
+    /// Takes what clients said. `true`: forgotten.
+    pub(super) fn serve(&mut self, ready: &Ready) -> bool {
+        let mut keep = Vec::with_capacity(self.clients.len());
+        for (at, mut client) in std::mem::take(&mut self.clients).into_iter().enumerate() {
+            let turn = if ready.clients.get(at).copied().unwrap_or(false) {
+                self.listen(&mut client)
+            } else {
+                Turn::Stay
+            };
+            match turn {
+                Turn::Stay => keep.push(client),
+                Turn::Drop => {}
+                Turn::Forgotten => return true,
+            }
+        }
+        self.clients = keep;
+        if ready.listener {
+            self.accept();
+        }
+        false
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.clients.len() >= MAX_CLIENTS || !is_trusted(&stream, self.task.trusted) {
+                continue;
+            }
+            if let Ok(peer) = Peer::new(stream) {
+                self.clients.push(Client { peer, greeted: false, behind: false, wanted: None });
+            }
+        }
+    }
+
+    fn listen(&mut self, client: &mut Client) -> Turn {
+        let open = client.peer.fill(&mut self.scratch);
+        loop {
+            match client.peer.next_frame() {
+                Ok(Some(frame)) => match self.hear(client, &frame) {
+                    Turn::Stay => {}
+                    turn => return turn,
+                },
+                Ok(None) => return if open { Turn::Stay } else { Turn::Drop },
+                Err(_) => return Turn::Drop,
+            }
+        }
+    }
+
+    /// One message. Garbage closes the connection it came on and nothing else.
+    fn hear(&mut self, client: &mut Client, frame: &Frame) -> Turn {
+        match frame.kind {
+            kind::HELLO => match frame.decode::<Hello>() {
+                Ok(hello) if client.greeted || hello.nonce == self.task.nonce => {
+                    client.greeted = true;
+                    client.behind = true;
+                    Turn::Stay
+                }
+                _ => Turn::Drop,
+            },
+            _ if !client.greeted => Turn::Drop,
+            kind::SIGNAL => match frame.decode::<Signal>() {
+                Ok(signal) => {
+                    self.signal(signal);
+                    Turn::Stay
+                }
+                Err(_) => Turn::Drop,
+            },
+            kind::OUTPUT => match frame.decode::<Output>() {
+                Ok(request) => {
+                    client.wanted = Some(request.from);
+                    Turn::Stay
+                }
+                Err(_) => Turn::Drop,
+            },
+            kind::FORGET => match frame.decode::<Forget>() {
+                Ok(_) if self.ending.phase() == Phase::Ended => Turn::Forgotten,
+                Ok(_) => Turn::Stay,
+                Err(_) => Turn::Drop,
+            },
+            _ if frame.flags & reeve_protocol::frame::OPTIONAL != 0 => Turn::Stay,
+            _ => Turn::Drop,
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if signal.signal != 0 {
+            if let (Some(number), Phase::Running) =
+                (Sig::from_named_raw(i32::from(signal.signal)), self.ending.phase())
+            {
+                tree::signal_group(self.state.pid, number);
+            }
+            return;
+        }
+        if signal.renew {
+            if let Some(lease) = &self.lease {
+                lease.renew();
+            }
+            return;
+        }
+        // An end that has already come by itself stands: it is reaped before the stop is looked at.
+        self.reap();
+        self.stop(&Cause::from_wire(signal.cause), signal.grace_ms);
+    }
+
+    /// Tells the present state to everybody who has shown the nonce.
+    pub(super) fn announce(&mut self) {
+        for client in self.clients.iter_mut().filter(|c| c.greeted) {
+            client.behind = true;
+        }
+        self.answer();
+    }
+
+    /// Says what is due: states, output that has come, the end of output.
+    pub(super) fn answer(&mut self) {
+        self.state.tape = self.tape.len();
+        let ended = self.ending.phase() == Phase::Ended;
+        for client in &mut self.clients {
+            if std::mem::take(&mut client.behind) {
+                client.peer.say(kind::STATE, 0, &self.state);
+            }
+            let Some(from) = client.wanted.filter(|_| client.peer.pending() < CHUNK) else { continue };
+            let (from, bytes) = self.tape.read(from, CHUNK);
+            if bytes.is_empty() && !ended {
+                continue;
+            }
+            let end = ended && self.tape.is_at_end(from + bytes.len() as u64);
+            client.peer.say(kind::OUTPUT, 0, &Output { from, bytes, end });
+            client.wanted = None;
+        }
+        self.clients.retain_mut(|client| client.peer.flush());
+    }
+}

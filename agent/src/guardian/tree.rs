@@ -1,0 +1,188 @@
+//! The process tree of an attempt: who is in it, TERM and KILL to all of it, reaping. It decides nothing.
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
+use std::collections::HashMap;
+use std::fs;
+
+/// A child that has ended, or what there is to know otherwise.
+pub(crate) enum Reaped {
+    /// One more has ended.
+    Ended(u32, WaitStatus),
+    /// Children are left and none has ended.
+    Alive,
+    /// No child is left.
+    Empty,
+}
+
+/// Reaps one child, whoever it is: orphans of the command are children of the guardian.
+pub(crate) fn reap() -> Reaped {
+    match wait(WaitOptions::NOHANG) {
+        Ok(Some((pid, status))) => Reaped::Ended(pid.as_raw_pid() as u32, status),
+        Ok(None) => Reaped::Alive,
+        Err(_) => Reaped::Empty,
+    }
+}
+
+/// Asks all below `root` to end: the group of `leader` first, then everybody who left it.
+pub(crate) fn terminate(root: u32, leader: u32) {
+    signal_group(leader, Signal::TERM);
+    for pid in descendants(root) {
+        signal_one(pid, Signal::TERM);
+        // A stopped process takes its TERM only when it runs again.
+        signal_one(pid, Signal::CONT);
+    }
+}
+
+/// Kills all below `root` that can be seen now. Whoever was born meanwhile is a child of `root` soon, so this is
+/// repeated until nobody is left.
+pub(crate) fn kill(root: u32, leader: u32) {
+    signal_group(leader, Signal::KILL);
+    for pid in descendants(root) {
+        signal_one(pid, Signal::KILL);
+    }
+}
+
+/// A signal to the group that `leader` leads.
+pub(crate) fn signal_group(leader: u32, signal: Signal) {
+    if let Some(pid) = pid(leader) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// A signal to one process.
+pub(crate) fn signal_one(target: u32, signal: Signal) {
+    if let Some(pid) = pid(target) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn pid(raw: u32) -> Option<Pid> {
+    Pid::from_raw(raw.cast_signed()).filter(|_| raw > 1)
+}
+
+/// Every process below `root`, parents before children.
+pub(crate) fn descendants(root: u32) -> Vec<u32> {
+    let mut found = children(root);
+    let mut at = 0;
+    while at < found.len() {
+        let more = children(found[at]);
+        found.extend(more);
+        at += 1;
+    }
+    found
+}
+
+/// The children of every thread of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let mut found = Vec::new();
+    for thread in threads.flatten() {
+        match fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => found.extend(list.split_ascii_whitespace().filter_map(|w| w.parse::<u32>().ok())),
+            // A kernel without CONFIG_PROC_CHILDREN has no such file: look at everybody's parent.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && thread.path().exists() => {
+                return parents().into_iter().filter(|(_, parent)| *parent == pid).map(|(p, _)| p).collect();
+            }
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+fn parents() -> HashMap<u32, u32> {
+    let Ok(all) = fs::read_dir("/proc") else { return HashMap::new() };
+    all.flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Some((pid, Stat::read(pid)?.parent))
+        })
+        .collect()
+}
+
+/// What `/proc/PID/stat` says about a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) parent: u32,
+    pub(crate) session: u32,
+    /// Clock ticks of the process and of its children that were waited for.
+    pub(crate) ticks: u64,
+    /// Clock ticks after boot.
+    pub(crate) start: u64,
+    /// Resident pages.
+    pub(crate) pages: u64,
+}
+
+impl Stat {
+    pub(crate) fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name, second field, may hold blanks and brackets: fields count from the last bracket.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at - 3).and_then(|f| f.parse::<u64>().ok());
+        let used = [14, 15, 16, 17].into_iter().map(number).sum::<Option<u64>>()?;
+        Some(Self {
+            parent: number(4)? as u32,
+            session: number(6)? as u32,
+            ticks: used,
+            start: number(22)?,
+            pages: number(24)?,
+        })
+    }
+}
+
+/// What is left of an attempt whose guardian is gone: processes of its session, or that carry its work directory in
+/// their environment. Best effort: a process can hide from both.
+pub(crate) fn leftovers(session: u32, workdir: &str) -> Vec<u32> {
+    let mark = format!("REEVE_WORKDIR={workdir}");
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    let own = std::process::id();
+    all.flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| *pid != own)
+        .filter(|pid| {
+            let same = session > 1 && Stat::read(*pid).is_some_and(|s| s.session == session);
+            same || fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|env| env.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_full_of_brackets_does_not_shift_the_fields() {
+        let line =
+            "42 (a) b (c)) S 7 42 41 0 -1 4194560 1 2 0 0 3 4 5 6 20 0 1 0 999 1000 50 18446744073709551615";
+        let wanted = Stat { parent: 7, session: 41, ticks: 18, start: 999, pages: 50 };
+        assert_eq!(Stat::parse(line), Some(wanted));
+        for bad in ["", "1 (x", "1 (x) S 1", "no brackets at all"] {
+            assert_eq!(Stat::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn our_own_children_are_found() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mine = descendants(std::process::id());
+        assert!(mine.contains(&child.id()), "{mine:?}");
+        assert_eq!(Stat::read(child.id()).unwrap().parent, std::process::id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_work_directory_in_the_environment_gives_a_leftover_away() {
+        let mark = format!("/nowhere/{}", std::process::id());
+        let mut child =
+            std::process::Command::new("sleep").arg("60").env("REEVE_WORKDIR", &mark).spawn().unwrap();
+        // The environment of a process is readable a moment after its exec has let the parent go on.
+        while leftovers(0, &mark) != [child.id()] {
+            assert_eq!(child.try_wait().unwrap(), None);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,91 @@
+//! A new keeper finds the guardians of the one before by their sockets, and answers for those that are dead.
+use super::attempts::{Attempt, Keeper, plain_end};
+use super::place::Place;
+use super::queue::Size;
+use super::watch::Watch;
+use crate::guardian::environment::socket_path;
+use reeve_protocol::cause::Cause;
+use reeve_protocol::frame::{self, Reader};
+use reeve_protocol::guardian::{Hello, State, kind};
+use reeve_protocol::ids::AttemptId;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// How long a guardian may take to answer; a stopped one is taken as running.
+const ANSWER: Duration = Duration::from_secs(2);
+
+impl Keeper {
+    /// Looks at every socket once, before anybody is served.
+    pub(super) fn adopt(&mut self) {
+        let Ok(sockets) = std::fs::read_dir("g") else { return };
+        for entry in sockets.flatten() {
+            let name = entry.file_name();
+            match name.to_str().and_then(AttemptId::from_file_name) {
+                Some(id) => self.adopt_one(id),
+                None => tracing::warn!(?name, "no socket of ours in the directory of guardians"),
+            }
+        }
+    }
+
+    fn adopt_one(&mut self, id: AttemptId) {
+        match ask(&socket_path(id), &self.place.nonce) {
+            Ok((stream, state)) => self.adopt_living(id, stream, state),
+            Err(error) => {
+                tracing::warn!(attempt = %id, %error, "a guardian is dead");
+                let lineage = Place::lineage();
+                self.kill_leftovers(id, 0);
+                self.remove_files(id, &lineage);
+                let end = plain_end(id, Cause::KeeperLost.to_wire(), 0, 0);
+                self.attempts.insert(id, Attempt::ended(end, lineage));
+            }
+        }
+    }
+
+    fn adopt_living(&mut self, id: AttemptId, stream: UnixStream, state: Option<State>) {
+        let Ok(link) = self.add_link(stream, id) else { return };
+        let attempt = Attempt {
+            link: Some(link),
+            guardian_pid: state.as_ref().map_or(0, |s| s.guardian_pid),
+            pid: 0,
+            phase: 1,
+            lineage: state.as_ref().map_or_else(Place::lineage, |s| s.lineage.clone()),
+            size: state.as_ref().map_or(Size::default(), |s| Size {
+                cpu_milli: s.cpu_milli.into(),
+                memory_bytes: s.memory_bytes,
+            }),
+            started_ms: 0,
+            end: None,
+            report: false,
+            watch: Watch::default(),
+        };
+        self.queue.adopt(attempt.size);
+        self.attempts.insert(id, attempt);
+        if let Some(state) = state {
+            // Nobody listens yet: this only fills the tables, and gives the room back if it has ended.
+            self.note(id, state);
+        }
+    }
+}
+
+/// Says Hello and waits a little for the State.
+fn ask(path: &str, nonce: &str) -> io::Result<(UnixStream, Option<State>)> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    let mut hello = Vec::new();
+    frame::append(kind::HELLO, 0, &Hello { nonce: nonce.to_owned() }, &mut hello)
+        .map_err(io::Error::other)?;
+    stream.write_all(&hello)?;
+    let (mut reader, mut buffer) = (Reader::new(), vec![0; 64 * 1024]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Ok(n) => reader.feed(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((stream, None)),
+            Err(e) => return Err(e),
+        }
+        if let Some(frame) = reader.next_frame().map_err(io::Error::other)? {
+            return Ok((stream, Some(frame.decode::<State>().map_err(io::Error::other)?)));
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What the keeper knows about its attempts, and what it does with them: start, stop, forget, report. Everything here
+//! changes the tables; bytes are moved by [`super::event`].
+use super::Args;
+use super::agent::Agent;
+use super::place::{Place, is_plain};
+use super::queue::{Queue, Size, Tombstones, Turn};
+use super::users::Users;
+use super::watch::Watch;
+use crate::guardian::{Task, environment, run as guardian, sys, tree};
+use crate::machine::memory;
+use crate::peer::{Peer, SCRATCH};
+use reeve_protocol::cause::{Cause, WireCause};
+use reeve_protocol::guardian::{self as says, State};
+use reeve_protocol::ids::AttemptId;
+use reeve_protocol::time::Wall;
+use reeve_protocol::wire::{Finished, INLINE_OUTPUT, Start, Started, kind};
+use rustix::event::epoll;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+/// How old the kernel's count of kills for memory may be when a guardian inherits it.
+const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
+
+/// A keeper at work.
+pub(super) struct Keeper {
+    pub(super) place: Place,
+    pub(super) args: Args,
+    pub(super) life: String,
+    pub(super) machine: String,
+    lineage: String,
+    pub(super) queue: Queue,
+    pub(super) attempts: HashMap<AttemptId, Attempt>,
+    pub(super) links: HashMap<u64, Link>,
+    pub(super) tombstones: Tombstones,
+    pub(super) agent: Option<Agent>,
+    pub(super) epoll: OwnedFd,
+    pub(super) listener: UnixListener,
+    pub(super) users: Users,
+    /// Asked to end everything and leave.
+    pub(super) leaving: bool,
+    pub(super) idle_since: Instant,
+    pub(super) next_token: u64,
+    pub(super) scratch: Vec<u8>,
+    pub(super) watched_at: Instant,
+    pub(super) rounds: u64,
+    oom: (Instant, Option<u64>),
+}
+
+/// A connection to a guardian.
+pub(super) struct Link {
+    pub(super) peer: Peer,
+    pub(super) attempt: AttemptId,
+}
+
+/// An attempt that has started, or has ended without.
+pub(super) struct Attempt {
+    /// The connection to its guardian while that lives.
+    pub(super) link: Option<u64>,
+    pub(super) guardian_pid: u32,
+    pub(super) pid: u32,
+    /// As in the inventory.
+    pub(super) phase: u16,
+    pub(super) lineage: String,
+    pub(super) size: Size,
+    pub(super) started_ms: i64,
+    /// Once it has ended: how, without what is long if the guardian still has that.
+    pub(super) end: Option<Finished>,
+    /// The agent wants to hear the end again; the guardian has been asked for it.
+    pub(super) report: bool,
+    pub(super) watch: Watch,
+}
+
+impl Keeper {
+    pub(super) fn new(place: Place, args: &Args, listener: UnixListener) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(super::event::LISTENER);
+        epoll::add(&epoll, &listener, data, epoll::EventFlags::IN)?;
+        Ok(Self {
+            place,
+            args: args.clone(),
+            life: crate::life::current(),
+            machine: crate::machine::os::hostname(),
+            lineage: Place::lineage(),
+            queue: Queue::default(),
+            attempts: HashMap::new(),
+            links: HashMap::new(),
+            tombstones: Tombstones::default(),
+            agent: None,
+            epoll,
+            listener,
+            users: Users::new(args.allow_root, args.run_as.clone()),
+            leaving: false,
+            idle_since: Instant::now(),
+            next_token: super::event::LISTENER + 1,
+            scratch: vec![0; SCRATCH],
+            watched_at: Instant::now(),
+            rounds: 0,
+            oom: (Instant::now(), memory::oom_kills()),
+        })
+    }
+
+    /// Takes a Start: waits, is refused, or was known already and is told about again.
+    pub(super) fn start(&mut self, start: Box<Start>) {
+        let id = start.attempt;
+        if self.attempts.contains_key(&id) {
+            self.tell(id);
+            return;
+        }
+        if self.queue.is_waiting(id) || self.tombstones.contains(id) {
+            return;
+        }
+        if self.leaving {
+            self.end_unstarted(&start, &Cause::Rejected { detail: "this keeper is leaving".to_owned() });
+        } else if is_plain(&start.lineage) {
+            self.queue.push(start);
+        } else {
+            let detail = format!("{:?} cannot be a lineage", start.lineage);
+            self.end_unstarted(&start, &Cause::Rejected { detail });
+        }
+    }
+
+    /// Starts whoever's turn it is.
+    pub(super) fn admit(&mut self) {
+        while let Some(turn) = self.queue.next_turn() {
+            match turn {
+                Turn::Go(start) => self.launch(&start),
+                Turn::TooLarge(start) => {
+                    let detail = "it asks for more than this machine may run at once".to_owned();
+                    self.end_unstarted(&start, &Cause::Rejected { detail });
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self, start: &Start) {
+        let refused = match self.users.resolve(start) {
+            Ok(person) => self.fork(start, &person).err().map(|error| Cause::Spawn {
+                errno: error.raw_os_error().map_or_else(String::new, crate::guardian::errno_name),
+                detail: format!("no guardian could be made on machine {}: {error}", self.machine),
+            }),
+            Err(detail) => Some(Cause::Rejected { detail }),
+        };
+        if let Some(cause) = refused {
+            self.queue.release(Size::of(start));
+            self.end_unstarted(start, &cause);
+        }
+    }
+
+    fn fork(&mut self, start: &Start, person: &super::users::Person) -> io::Result<()> {
+        if start.lineage != self.lineage {
+            self.lineage.clone_from(&start.lineage);
+            Place::set_lineage(&start.lineage);
+        }
+        if self.oom.0.elapsed() > OOM_COUNT_AGE {
+            self.oom = (Instant::now(), memory::oom_kills());
+        }
+        let (ours, theirs) = UnixStream::pair()?;
+        let task = Task {
+            start,
+            account: &person.account,
+            identity: person.identity.as_deref(),
+            no_new_privs: person.uid != 0,
+            path: &self.args.path,
+            machine: &self.machine,
+            root: &self.place.root,
+            spool: self.place.spool_path(&start.lineage, start.attempt),
+            nonce: &self.place.nonce,
+            trusted: &self.args.agent_uids,
+            oom_kills: self.oom.1,
+        };
+        let Some(guardian_pid) = sys::fork()? else { guardian(&task, theirs) };
+        drop(theirs);
+        let link = self.add_link(ours, start.attempt)?;
+        let attempt = Attempt {
+            link: Some(link),
+            guardian_pid,
+            pid: 0,
+            phase: 1,
+            lineage: start.lineage.clone(),
+            size: Size::of(start),
+            started_ms: 0,
+            end: None,
+            report: false,
+            watch: Watch::default(),
+        };
+        self.attempts.insert(start.attempt, attempt);
+        Ok(())
+    }
+
+    pub(super) fn add_link(&mut self, stream: UnixStream, attempt: AttemptId) -> io::Result<u64> {
+        let token = self.token();
+        let data = epoll::EventData::new_u64(token);
+        epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
+        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt });
+        Ok(token)
+    }
+
+    pub(super) fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    /// It never had a process; the end is kept here until it is forgotten.
+    fn end_unstarted(&mut self, start: &Start, cause: &Cause) {
+        let end = plain_end(start.attempt, cause.to_wire(), 0, 0);
+        let attempt = Attempt::ended(end.clone(), start.lineage.clone());
+        self.attempts.insert(start.attempt, attempt);
+        self.say(kind::FINISHED, &end);
+    }
+
+    /// A guardian has spoken.
+    pub(super) fn note(&mut self, id: AttemptId, state: State) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        let new_pid = attempt.pid == 0 && state.pid != 0;
+        attempt.pid = state.pid;
+        attempt.started_ms = state.started_ms;
+        attempt.phase = attempt.phase.max(state.phase);
+        let first_end = state.phase == 3 && attempt.end.is_none();
+        let told = state.phase == 3 && (first_end || std::mem::take(&mut attempt.report));
+        let started = Started { attempt: id, pid: state.pid, at_ms: state.started_ms };
+        let size = attempt.size;
+        let finished = told.then(|| finished(state));
+        if let Some(end) = &finished
+            && first_end
+        {
+            attempt.end = Some(Finished { output: Vec::new(), result: None, spooled: 0, ..end.clone() });
+        }
+        if first_end {
+            self.queue.release(size);
+        }
+        if new_pid {
+            self.say(kind::STARTED, &started);
+        }
+        if let Some(end) = finished {
+            self.say(kind::FINISHED, &end);
+        }
+    }
+
+    /// Says where an attempt stands, again.
+    pub(super) fn tell(&mut self, id: AttemptId) {
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        match (&attempt.end, attempt.link) {
+            (None, _) if attempt.pid != 0 => {
+                let started = Started { attempt: id, pid: attempt.pid, at_ms: attempt.started_ms };
+                self.say(kind::STARTED, &started);
+            }
+            (None, _) => {}
+            (Some(_), Some(link)) => {
+                attempt.report = true;
+                let nonce = self.place.nonce.clone();
+                self.say_to(link, says::kind::HELLO, &says::Hello { nonce });
+            }
+            (Some(end), None) => {
+                let end = end.clone();
+                self.say(kind::FINISHED, &end);
+            }
+        }
+    }
+
+    /// Ends an attempt with a cause.
+    pub(super) fn stop(&mut self, id: AttemptId, cause: WireCause, grace_ms: u64) {
+        if let Some(start) = self.queue.remove(id) {
+            self.end_unstarted(&start, &Cause::from_wire(cause));
+            return;
+        }
+        let Some(attempt) = self.attempts.get_mut(&id) else {
+            self.tombstones.add(id);
+            self.say(kind::FINISHED, &plain_end(id, cause, 0, 0));
+            return;
+        };
+        if attempt.end.is_none()
+            && let Some(link) = attempt.link
+        {
+            attempt.phase = attempt.phase.max(2);
+            self.say_to(link, says::kind::SIGNAL, &says::Signal { signal: 0, grace_ms, cause, renew: false });
+        }
+    }
+
+    /// The end is on disk elsewhere: nothing of it stays here.
+    pub(super) fn forget(&mut self, id: AttemptId) {
+        match self.attempts.get(&id) {
+            Some(attempt) if attempt.end.is_none() => {
+                tracing::warn!(attempt = %id, "asked to forget an attempt that has not ended");
+            }
+            Some(attempt) => {
+                match attempt.link {
+                    // The guardian removes its files itself.
+                    Some(link) => self.say_to(link, says::kind::FORGET, &says::Forget { reason: 1 }),
+                    None => self.remove_files(id, &attempt.lineage.clone()),
+                }
+                self.attempts.remove(&id);
+            }
+            None => {}
+        }
+    }
+
+    /// The connection to a guardian has ended: it was told to forget, or it was killed.
+    pub(super) fn lose(&mut self, token: u64) {
+        let Some(link) = self.links.remove(&token) else { return };
+        let id = link.attempt;
+        drop(link);
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        attempt.link = None;
+        let (lineage, session) = (attempt.lineage.clone(), attempt.pid);
+        if attempt.end.is_some() {
+            // Its output is gone with it; how it ended is known.
+            let report = std::mem::take(&mut attempt.report);
+            if report {
+                self.tell(id);
+            }
+            return;
+        }
+        attempt.phase = 3;
+        let end = plain_end(id, Cause::KeeperLost.to_wire(), attempt.started_ms, attempt.pid);
+        attempt.end = Some(end.clone());
+        let size = attempt.size;
+        self.kill_leftovers(id, session);
+        self.remove_files(id, &lineage);
+        self.queue.release(size);
+        self.say(kind::FINISHED, &end);
+    }
+
+    /// Kills what a dead guardian left: its orphans are children of this keeper if this keeper forked it, and carry marks
+    /// otherwise.
+    pub(super) fn kill_leftovers(&self, id: AttemptId, session: u32) {
+        let workdir = format!("{}/{}", self.place.root, environment::work_path(id));
+        // A killed process can leave children that come to us only now: again, until a round finds nobody.
+        for _ in 0..100 {
+            let mut found = tree::leftovers(session, &workdir);
+            found.extend(self.orphans());
+            if found.is_empty() {
+                return;
+            }
+            for pid in found {
+                tree::signal_one(pid, rustix::process::Signal::KILL);
+            }
+            // The dead must be gone from the lists before the next round; bounded, and rare.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        tracing::warn!(attempt = %id, "processes of a killed guardian cannot be ended");
+    }
+
+    /// Children that are no guardians, with everything below them.
+    fn orphans(&self) -> Vec<u32> {
+        let own = std::process::id();
+        let guardians: Vec<u32> =
+            self.attempts.values().filter(|a| a.link.is_some()).map(|a| a.guardian_pid).collect();
+        let mut found = Vec::new();
+        for child in tree::children(own) {
+            let forgotten = tree::Stat::read(child).is_some_and(|s| s.parent == own && s.session == child);
+            let is_guardian = guardians.contains(&child) || forgotten && self.is_leaving_guardian(child);
+            if !is_guardian {
+                found.push(child);
+                found.extend(tree::descendants(child));
+            }
+        }
+        found
+    }
+
+    /// A guardian that was told to forget and has not left yet is no orphan: its program is ours.
+    fn is_leaving_guardian(&self, pid: u32) -> bool {
+        let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        program(pid).is_some() && program(pid) == program(std::process::id())
+    }
+
+    pub(super) fn remove_files(&self, id: AttemptId, lineage: &str) {
+        let _ = std::fs::remove_file(environment::socket_path(id));
+        let _ = std::fs::remove_dir_all(environment::work_path(id));
+        if is_plain(lineage) {
+            let _ = std::fs::remove_file(self.place.spool_path(lineage, id));
+        }
+    }
+
+    /// Whether anything may still start or run.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.queue.is_empty() || self.attempts.values().any(|a| a.end.is_none())
+    }
+}
+
+impl Attempt {
+    pub(super) fn ended(end: Finished, lineage: String) -> Self {
+        Self {
+            link: None,
+            guardian_pid: 0,
+            pid: end.pid,
+            phase: 3,
+            lineage,
+            size: Size::default(),
+            started_ms: end.started_ms,
+            end: Some(end),
+            report: false,
+            watch: Watch::default(),
+        }
+    }
+}
+
+/// An end without output.
+pub(super) fn plain_end(attempt: AttemptId, cause: WireCause, started_ms: i64, pid: u32) -> Finished {
+    Finished {
+        attempt,
+        cause,
+        started_ms,
+        ended_ms: Wall::now().0,
+        pid,
+        cpu_ms: 0,
+        rss_peak: 0,
+        output: Vec::new(),
+        spooled: 0,
+        result: None,
+    }
+}
+
+/// What the guardian says, as the coordinator hears it.
+fn finished(state: State) -> Finished {
+    Finished {
+        attempt: state.attempt,
+        cause: state.cause,
+        started_ms: state.started_ms,
+        ended_ms: state.ended_ms,
+        pid: state.pid,
+        cpu_ms: state.cpu_ms,
+        rss_peak: state.rss_peak,
+        spooled: if state.tape > INLINE_OUTPUT as u64 { state.tape } else { 0 },
+        output: state.output,
+        result: state.result,
+    }
+}

@@ -1,0 +1,165 @@
+//! The keeper's event loop: moves bytes, and calls whoever they are for. Every round takes all that is ready, then writes
+//! once.
+use super::agent::{Agent, MAX_PENDING};
+use super::attempts::Keeper;
+use crate::peer::{Peer, is_trusted};
+use reeve_protocol::guardian::{State, kind};
+use rustix::event::{Timespec, epoll};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// The token of the listening socket.
+pub(super) const LISTENER: u64 = 0;
+/// Events of one round.
+const EVENTS: usize = 256;
+/// Between two looks at what running attempts say and use.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    /// Serves until everything has ended and nobody wants anything.
+    pub(super) fn serve(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            let timeout = self.timeout();
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            for event in &events {
+                match event.data.u64() {
+                    LISTENER => self.accept(),
+                    token if self.agent.as_ref().is_some_and(|a| a.token == token) => self.hear_agent(),
+                    token => self.hear_guardian(token),
+                }
+            }
+            self.admit();
+            self.watch_if_due();
+            self.flush();
+            if self.may_leave() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if !is_trusted(&stream, &self.args.agent_uids) {
+                continue;
+            }
+            let token = self.token();
+            let added =
+                epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(token), epoll::EventFlags::IN);
+            if let (Ok(()), Ok(peer)) = (added, Peer::new(stream)) {
+                // The newer one is the one that is alive; dropping the old closes it.
+                self.agent = Some(Agent { peer, token, writing: false });
+                self.greet();
+            }
+        }
+    }
+
+    fn hear_agent(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        let mut open = agent.peer.fill(&mut self.scratch);
+        while let Some(agent) = &mut self.agent {
+            match agent.peer.next_frame() {
+                Ok(Some(frame)) => {
+                    if let Err(error) = self.hear(&frame) {
+                        tracing::warn!(%error, "the agent said something unknown");
+                        open = false;
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "the agent said something unknown");
+                    open = false;
+                    break;
+                }
+            }
+        }
+        if !open {
+            self.drop_agent();
+        }
+    }
+
+    fn drop_agent(&mut self) {
+        self.agent = None;
+        self.idle_since = Instant::now();
+    }
+
+    fn hear_guardian(&mut self, token: u64) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        let mut open = link.peer.fill(&mut self.scratch);
+        while let Some(link) = self.links.get_mut(&token) {
+            let id = link.attempt;
+            match link.peer.next_frame() {
+                Ok(Some(frame)) if frame.kind == kind::STATE => match frame.decode::<State>() {
+                    Ok(state) if state.attempt == id => self.note(id, state),
+                    _ => open = false,
+                },
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => {
+                    open = false;
+                    break;
+                }
+            }
+        }
+        if !open {
+            self.lose(token);
+        }
+    }
+
+    /// One write for all that was said in this round.
+    fn flush(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        if !agent.peer.flush() || agent.peer.pending() > MAX_PENDING {
+            self.drop_agent();
+            return;
+        }
+        let writing = agent.peer.pending() > 0;
+        if writing != agent.writing {
+            agent.writing = writing;
+            let mut flags = epoll::EventFlags::IN;
+            flags.set(epoll::EventFlags::OUT, writing);
+            let data = epoll::EventData::new_u64(agent.token);
+            if epoll::modify(&self.epoll, &agent.peer, data, flags).is_err() {
+                self.drop_agent();
+            }
+        }
+    }
+
+    fn watch_if_due(&mut self) {
+        if self.is_watching() && self.watched_at.elapsed() >= LOOK {
+            self.watched_at = Instant::now();
+            self.watch();
+        }
+    }
+
+    /// Only with somebody to tell and something to see.
+    fn is_watching(&self) -> bool {
+        self.agent.is_some() && self.attempts.values().any(|a| a.end.is_none())
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let left = if self.is_watching() {
+            LOOK.saturating_sub(self.watched_at.elapsed())
+        } else if self.is_idle() {
+            Duration::from_secs(self.args.linger_s).saturating_sub(self.idle_since.elapsed())
+        } else {
+            return None;
+        };
+        let left = left + Duration::from_millis(1);
+        Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.agent.is_none() && self.attempts.is_empty() && self.queue.is_empty()
+    }
+
+    fn may_leave(&self) -> bool {
+        let lingered = || self.idle_since.elapsed() >= Duration::from_secs(self.args.linger_s);
+        if self.leaving { !self.is_busy() } else { self.is_idle() && lingered() }
+    }
+}

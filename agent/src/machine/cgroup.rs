@@ -1,0 +1,75 @@
+//! Where this process stands in the control groups, of either version. Limits are looked for from here up to the root
+//! that can be seen: in a container that is the container's own.
+use std::path::{Path, PathBuf};
+
+/// Where the kernel's file system of control groups is.
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The directories of our group and of its ancestors, nearest first, that have files of a controller.
+pub(crate) fn directories(controller: &str) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut found = candidates(&text, controller);
+    found.retain(|dir| dir.is_dir());
+    found
+}
+
+/// The same from the text of `/proc/self/cgroup`, whether they exist or not.
+fn candidates(text: &str, controller: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let root = if id == "0" && controllers.is_empty() {
+            PathBuf::from(MOUNT)
+        } else if controllers.split(',').any(|c| c == controller) {
+            Path::new(MOUNT).join(controller)
+        } else {
+            continue;
+        };
+        let own: PathBuf = root.join(path.trim_start_matches('/')).components().collect();
+        found.extend(own.ancestors().take_while(|dir| dir.starts_with(&root)).map(Path::to_path_buf));
+    }
+    found
+}
+
+/// The first number in a file, if it has one.
+pub(crate) fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The number behind a word in a file of `word number` lines.
+pub(crate) fn field(text: &str, word: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_are_walked_up_to_their_root() {
+        let text = "9:name=systemd:/\n4:memory:/a/b\n1:cpu,cpuacct:/\n0::/user.slice\n";
+        let paths = |c| candidates(text, c).iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            paths("memory"),
+            [
+                "/sys/fs/cgroup/memory/a/b",
+                "/sys/fs/cgroup/memory/a",
+                "/sys/fs/cgroup/memory",
+                "/sys/fs/cgroup/user.slice",
+                "/sys/fs/cgroup"
+            ]
+        );
+        assert_eq!(paths("cpuacct")[0], "/sys/fs/cgroup/cpuacct");
+        assert!(candidates("garbage\n::\n", "cpu").is_empty());
+    }
+
+    #[test]
+    fn fields_are_found_by_their_whole_word() {
+        let text = "oom 1\noom_kill 7\nunder_oom 0\n";
+        assert_eq!(field(text, "oom_kill "), Some(7));
+        assert_eq!(field(text, "nothing "), None);
+    }
+}
