@@ -1,0 +1,312 @@
+//! Queues: `publish`, `receive_message`, `clean_queue`, `count_queue_messages`, the three ways to settle, and settings.
+use super::jobs::{check_size, view};
+use super::listing::{SEARCH, asker, parse};
+use super::reply::{Answer, Failure, json, json_with, missing, unexpected};
+use super::request::{Cx, Nothing, millis};
+use super::submit::{self, key_of, replayed, reused};
+use super::App;
+use crate::effect::Reply;
+use crate::input::{Call, Key, NewMessage, Settle};
+use crate::row::Caller;
+use crate::store::query::{base64, records, sets};
+use crate::store::read;
+use axum::http::StatusCode;
+use reeve_protocol::api::{
+    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, PublishRequest, Published, QueueSettings, QueueView, ReceiveRequest,
+    Received, Total,
+};
+use reeve_protocol::error::parse_json;
+use reeve_protocol::spec_check::{MAX_PAYLOAD, check_name};
+use reeve_protocol::time::Wall;
+use reeve_protocol::token::sha256_hex;
+use reeve_protocol::{Code, JobSpec, Problem};
+use serde::de::IgnoredAny;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Longest delay or life of a message: the same ten years as everywhere.
+const YEARS: f64 = 315_360_000.0;
+
+/// `GET /v1/queues`.
+pub(super) async fn list(cx: Cx) -> Answer {
+    cx.query(&[])?;
+    let queues = all(&cx.app, &cx.caller).await?;
+    let total = Total { value: queues.len() as u64, exact: true };
+    Ok(json(&List::new("QueueList", queues, None, total)))
+}
+
+/// `GET /v1/queues/{queue}`.
+pub(super) async fn show(cx: Cx) -> Answer {
+    cx.query(&[])?;
+    let queues = all(&cx.app, &cx.caller).await?;
+    match queues.iter().find(|q| q.name == cx.param(0)) {
+        Some(queue) => Ok(json(queue)),
+        None => Err(missing(Code::UnknownQueue, "queue", cx.param(0), queues.iter().map(|q| q.name.as_str()))),
+    }
+}
+
+async fn all(app: &App, caller: &Caller) -> Result<Vec<QueueView>, Failure> {
+    match app.ask(caller, Call::ListQueues).await? {
+        Reply::Queues(queues) => Ok(queues),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `PUT /v1/queues/{queue}`.
+pub(super) async fn set(cx: Cx) -> Answer {
+    let (app, caller, queue) = begin(&cx)?;
+    let settings: QueueSettings = cx.json_or_default().await?;
+    one_queue(app.ask(&caller, Call::SetQueue { queue, settings }).await?)
+}
+
+/// `POST /v1/queues/{queue}/pause`.
+pub(super) async fn pause(cx: Cx) -> Answer {
+    set_paused(cx, true).await
+}
+
+/// `POST /v1/queues/{queue}/resume`.
+pub(super) async fn resume(cx: Cx) -> Answer {
+    set_paused(cx, false).await
+}
+
+async fn set_paused(cx: Cx, paused: bool) -> Answer {
+    let (app, caller, queue) = begin(&cx)?;
+    let Nothing {} = cx.json_or_default().await?;
+    one_queue(app.ask(&caller, Call::PauseQueue { queue, paused }).await?)
+}
+
+fn one_queue(reply: Reply) -> Answer {
+    match reply {
+        Reply::Queue(view, true) => Ok(json_with(StatusCode::CREATED, &view)),
+        Reply::Queue(view, false) => Ok(json(&view)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `POST /v1/queues/{queue}/messages`: the fields of the body say whether it is a message or a job.
+pub(super) async fn publish(cx: Cx) -> Answer {
+    let (app, caller, queue) = begin(&cx)?;
+    let key = key_of(&cx.parts.headers)?;
+    super::request::expect_json(&cx.parts.headers)?;
+    let body = cx.bytes(super::request::BODY).await?;
+    let fields: BTreeMap<String, IgnoredAny> = parse_json(&body)?;
+    let has = |names: &[&str]| names.iter().any(|name| fields.contains_key(*name));
+    match (has(&["body", "body_text", "body_base64"]), has(&["command", "worker", "git"])) {
+        (true, _) => publish_message(&app, &caller, queue, parse_json(&body)?, key).await,
+        (false, true) => publish_job(&app, &caller, queue, parse_json(&body)?, key).await,
+        (false, false) => {
+            let problem = Problem::new(Code::BadValue, "the body is neither a message nor a job");
+            Err(problem.hint("a message has body, body_text or body_base64; a job has command, worker or git").into())
+        }
+    }
+}
+
+async fn publish_job(app: &App, caller: &Caller, queue: String, mut spec: JobSpec, key: Option<String>) -> Answer {
+    if spec.queue.as_ref().is_some_and(|other| *other != queue) {
+        return Err(Problem::new(Code::BadValue, format!("the body names another queue than {queue}")).into());
+    }
+    spec.queue = Some(queue);
+    spec.validate()?;
+    submit::one(app, caller, spec, key).await
+}
+
+async fn publish_message(app: &App, caller: &Caller, queue: String, request: PublishRequest, key: Option<String>) -> Answer {
+    let canonical = serde_json::to_vec(&request).unwrap_or_default();
+    let key = key.map(|key| Key { key, digest: sha256_hex(&canonical) });
+    let message = Box::new(message_of(request, key.clone())?);
+    if let Some(key) = &key {
+        match app.reads.point(|conn| read::message_by_key(conn, caller.uid, &queue, &key.key))? {
+            Some((id, digest)) if digest == key.digest => {
+                let published = Published { id: id.to_string(), queue, seq: app.seq(), created: false };
+                return Ok(replayed(json(&published)));
+            }
+            Some((id, _)) => return Err(reused(&format!("message {id}"))),
+            None => {}
+        }
+    }
+    match app.ask(caller, Call::Publish { queue, message }).await? {
+        Reply::Published(published, false) => Ok(json_with(StatusCode::CREATED, &published)),
+        Reply::Published(published, true) => Ok(replayed(json(&published))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn message_of(request: PublishRequest, key: Option<Key>) -> Result<NewMessage, Failure> {
+    let (kind, body): (u8, Vec<u8>) = match (request.body, request.body_text, request.body_base64) {
+        (Some(value), None, None) => (0, value.to_string().into_bytes()),
+        (None, Some(text), None) => (1, text.into_bytes()),
+        (None, None, Some(code)) => match base64::decode(&code) {
+            Some(bytes) => (2, bytes),
+            None => return Err(Problem::new(Code::BadValue, "body_base64 is not base64 with padding").into()),
+        },
+        (None, None, None) => (0, b"null".to_vec()),
+        _ => return Err(Problem::new(Code::BadValue, "only one of body, body_text and body_base64 may be given").into()),
+    };
+    if body.len() > MAX_PAYLOAD {
+        return Err(Problem::new(Code::TooLarge, format!("a message takes at most {MAX_PAYLOAD} bytes")).into());
+    }
+    if request.headers.len() > 64 || request.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > 16 * 1024 {
+        return Err(Problem::new(Code::TooLarge, "headers take at most 64 pairs and 16 KiB").into());
+    }
+    if !(-1_000_000..=1_000_000).contains(&request.priority) {
+        return Err(Problem::new(Code::OutOfRange, "priority must be between -1000000 and 1000000").into());
+    }
+    Ok(NewMessage {
+        kind,
+        body: body.into(),
+        headers: json!(request.headers).to_string().into(),
+        priority: request.priority,
+        delay_ms: request.delay_s.map_or(Ok(0), |s| millis("delay_s", s, 0.0..=YEARS))?,
+        ttl_ms: request.ttl_s.map(|s| millis("ttl_s", s, 0.001..=YEARS)).transpose()?,
+        key,
+    })
+}
+
+/// `POST /v1/queues/{queue}/receive`.
+pub(super) async fn receive_message(cx: Cx) -> Answer {
+    let (app, caller, queue) = begin(&cx)?;
+    let request: ReceiveRequest = cx.json_or_default().await?;
+    if !(1..=1000).contains(&request.max) {
+        return Err(Problem::new(Code::OutOfRange, format!("max is {}; it must be between 1 and 1000", request.max)).into());
+    }
+    let wait_ms = millis("wait_s", request.wait_s, 0.0..=3600.0)?;
+    let lease_ms = millis("lease_s", request.lease_s, 1.0..=86_400.0)?;
+    let asked = app.ask(&caller, Call::ReceiveMessage { queue, max: request.max, wait_ms, lease_ms });
+    let reply = tokio::select! {
+        reply = asked => reply?,
+        // Dropping the question withdraws it, so that nothing is leased to nobody.
+        () = app.stopped() => return Ok(json(&Received { items: Vec::new() })),
+    };
+    let items = match reply {
+        Reply::ReceivedMessages(messages) => messages.into_iter().map(|m| Delivery::Message(Box::new(m))).collect(),
+        Reply::ReceivedJobs(jobs) => {
+            let deliver = |(task, attempt, lease, until)| {
+                let job = view(&app, task)?;
+                Ok(Delivery::Job(Box::new(JobDelivery { job, attempt, lease, lease_until: Wall(until) })))
+            };
+            jobs.into_iter().map(deliver).collect::<Result<Vec<_>, Failure>>()?
+        }
+        other => return Err(unexpected(&other)),
+    };
+    Ok(json(&Received { items }))
+}
+
+/// `POST /v1/queues/{queue}/ack`.
+pub(super) async fn ack(cx: Cx) -> Answer {
+    settle(cx, Settle::Ack).await
+}
+
+/// `POST /v1/queues/{queue}/nack`.
+pub(super) async fn nack(cx: Cx) -> Answer {
+    settle(cx, Settle::Nack).await
+}
+
+/// `POST /v1/queues/{queue}/extend`.
+pub(super) async fn extend(cx: Cx) -> Answer {
+    settle(cx, Settle::Extend).await
+}
+
+async fn settle(cx: Cx, how: Settle) -> Answer {
+    let (app, caller, queue) = begin(&cx)?;
+    let request: LeaseRequest = cx.json().await?;
+    if request.lease.is_empty() || request.lease.len() > 256 {
+        return Err(Problem::new(Code::BadValue, "lease is missing").hint("give the lease that receive answered with").into());
+    }
+    check_size("result", request.result.as_ref())?;
+    request.delay_s.map(|s| millis("delay_s", s, 0.0..=YEARS)).transpose()?;
+    request.lease_s.map(|s| millis("lease_s", s, 1.0..=86_400.0)).transpose()?;
+    match app.ask(&caller, Call::Settle { queue, how, request: Box::new(request) }).await? {
+        Reply::Settled(id) => Ok(json(&json!({"ok": true, "id": id}))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `POST /v1/queues/{queue}/clean`.
+pub(super) async fn clean_queue(cx: Cx) -> Answer {
+    let asker = asker(&cx);
+    let (app, caller, queue) = begin(&cx)?;
+    let CleanRequest { filter, dead, dry_run } = cx.json_or_default().await?;
+    let ids = match filter {
+        None => None,
+        Some(text) => {
+            let (filter, queue) = (parse(&text)?, queue.clone());
+            Some(app.reads.scan(SEARCH, move |conn| sets::waiting_in(conn, &queue, &filter, asker)).await?)
+        }
+    };
+    match app.ask(&caller, Call::CleanQueue { queue, ids, dead, dry_run }).await? {
+        Reply::Cleaned(cleaned) => Ok(json(&cleaned)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `GET /v1/queues/{queue}/count`.
+pub(super) async fn count_queue_messages(cx: Cx) -> Answer {
+    let (app, caller, queue) = begin(&cx)?;
+    match app.ask(&caller, Call::CountQueueMessages { queue }).await? {
+        Reply::Count(count) => Ok(json(&count)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `GET /v1/queues/{queue}/peek`: what would come next, leased to nobody.
+pub(super) async fn peek(cx: Cx) -> Answer {
+    let max = cx.query(&["limit"])?.number("limit", 1..=1000)?.unwrap_or(10);
+    let queue = name_of(&cx)?;
+    let (ids, are_jobs) = match cx.app.ask(&cx.caller, Call::Peek { queue, max }).await? {
+        Reply::Peeked(ids, are_jobs) => (ids, are_jobs),
+        other => return Err(unexpected(&other)),
+    };
+    let mut items = Vec::with_capacity(ids.len());
+    for id in ids {
+        // What was taken between the two looks is left out.
+        let item = cx.app.reads.point(|conn| {
+            if are_jobs {
+                let job = crate::store::query::job_view(conn, id, crate::store::query::Detail::Row)?;
+                return Ok(job.map(|job| json!({"job": job})));
+            }
+            Ok(records::message(conn, id)?.map(|message| json!(message)))
+        })?;
+        items.extend(item);
+    }
+    Ok(json(&json!({"items": items})))
+}
+
+fn begin(cx: &Cx) -> Result<(std::sync::Arc<App>, Caller, String), Failure> {
+    cx.query(&[])?;
+    Ok((cx.app.clone(), cx.caller.clone(), name_of(cx)?))
+}
+
+fn name_of(cx: &Cx) -> Result<String, Failure> {
+    check_name("queue", cx.param(0))?;
+    Ok(cx.param(0).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(json: &str) -> Result<NewMessage, String> {
+        message_of(serde_json::from_str(json).unwrap(), None).map_err(|f| f.0.code)
+    }
+
+    #[test]
+    fn a_message_has_exactly_one_body_and_keeps_its_kind() {
+        let json = message(r#"{"body":{"a":1},"headers":{"k":"v"},"delay_s":1.5}"#).unwrap();
+        assert_eq!((json.kind, &*json.body, &*json.headers, json.delay_ms), (0, &br#"{"a":1}"#[..], r#"{"k":"v"}"#, 1500));
+        assert_eq!(message(r#"{"body_text":"hi"}"#).unwrap().kind, 1);
+        let bytes = message(r#"{"body_base64":"AP8="}"#).unwrap();
+        assert_eq!((bytes.kind, &*bytes.body), (2, &[0u8, 255][..]));
+        assert_eq!(message(r#"{"body":null}"#).unwrap().body.as_ref(), b"null");
+        for (json, code) in [
+            (r#"{"body":1,"body_text":"x"}"#, "bad-value"),
+            (r#"{"body_base64":"!"}"#, "bad-value"),
+            (r#"{"body":1,"priority":2000000}"#, "out-of-range"),
+            (r#"{"body":1,"ttl_s":0}"#, "out-of-range"),
+            (r#"{"body":1,"delay_s":-1}"#, "out-of-range"),
+        ] {
+            assert_eq!(message(json).unwrap_err(), code, "{json}");
+        }
+        let large = format!(r#"{{"body_text":"{}"}}"#, "x".repeat(MAX_PAYLOAD + 1));
+        assert_eq!(message(&large).unwrap_err(), "too-large");
+    }
+}

@@ -1,0 +1,166 @@
+//! Connections: HTTP/1.1 and h2c told apart by their first bytes, the caller by the kernel, and an end to both.
+use super::reply::Failure;
+use super::{App, State, routes};
+use crate::row::Caller;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use reeve_protocol::{Code, Problem};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS: usize = 1000;
+/// All headers of a request together.
+const HEADERS: usize = 64 * 1024;
+/// Longest time for the headers of a request, and for a connection without one.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// Time for answers in flight when the coordinator stops.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Serves until told to stop, then gives answers in flight a moment.
+pub async fn serve(state: State, listener: UnixListener, shutdown: watch::Receiver<bool>) {
+    let app = Arc::new(App::new(state, shutdown));
+    let door = Arc::new(Door {
+        router: routes::router(app.clone()),
+        owner_uid: app.owner_uid,
+        names: Mutex::default(),
+        kill: CancellationToken::new(),
+        app: app.clone(),
+    });
+    let (slots, open) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new());
+    loop {
+        let next = async {
+            let slot = slots.clone().acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            next = next => next,
+            () = app.stopped() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let door = door.clone();
+                open.spawn(async move {
+                    door.connection(stream).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: they come back when connections end.
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    open.close();
+    if tokio::time::timeout(LAST_WORDS, open.wait()).await.is_err() {
+        door.kill.cancel();
+        open.wait().await;
+    }
+}
+
+/// What all connections share.
+struct Door {
+    app: Arc<App>,
+    router: Router,
+    owner_uid: u32,
+    /// Looking a name up may ask a directory server: once per uid is enough.
+    names: Mutex<HashMap<u32, Arc<str>>>,
+    kill: CancellationToken,
+}
+
+impl Door {
+    async fn connection(self: Arc<Self>, stream: UnixStream) {
+        let caller = match stream.peer_cred() {
+            Ok(peer) => Caller { uid: peer.uid(), name: self.name_of(peer.uid()) },
+            Err(error) => return tracing::warn!(%error, "the kernel does not say who connected"),
+        };
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADERS);
+        builder.http2().timer(TokioTimer::new()).max_header_list_size(HEADERS as u32).max_concurrent_streams(256);
+        let asked = Arc::new(AtomicBool::new(false));
+        let service = {
+            let (door, asked) = (self.clone(), asked.clone());
+            hyper::service::service_fn(move |request| {
+                asked.store(true, Ordering::Relaxed);
+                door.clone().answer(caller.clone(), request)
+            })
+        };
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let mut stopping = false;
+        // Telling HTTP/1.1 from h2c has no bound of its own, so the first request has one here.
+        let first = tokio::time::sleep(HEADER_TIME);
+        tokio::pin!(first);
+        let mut waiting = true;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection broke off");
+                    }
+                    return;
+                }
+                () = &mut first, if waiting => {
+                    if !asked.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    waiting = false;
+                }
+                () = self.app.stopped(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = self.kill.cancelled() => return,
+            }
+        }
+    }
+
+    async fn answer(self: Arc<Self>, caller: Caller, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+        let id = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= 128).cloned();
+        let mut response = if caller.uid == self.owner_uid || caller.uid == 0 {
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(caller);
+            self.router.clone().call(request).await?
+        } else {
+            refuse(&caller)
+        };
+        if let Some(id) = id {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        // Answers differ from caller to caller and from moment to moment.
+        response.headers_mut().entry(hyper::header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
+    fn name_of(&self, uid: u32) -> Arc<str> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = names.entry(uid).or_insert_with(|| {
+            let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+            user.map_or_else(|| uid.to_string(), |user| user.name).into()
+        });
+        name.clone()
+    }
+}
+
+fn refuse(caller: &Caller) -> Response {
+    let problem = Problem::new(Code::SingleUser, format!("user {} is not the one this coordinator serves", caller.name))
+        .hint("run your own with: reeve up");
+    Failure(problem).into_response()
+}
