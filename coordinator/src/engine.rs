@@ -3,12 +3,14 @@
 //! While a step is being committed the next inputs gather in the inbox, so batches form by themselves and grow with the
 //! load; there is no timer in this path. Deciding and recording share the thread: measured, a decided batch costs a tenth
 //! of its commit, and a second thread would add a wake-up (40 us on a quiet machine) to every quiet submit.
+use crate::admission;
 use crate::clock;
 use crate::core::Core;
 use crate::effect::Reply;
 use crate::input::{Call, Input, Now, Ticket};
 use crate::recorder::Recorder;
 use crate::row::Caller;
+use crate::store::writer::Full;
 use reeve_protocol::{Code, Problem};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +53,11 @@ impl Callers {
     fn forget(&self, ticket: Ticket) -> bool {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&ticket).is_some()
     }
+
+    /// The engine is gone: whoever still waits hears that the outcome is unknown.
+    pub(crate) fn abandon(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
+    }
 }
 
 /// The way in. Cheap to clone.
@@ -58,6 +65,7 @@ impl Callers {
 pub struct Handle {
     inbox: mpsc::Sender<Input>,
     callers: Arc<Callers>,
+    full: Full,
 }
 
 /// Tells the core when an asker goes away before the answer.
@@ -81,12 +89,17 @@ impl Handle {
     /// The core's own problem; `overloaded` when the inbox is full; `unavailable` with outcome unknown when the engine
     /// stopped before it answered.
     pub async fn ask(&self, caller: &Caller, call: Call) -> Result<Reply, Problem> {
+        admission::check(&self.full, &call)?;
         let (ticket, answer) = self.callers.enter();
         let _asking = Asking { handle: self, ticket };
         match self.inbox.try_send(Input::Call { ticket, caller: caller.clone(), call }) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(Problem::new(Code::Overloaded, "the coordinator has more to do than it can hold").hint("try again in a moment"));
+                return Err(Problem::new(
+                    Code::Overloaded,
+                    "the coordinator has more to do than it can hold",
+                )
+                .hint("try again in a moment"));
             }
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(stopped()),
         }
@@ -100,6 +113,22 @@ impl Handle {
     pub async fn tell(&self, input: Input) -> Result<(), Problem> {
         self.inbox.send(input).await.map_err(|_| stopped())
     }
+
+    /// The same way in, but while this is set what would add to the store is refused.
+    pub(crate) fn guarded(mut self, full: Full) -> Self {
+        self.full = full;
+        self
+    }
+
+    /// The waiting callers.
+    pub(crate) fn callers(&self) -> Arc<Callers> {
+        self.callers.clone()
+    }
+
+    /// Whether the disk is too full for new work.
+    pub fn is_full(&self) -> bool {
+        self.full.load(std::sync::atomic::Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]
@@ -108,12 +137,13 @@ impl Handle {
     pub(crate) fn for_tests() -> (Self, mpsc::Receiver<Input>, Arc<Callers>) {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let callers = Arc::new(Callers::default());
-        (Self { inbox, callers: callers.clone() }, inputs, callers)
+        (Self { inbox, callers: callers.clone(), full: Full::default() }, inputs, callers)
     }
 }
 
 fn stopped() -> Problem {
-    Problem::new(Code::Unavailable, "the coordinator is stopping").hint("try again; a submit with the same Idempotency-Key is never done twice")
+    Problem::new(Code::Unavailable, "the coordinator is stopping")
+        .hint("try again; a submit with the same Idempotency-Key is never done twice")
 }
 
 /// The engine before it runs.
@@ -129,7 +159,7 @@ impl Engine {
     pub fn new(core: Core, recorder: impl FnOnce(Arc<Callers>) -> Recorder) -> (Self, Handle) {
         let (tx, inbox) = mpsc::channel(INBOX);
         let callers = Arc::new(Callers::default());
-        (Self { core, recorder: recorder(callers.clone()), inbox, wall: 0 }, Handle { inbox: tx, callers })
+        (Self { core, recorder: recorder(callers.clone()), inbox, wall: 0 }, Handle { inbox: tx, callers, full: Full::default() })
     }
 
     /// Runs until every [`Handle`] is gone. Blocks: give it a thread of its own.
@@ -139,7 +169,9 @@ impl Engine {
     pub fn run(mut self, runtime: &tokio::runtime::Runtime) -> Result<(), crate::store::Error> {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let sleep = self.core.next_due().map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(clock::now().mono)));
+            let due = self.core.next_due().into_iter().chain(self.recorder.due()).min();
+            let sleep =
+                due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(clock::now().mono)));
             let received = runtime.block_on(async {
                 tokio::time::timeout(sleep.min(LONGEST_SLEEP), self.inbox.recv_many(&mut batch, BATCH)).await
             });
@@ -147,6 +179,9 @@ impl Engine {
                 return self.recorder.close();
             }
             let now = self.now();
+            if self.recorder.due().is_some_and(|due| due <= now.mono) {
+                self.recorder.sync()?;
+            }
             let mut step = crate::effect::Step::default();
             self.core.decide(now, Input::Tick, &mut step);
             for input in batch.drain(..) {

@@ -5,9 +5,10 @@
 //! only then releases its effects; `hub` tells observers.
 //!
 //! Outwards: `net` (with `identity` and `segments`) speaks to machines, `api` to people and scripts. `run` puts all of it
-//! together; `config`, `logging`, `watchdog` and `clock` belong to the process. Each ring looks only inwards.
+//! together; `admission`, `config`, `logging`, `watchdog` and `clock` belong to the process. Each ring looks only inwards.
 #![forbid(unsafe_code)]
 
+mod admission;
 pub mod api;
 pub mod clock;
 pub mod cluster;

@@ -1,5 +1,6 @@
 //! Puts a coordinator together and takes it apart again. Up: settings, store, core, engine, agents' port, API, ready.
 //! Down: no new callers, no new machines, then the engine drains, then the store closes.
+use crate::admission;
 use crate::api;
 use crate::clock;
 use crate::config::Config;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// For the engine to drain once nobody can ask any more. What was acknowledged is on disk whatever happens then.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The store.
-    #[error("the store cannot be used")]
+    #[error(transparent)]
     Store(#[from] store::Error),
     /// The cluster's keys.
     #[error("the cluster's keys cannot be used")]
@@ -78,16 +79,23 @@ pub fn is_initialised(config: &Config) -> bool {
 /// # Errors
 /// When there is a store already, or from the file system.
 pub fn init(config: &Config) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt as _;
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let dir = &config.dir;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::Io(dir.clone(), e))?;
-    if Authority::exists(dir) || !has_store(dir) {
-        store::open::create(dir, &config.cluster_name())?;
+    match (has_store(dir), Authority::exists(dir)) {
+        (true, true) => return Err(store::Error::Exists(dir.display().to_string()).into()),
+        (false, true) => return Err(identity::Error::Exists(dir.join("ca")).into()),
+        (true, false) => tracing::info!("finishing an init that was interrupted"),
+        (false, false) => store::open::create(dir, &config.cluster_name())?,
     }
+    // Whatever the directory's own mode is: the store holds environments and outputs of jobs.
+    let file = dir.join(store::open::FILE);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))
+        .map_err(|e| Error::Io(file, e))?;
     Ok(Authority::create(dir, &store::maintain::cluster(dir)?)?)
 }
 
@@ -118,6 +126,7 @@ pub async fn run(
 /// What the doors need of what was built.
 struct Parts {
     handle: Handle,
+    full: Full,
     hub: Arc<Hub>,
     sessions: Arc<Sessions>,
     segments: Arc<Segments>,
@@ -142,10 +151,11 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     tracing::info!(lineage = who.lineage, epoch = who.epoch, seq = opened.seq, "store opened");
     let core = Core::restore(loaded, token::random_hex(32), clock::now());
     let full = Full::default();
-    let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full);
+    let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone());
     let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone());
     let (engine, handle) = Engine::new(core, recorder);
-    Ok((Parts { handle, hub, sessions, segments, authority, machines, reads, who }, engine))
+    let handle = handle.guarded(full.clone());
+    Ok((Parts { handle, full, hub, sessions, segments, authority, machines, reads, who }, engine))
 }
 
 /// Binds the agents' port. `reeve up` lets the kernel choose once and keeps the port, so that tokens and agents stay
@@ -174,7 +184,7 @@ struct Running {
     net: Net,
     api: JoinHandle<()>,
     api_stop: watch::Sender<bool>,
-    watchdog: Option<JoinHandle<()>>,
+    chores: JoinSet<()>,
     engine: oneshot::Receiver<Result<(), store::Error>>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -191,11 +201,17 @@ fn start(
         .enable_time()
         .build()
         .map_err(|e| Error::Io("/".into(), e))?;
+    let callers = parts.handle.callers();
     let thread = std::thread::Builder::new().name("engine".to_owned());
-    let thread =
-        thread.spawn(move || drop(done.send(engine.run(&runtime)))).map_err(|e| Error::Io("/".into(), e))?;
+    let thread = thread
+        .spawn(move || {
+            let result = engine.run(&runtime);
+            callers.abandon();
+            let _ = done.send(result);
+        })
+        .map_err(|e| Error::Io("/".into(), e))?;
     let listen = sockets.address();
-    let Parts { handle, hub, sessions, segments, authority, machines, reads, who } = parts;
+    let Parts { handle, full, hub, sessions, segments, authority, machines, reads, who } = parts;
     let mint = api::TokenMint {
         cluster: who.cluster.clone(),
         ca_hash: authority.ca_hash().to_owned(),
@@ -220,11 +236,15 @@ fn start(
         started: Instant::now(),
     };
     let (api_stop, stopping) = watch::channel(false);
-    let watchdog = watchdog::start(&handle);
+    let mut chores = JoinSet::new();
+    chores.spawn(admission::watch(config.dir.clone(), full));
+    if let Some(ping) = watchdog::start(&handle) {
+        chores.spawn(ping);
+    }
     let owner_uid = rustix::process::geteuid().as_raw();
     let state = api::State { handle, hub, reads, segments, sessions, mint, info, owner_uid };
     let api = tokio::spawn(api::serve(state, listener, stopping));
-    Ok(Running { net, api, api_stop, watchdog, engine: engine_done, thread })
+    Ok(Running { net, api, api_stop, chores, engine: engine_done, thread })
 }
 
 impl Running {
@@ -237,9 +257,7 @@ impl Running {
         };
         tracing::info!("stopping");
         let _ = self.api_stop.send(true);
-        if let Some(watchdog) = self.watchdog {
-            watchdog.abort();
-        }
+        self.chores.shutdown().await;
         let _ = tokio::join!(self.net.stop(), self.api);
         let ended = match failed {
             Some(ended) => ended,
@@ -258,5 +276,90 @@ impl Running {
             Ok(result) if !panicked => Ok(result?),
             _ => Err(Error::Engine),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// Runs a coordinator while `during` does something with it.
+    async fn while_running<T>(config: &Config, during: impl AsyncFnOnce(Ready) -> T) -> T {
+        let (stop, shutdown) = watch::channel(false);
+        let (tx, ready) = oneshot::channel();
+        let running = tokio::spawn(run(config.clone(), move |r| drop(tx.send(r.clone())), shutdown));
+        let result = during(ready.await.unwrap()).await;
+        stop.send(true).unwrap();
+        running.await.unwrap().unwrap();
+        result
+    }
+
+    async fn get(socket: &Path, path: &str) -> String {
+        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_starts_serves_stops_and_starts_again_on_the_same_port() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::for_dir(dir.path().join("data"));
+        assert!(!is_initialised(&config));
+        init(&config).unwrap();
+        assert!(is_initialised(&config));
+        let (first, health) = while_running(&config, async |ready| {
+            let health = get(&ready.socket, "/v1/health").await;
+            (ready, health)
+        })
+        .await;
+        assert!(health.starts_with("HTTP/1.1 200") && health.contains("\"epoch\":1"), "{health}");
+        let (second, health) = while_running(&config, async |ready| {
+            let health = get(&ready.socket, "/v1/health").await;
+            (ready, health)
+        })
+        .await;
+        assert!(health.contains("\"epoch\":2"), "{health}");
+        assert_eq!(first, second);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_second_coordinator_on_one_store_is_refused_while_the_first_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::for_dir(dir.path().join("data"));
+        init(&config).unwrap();
+        let error = while_running(&config, async |_| {
+            let (_stop, shutdown) = watch::channel(false);
+            run(config.clone(), |_| {}, shutdown).await.unwrap_err()
+        })
+        .await;
+        assert!(matches!(error, Error::Store(store::Error::InUse(..))), "{error}");
+        assert_eq!(error.exit_code(), 74);
+    }
+
+    #[test]
+    fn a_finished_init_is_refused_and_an_interrupted_one_finished() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::for_dir(dir.path().join("data"));
+        init(&config).unwrap();
+        assert!(matches!(init(&config), Err(Error::Store(store::Error::Exists(_)))));
+        std::fs::remove_dir_all(config.dir.join("ca")).unwrap();
+        assert!(!is_initialised(&config));
+        init(&config).unwrap();
+        std::fs::remove_file(config.dir.join(store::open::FILE)).unwrap();
+        assert!(matches!(init(&config), Err(Error::Identity(identity::Error::Exists(_)))));
+    }
+
+    #[tokio::test]
+    async fn without_a_store_it_says_how_to_make_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_stop, shutdown) = watch::channel(false);
+        let error = run(Config::for_dir(dir.path().into()), |_| {}, shutdown).await.unwrap_err();
+        assert!(error.to_string().contains("reeve-coordinator init"), "{error}");
     }
 }

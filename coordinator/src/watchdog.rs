@@ -3,16 +3,15 @@ use crate::engine::Handle;
 use crate::input::Call;
 use crate::row::Caller;
 use std::time::Duration;
-use tokio::task::JoinHandle;
 
-/// Starts pinging, if systemd asked for it.
-pub(crate) fn start(handle: &Handle) -> Option<JoinHandle<()>> {
+/// What pings, if systemd asked for it.
+pub(crate) fn start(handle: &Handle) -> Option<impl Future<Output = ()> + Send + 'static> {
     let limit = sd_notify::watchdog_enabled()?;
-    Some(tokio::spawn(ping(handle.clone(), limit / 2, || {
+    Some(ping(handle.clone(), limit / 2, || {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]) {
             tracing::warn!(%error, "systemd's watchdog cannot be reached");
         }
-    })))
+    }))
 }
 
 async fn ping(handle: Handle, every: Duration, tell: impl Fn()) {
