@@ -2,7 +2,8 @@
 use crate::input::{Segment, Ticket};
 use crate::row::{ArrayRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
 use reeve_protocol::api::{
-    Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Stats, Submitted, Why, WhyLine, WorkerView,
+    Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Stats, Submitted, Why,
+    WhyLine, WorkerView,
 };
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, Cause, JobId, Problem, TaskId};

@@ -22,7 +22,7 @@ const INBOX: usize = 4096;
 /// Inputs decided in one step.
 const BATCH: usize = 1024;
 /// Longest sleep: a bound on the effect of a clock that was read wrongly.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 
 type Answer = Result<Reply, Problem>;
 

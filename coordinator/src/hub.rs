@@ -19,7 +19,11 @@ pub struct Hub {
 impl Hub {
     /// A hub that starts after event `seq`.
     pub fn new(seq: u64) -> Self {
-        Self { events: broadcast::channel(BEHIND).0, seq: watch::Sender::new(seq), waiters: Mutex::new(HashMap::new()) }
+        Self {
+            events: broadcast::channel(BEHIND).0,
+            seq: watch::Sender::new(seq),
+            waiters: Mutex::new(HashMap::new()),
+        }
     }
 
     /// Tells everybody about a committed step. `ended` are jobs and tasks that reached a terminal state.

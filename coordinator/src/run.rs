@@ -260,16 +260,12 @@ impl Running {
         self.chores.shutdown().await;
         let _ = tokio::join!(self.net.stop(), self.api);
         let ended = match failed {
-            Some(ended) => ended,
-            None => match tokio::time::timeout(DRAIN, self.engine).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    tracing::warn!(
-                        "the engine did not come to an end in time; what was acknowledged is on disk"
-                    );
-                    return Ok(());
-                }
-            },
+            Some(ended) => Ok(ended),
+            None => tokio::time::timeout(DRAIN, self.engine).await,
+        };
+        let Ok(ended) = ended else {
+            tracing::warn!("the engine did not come to an end in time; what was acknowledged is on disk");
+            return Ok(());
         };
         let panicked = self.thread.join().is_err();
         match ended {

@@ -44,7 +44,12 @@ impl Segments {
         let (mut next, mut total) = (1, 0);
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
-            if let Some(number) = entry.file_name().to_str().and_then(|n| n.strip_suffix(".seg")).and_then(|n| n.parse::<u64>().ok()) {
+            if let Some(number) = entry
+                .file_name()
+                .to_str()
+                .and_then(|n| n.strip_suffix(".seg"))
+                .and_then(|n| n.parse::<u64>().ok())
+            {
                 next = next.max(number + 1);
                 total += entry.metadata()?.len();
             }
@@ -64,7 +69,8 @@ impl Segments {
                 (state.next - 1, 0)
             })
         };
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(self.path(number))?;
+        let file =
+            File::options().create(true).truncate(false).read(true).write(true).open(self.path(number))?;
         Ok(Writer { file, number, start, len: 0 })
     }
 

@@ -19,16 +19,22 @@ pub enum Error {
     #[error("{0} holds a store already; use it with: reeve-coordinator run --dir {0}")]
     Exists(String),
     /// Another process has it open.
-    #[error("the store in {0} is in use by process {1}; stop that one first (reeve down, or systemctl stop reeve-coordinator)")]
+    #[error(
+        "the store in {0} is in use by process {1}; stop that one first (reeve down, or systemctl stop reeve-coordinator)"
+    )]
     InUse(String, String),
     /// Made by a newer version.
-    #[error("the store has schema {0}, this version knows {1}; install the newer version, or restore a backup with: reeve-coordinator store restore")]
+    #[error(
+        "the store has schema {0}, this version knows {1}; install the newer version, or restore a backup with: reeve-coordinator store restore"
+    )]
     Newer(i64, i64),
     /// Not a store, or a damaged one.
     #[error("the store in {0} is damaged: {1}; restore a backup with: reeve-coordinator store restore")]
     Damaged(String, String),
     /// The store is older than what was promised: its log was cut, or an old copy was put in its place.
-    #[error("the store ends at event {found}, but event {promised} had been acknowledged: its tail is lost; restore a backup, or accept the loss with: reeve-coordinator store restore --accept-loss")]
+    #[error(
+        "the store ends at event {found}, but event {promised} had been acknowledged: its tail is lost; restore a backup, or accept the loss with: reeve-coordinator store restore --accept-loss"
+    )]
     Regressed {
         /// The last event in the store.
         found: u64,

@@ -1,0 +1,393 @@
+//! One machine: its session, what it has, what is reserved on it, how it was last heard.
+use crate::row::MachineRow;
+use reeve_protocol::AttemptId;
+use reeve_protocol::resources::Resources;
+use reeve_protocol::wire;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Attempts handed ahead of a free slot, at most.
+const AHEAD_MAX: usize = 64;
+/// How much work may wait on a machine ahead of a slot: about two round trips of a loaded coordinator.
+const AHEAD_MS: f64 = 20.0;
+/// Above this mean run time nothing is handed ahead: a round trip is small against it, and another machine may be free
+/// sooner.
+const AHEAD_MEAN_MS: f64 = 200.0;
+
+/// What an attempt holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    ask: Arc<Resources>,
+    gpus: Vec<String>,
+    /// Waits in the keeper for a slot; holds nothing yet.
+    pub ahead: bool,
+}
+
+/// An open session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Its number.
+    pub number: u64,
+    /// The inventory has been answered: attempts may be dispatched.
+    pub reconciled: bool,
+    /// Where from.
+    pub address: String,
+}
+
+/// A machine that has joined.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// Identity.
+    pub id: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// SHA-256 of its certificate.
+    pub fingerprint: String,
+    /// What it said about itself.
+    pub info: wire::Machine,
+    /// Gets no new work.
+    pub cordoned: bool,
+    /// Removed.
+    pub revoked: bool,
+    /// Wall milliseconds.
+    pub joined_at: i64,
+    /// Its life when last heard.
+    pub life: Option<String>,
+    /// Its keeper when last heard.
+    pub keeper: Option<String>,
+    /// Its agent's version.
+    pub version: String,
+    /// The open session.
+    pub session: Option<Session>,
+    /// No beat, or no session, since (boot-time milliseconds).
+    pub down_since: Option<u64>,
+    /// Shown as disconnected: 10 s have passed.
+    pub disconnected: bool,
+    /// When something was heard last (boot-time milliseconds).
+    pub heard: Option<u64>,
+    /// Round trip, microseconds.
+    pub rtt_us: Option<u64>,
+    /// How busy it is.
+    pub sample: Option<wire::Sample>,
+    /// Attempts it holds that nobody here knows.
+    pub orphans: u32,
+    /// Pages of the inventory so far.
+    pub inventory: Vec<wire::InventoryItem>,
+    free: Resources,
+    free_gpus: Vec<String>,
+    held: HashMap<AttemptId, Held>,
+    ahead: VecDeque<AttemptId>,
+    /// Mean run time of what ended here lately, milliseconds.
+    mean_ms: Option<f64>,
+}
+
+impl Machine {
+    /// From its row.
+    pub fn restore(row: &MachineRow) -> Self {
+        let info: wire::Machine = serde_json::from_str(&row.info).unwrap_or_default();
+        let mut machine = Self {
+            id: row.id.as_str().into(),
+            name: row.name.clone(),
+            fingerprint: row.fingerprint.clone(),
+            info: wire::Machine::default(),
+            cordoned: row.cordoned,
+            revoked: row.revoked,
+            joined_at: row.joined_at,
+            life: row.life.clone(),
+            keeper: row.keeper.clone(),
+            version: String::new(),
+            session: None,
+            down_since: None,
+            disconnected: false,
+            heard: None,
+            rtt_us: None,
+            sample: None,
+            orphans: 0,
+            inventory: Vec::new(),
+            free: Resources::default(),
+            free_gpus: Vec::new(),
+            held: HashMap::new(),
+            ahead: VecDeque::new(),
+            mean_ms: None,
+        };
+        machine.describe(info);
+        machine
+    }
+
+    /// For the store.
+    pub fn row(&self) -> MachineRow {
+        MachineRow {
+            id: self.id.to_string(),
+            name: self.name.clone(),
+            fingerprint: self.fingerprint.clone(),
+            info: serde_json::to_string(&self.info).unwrap_or_default(),
+            cordoned: self.cordoned,
+            joined_at: self.joined_at,
+            life: self.life.clone(),
+            keeper: self.keeper.clone(),
+            revoked: self.revoked,
+        }
+    }
+
+    /// Takes what the machine says about itself; what attempts hold stays held.
+    pub fn describe(&mut self, info: wire::Machine) {
+        let mut free = total(&info);
+        let mut gpus = info.gpus.clone();
+        for held in self.held.values().filter(|h| !h.ahead) {
+            gpus.retain(|g| !held.gpus.contains(g));
+            // A machine that came back smaller is over-committed until attempts end: nothing underflows.
+            if free.fits(&held.ask) {
+                free.take(&held.ask);
+            } else {
+                free.cpu_milli = free.cpu_milli.saturating_sub(held.ask.cpu_milli);
+                free.memory_bytes = free.memory_bytes.saturating_sub(held.ask.memory_bytes);
+                free.gpus = free.gpus.saturating_sub(held.ask.gpus);
+            }
+        }
+        self.free = free;
+        self.free_gpus = gpus;
+        self.info = info;
+    }
+
+    /// Everything it has.
+    pub fn total(&self) -> Resources {
+        total(&self.info)
+    }
+
+    /// What is not reserved.
+    pub const fn free(&self) -> &Resources {
+        &self.free
+    }
+
+    /// What attempts hold here.
+    pub const fn held(&self) -> &HashMap<AttemptId, Held> {
+        &self.held
+    }
+
+    /// The session that attempts may be sent to.
+    pub fn ready_session(&self) -> Option<u64> {
+        self.session.as_ref().filter(|s| s.reconciled).map(|s| s.number)
+    }
+
+    /// Why it gets nothing new, in words.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn accepts(&self) -> Result<(), &'static str> {
+        if self.revoked {
+            Err("was removed")
+        } else if self.session.is_none() || self.down_since.is_some() {
+            Err("is not connected")
+        } else if self.ready_session().is_none() {
+            Err("is telling what it runs")
+        } else if self.cordoned {
+            Err("is cordoned")
+        } else if !self.info.keeper {
+            Err("has no keeper")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Reserves; the UUIDs of the gpus. An attempt that does not fit any more is held all the same (it runs).
+    pub fn reserve(&mut self, attempt: AttemptId, ask: Arc<Resources>, ahead: bool) -> Vec<String> {
+        let mut gpus = Vec::new();
+        if ahead {
+            self.ahead.push_back(attempt);
+        } else {
+            if self.free.fits(&ask) {
+                self.free.take(&ask);
+            }
+            gpus = self.free_gpus.split_off(self.free_gpus.len().saturating_sub(ask.gpus as usize));
+        }
+        self.held.insert(attempt, Held { ask, gpus: gpus.clone(), ahead });
+        gpus
+    }
+
+    /// Gives back, and promotes what waits ahead in the order the keeper starts it.
+    pub fn release(&mut self, attempt: AttemptId) -> bool {
+        let Some(held) = self.held.remove(&attempt) else { return false };
+        if held.ahead {
+            self.ahead.retain(|a| *a != attempt);
+            return true;
+        }
+        self.free.give(&held.ask);
+        self.free_gpus.extend(held.gpus);
+        self.clamp();
+        self.promote();
+        true
+    }
+
+    /// An attempt handed ahead has started: it holds its share from now on.
+    pub fn started(&mut self, attempt: AttemptId) {
+        if let Some(held) = self.held.get_mut(&attempt).filter(|h| h.ahead) {
+            held.ahead = false;
+            let ask = held.ask.clone();
+            self.ahead.retain(|a| *a != attempt);
+            if self.free.fits(&ask) {
+                self.free.take(&ask);
+            }
+        }
+    }
+
+    /// Learns how long things run here.
+    pub fn learn(&mut self, run_ms: f64) {
+        self.mean_ms = Some(self.mean_ms.map_or(run_ms, |mean| mean * 0.9 + run_ms * 0.1));
+    }
+
+    /// How many more attempts may be handed ahead: none for jobs that run long; for short ones as many as end within
+    /// [`AHEAD_MS`].
+    pub fn ahead_room(&self) -> usize {
+        let Some(mean) = self.mean_ms.filter(|m| *m < AHEAD_MEAN_MS) else { return 0 };
+        let slots = f64::from(self.info.cpu_milli) / 1000.0;
+        let wanted = (slots * AHEAD_MS / mean.max(0.5)).ceil() as usize;
+        wanted.clamp(1, AHEAD_MAX).saturating_sub(self.ahead.len())
+    }
+
+    /// How many wait ahead.
+    pub fn ahead_len(&self) -> usize {
+        self.ahead.len()
+    }
+
+    /// Forgets everything held: the machine's life is over.
+    pub fn clear(&mut self) -> Vec<AttemptId> {
+        let all: Vec<_> = self.held.keys().copied().collect();
+        for attempt in &all {
+            self.release(*attempt);
+        }
+        all
+    }
+
+    fn promote(&mut self) {
+        while let Some(first) = self.ahead.front().copied() {
+            let Some(held) = self.held.get_mut(&first) else {
+                self.ahead.pop_front();
+                continue;
+            };
+            if !self.free.fits(&held.ask) {
+                break;
+            }
+            held.ahead = false;
+            self.free.take(&held.ask);
+            self.ahead.pop_front();
+        }
+    }
+
+    /// Never more free than there is: attempts that were held without fitting give back nothing extra.
+    fn clamp(&mut self) {
+        let total = self.total();
+        self.free.cpu_milli = self.free.cpu_milli.min(total.cpu_milli);
+        self.free.memory_bytes = self.free.memory_bytes.min(total.memory_bytes);
+        self.free.gpus = self.free.gpus.min(total.gpus);
+    }
+
+    /// The word shown.
+    pub fn state(&self) -> &'static str {
+        if self.revoked {
+            "removed"
+        } else if self.heard.is_none() && self.session.is_none() {
+            "offline"
+        } else if self.disconnected || self.session.is_none() {
+            "disconnected"
+        } else if self.cordoned {
+            "cordoned"
+        } else {
+            "up"
+        }
+    }
+}
+
+fn total(info: &wire::Machine) -> Resources {
+    Resources {
+        cpu_milli: info.cpu_milli,
+        memory_bytes: info.memory_bytes,
+        gpus: info.gpus.len() as u32,
+        named: info.named.iter().cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reeve_protocol::TaskId;
+
+    fn machine() -> Machine {
+        let row = MachineRow {
+            id: "m".into(),
+            name: "m".into(),
+            fingerprint: "f".into(),
+            info: String::new(),
+            cordoned: false,
+            joined_at: 0,
+            life: None,
+            keeper: None,
+            revoked: false,
+        };
+        let mut machine = Machine::restore(&row);
+        machine.describe(wire::Machine {
+            cpu_milli: 2000,
+            memory_bytes: 100,
+            gpus: vec!["a".into(), "b".into()],
+            ..Default::default()
+        });
+        machine
+    }
+
+    fn ask(cpu_milli: u32, gpus: u32) -> Arc<Resources> {
+        Arc::new(Resources { cpu_milli, gpus, ..Resources::default() })
+    }
+
+    #[test]
+    fn gpus_are_given_by_uuid_and_come_back() {
+        let mut m = machine();
+        let (one, two) = (TaskId::single(1).attempt(1), TaskId::single(2).attempt(1));
+        let first = m.reserve(one, ask(0, 1), false);
+        let second = m.reserve(two, ask(0, 1), false);
+        assert_ne!(first, second);
+        assert_eq!(m.free().gpus, 0);
+        assert!(m.release(one) && !m.release(one));
+        assert_eq!(m.reserve(one, ask(0, 1), false), first);
+    }
+
+    #[test]
+    fn what_waits_ahead_takes_the_place_of_what_ends_in_order() {
+        let mut m = machine();
+        let ids: Vec<_> = (1..=5).map(|i| TaskId::single(i).attempt(1)).collect();
+        m.reserve(ids[0], ask(1000, 0), false);
+        m.reserve(ids[1], ask(1000, 0), false);
+        for id in &ids[2..] {
+            m.reserve(*id, ask(1000, 0), true);
+        }
+        m.release(ids[0]);
+        assert!(!m.held()[&ids[2]].ahead && m.held()[&ids[3]].ahead);
+        m.release(ids[3]);
+        m.release(ids[1]);
+        assert!(!m.held()[&ids[4]].ahead);
+        m.release(ids[2]);
+        m.release(ids[4]);
+        assert_eq!(m.free().cpu_milli, 2000);
+    }
+
+    #[test]
+    fn only_short_jobs_are_handed_ahead() {
+        let mut m = machine();
+        assert_eq!(m.ahead_room(), 0);
+        m.learn(1.0);
+        assert_eq!(m.ahead_room(), 40);
+        for _ in 0..200 {
+            m.learn(5000.0);
+        }
+        assert_eq!(m.ahead_room(), 0);
+    }
+
+    #[test]
+    fn a_machine_that_comes_back_smaller_never_has_negative_room() {
+        let mut m = machine();
+        let one = TaskId::single(1).attempt(1);
+        m.reserve(one, ask(2000, 2), false);
+        m.describe(wire::Machine { cpu_milli: 1000, ..Default::default() });
+        assert_eq!(m.free().cpu_milli, 0);
+        m.release(one);
+        assert_eq!((m.free().cpu_milli, m.free().gpus), (1000, 0));
+    }
+}

@@ -1,0 +1,77 @@
+//! Cluster: machines, their resources, who holds what, liveness. Knows attempts by id and needs by number; knows
+//! nothing of queues or of a job's life.
+pub mod machine;
+pub mod placement;
+pub mod reconcile;
+pub mod shape;
+pub mod start;
+
+use machine::Machine;
+use reeve_protocol::AttemptId;
+use shape::{ShapeId, Shapes};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Every machine, and every kind of need.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    machines: BTreeMap<Arc<str>, Machine>,
+    /// Needs by number.
+    pub shapes: Shapes,
+}
+
+impl Cluster {
+    /// Takes a machine in.
+    pub fn insert(&mut self, machine: Machine) {
+        self.machines.insert(machine.id.clone(), machine);
+    }
+
+    /// A machine by identity.
+    pub fn get(&self, id: &str) -> Option<&Machine> {
+        self.machines.get(id)
+    }
+
+    /// A machine by identity, to change.
+    pub fn get_mut(&mut self, id: &str) -> Option<&mut Machine> {
+        self.machines.get_mut(id)
+    }
+
+    /// Every machine, in order of identity.
+    pub fn iter(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.values()
+    }
+
+    /// Every machine, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Machine> {
+        self.machines.values_mut()
+    }
+
+    /// Whether a name is taken by another machine than `id`.
+    pub fn name_taken(&self, name: &str, id: &str) -> bool {
+        self.machines.values().any(|m| &*m.name == name && &*m.id != id && !m.revoked)
+    }
+
+    /// The machine that a need fits on now, or why each does not.
+    ///
+    /// # Errors
+    /// One verdict per machine: the answer of `why`.
+    pub fn choose(&self, need: ShapeId) -> Result<Arc<str>, Vec<placement::Verdict>> {
+        placement::choose(self.shapes.get(need), self.machines.values())
+    }
+
+    /// A machine that may get an attempt ahead of a free slot.
+    pub fn choose_ahead(&self, need: ShapeId) -> Option<Arc<str>> {
+        placement::choose_ahead(self.shapes.get(need), self.machines.values())
+    }
+
+    /// Reserves what a need asks for; the UUIDs of its gpus.
+    pub fn reserve(&mut self, id: &str, attempt: AttemptId, need: ShapeId, ahead: bool) -> Vec<String> {
+        let ask = self.shapes.get(need).ask.clone();
+        self.machines.get_mut(id).map(|m| m.reserve(attempt, ask, ahead)).unwrap_or_default()
+    }
+
+    /// Gives back what an attempt held. True if it held anything.
+    pub fn release(&mut self, id: &str, attempt: AttemptId) -> bool {
+        self.machines.get_mut(id).is_some_and(|m| m.release(attempt))
+    }
+}

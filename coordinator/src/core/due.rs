@@ -1,0 +1,69 @@
+//! What falls due, and when. Entries are never taken back: whoever handles one checks that it still means something.
+use crate::input::{Now, Ticket};
+use reeve_protocol::{AttemptId, TaskId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Something that falls due.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum What {
+    /// A delayed or retrying job may wait for a slot.
+    Run(TaskId),
+    /// A job has waited too long.
+    Expire(TaskId),
+    /// A machine is to be shown as disconnected if it is still down.
+    Disconnect(Arc<str>),
+    /// An attempt's machine has been down for its `lost_after`, if it went down then.
+    Lose(AttemptId, Arc<str>, u64),
+    /// A consumer's lease of a job ends unless it was extended.
+    JobLease(AttemptId, String),
+    /// A lease of a message ends unless it was extended.
+    MessageLease(Arc<str>, u64),
+    /// A delayed message is ready.
+    MessageDelay(Arc<str>, u64),
+    /// A message's time to live is over.
+    MessageExpiry(Arc<str>, u64),
+    /// A caller has waited long enough.
+    Waiter(Arc<str>, Ticket),
+    /// An attempt handed ahead has waited long: take it back if it has not started.
+    Revoke(AttemptId),
+    /// More can be placed than one step may: nothing but the next step.
+    Again,
+}
+
+/// Everything that falls due, by boot-time milliseconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Due {
+    list: BTreeMap<(u64, u64), What>,
+    count: u64,
+}
+
+impl Due {
+    /// In so many milliseconds.
+    pub(super) fn after(&mut self, now: Now, ms: u64, what: What) {
+        self.push(now.mono.saturating_add(ms), what);
+    }
+
+    /// At a wall time.
+    pub(super) fn at(&mut self, now: Now, wall: i64, what: What) {
+        self.push(now.mono.saturating_add((wall - now.wall).max(0) as u64), what);
+    }
+
+    /// At a boot time.
+    pub(super) fn push(&mut self, mono: u64, what: What) {
+        self.count += 1;
+        self.list.insert((mono, self.count), what);
+    }
+
+    /// The first time.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.list.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// The first thing that is due, and when it was.
+    pub(super) fn pop(&mut self, mono: u64) -> Option<(u64, What)> {
+        let entry = self.list.first_entry().filter(|e| e.key().0 <= mono)?;
+        let ((at, _), what) = entry.remove_entry();
+        Some((at, what))
+    }
+}

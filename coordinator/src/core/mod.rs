@@ -1,0 +1,389 @@
+//! The core: decides. Pure: no IO, no clock, no async; time comes in with every input.
+//!
+//! The three components do not call each other; the files here do, with one short function per input: `calls_*` the
+//! named calls, `agents` what machines can say, `time` what falls due, `place` who gets the next slot.
+mod agents;
+mod calls_bulk;
+mod calls_cluster;
+mod calls_jobs;
+mod calls_queue;
+mod calls_status;
+pub mod check;
+mod due;
+mod events;
+mod moves;
+mod place;
+mod sessions;
+mod time;
+mod views;
+
+use crate::cluster::Cluster;
+use crate::cluster::machine::Machine;
+use crate::cluster::shape::Shape;
+use crate::effect::{Effect, Fact, Reply, Step, ToAgent};
+use crate::input::{Call, Input, Now, Ticket};
+use crate::job_manager::{Body, Holder, Job, JobManager};
+use crate::orchestrator::Orchestrator;
+use crate::orchestrator::messages::{Message, Where};
+use crate::orchestrator::queue::Queue;
+use crate::row::{Caller, TokenRow, WorkerRow};
+use crate::store::load::Loaded;
+use due::{Due, What};
+use events::Events;
+use reeve_protocol::{AttemptId, Code, JobId, JobSpec, Problem, TaskId};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Submissions remembered by key: far more than a step holds, so that a key is found either here or in the store.
+const RECENT_KEYS: usize = 65_536;
+
+/// Who this coordinator is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster: String,
+    /// Its name.
+    pub name: String,
+    /// The store's lineage.
+    pub lineage: String,
+    /// Counts starts.
+    pub epoch: u64,
+}
+
+/// Everything that is decided about.
+pub struct Core {
+    identity: Identity,
+    jobs: JobManager,
+    queues: Orchestrator,
+    cluster: Cluster,
+    workers: BTreeMap<String, WorkerRow>,
+    tokens: HashMap<String, TokenRow>,
+    aliases: HashMap<(u32, String), JobId>,
+    /// Life and keeper of machines that opened a session and have not told their inventory yet.
+    hellos: HashMap<String, (String, String)>,
+    /// When consumers' leases of jobs end, wall milliseconds.
+    lease_until: HashMap<AttemptId, i64>,
+    due: Due,
+    events: Events,
+    next_job: JobId,
+    next_message: u64,
+    next_plan: u64,
+    recent: HashMap<(u32, String), (String, JobId)>,
+    recent_order: VecDeque<(u32, String)>,
+    dirty_tasks: BTreeSet<TaskId>,
+    ended_tasks: Vec<(TaskId, crate::row::Standing)>,
+    dirty_arrays: BTreeSet<JobId>,
+    forget: BTreeMap<(Arc<str>, u64), Vec<AttemptId>>,
+    causes: BTreeMap<&'static str, u64>,
+    stale: u64,
+    changes: Changes,
+    random: Random,
+}
+
+/// Unguessable words (leases) from one seed, so that a run can be replayed. SHA-256 in counter mode.
+#[derive(Clone, Debug, Default)]
+struct Random {
+    seed: String,
+    counter: u64,
+}
+
+impl Random {
+    fn word(&mut self) -> String {
+        self.counter += 1;
+        reeve_protocol::token::sha256_hex(format!("{}.{}", self.seed, self.counter).as_bytes())[..32]
+            .to_owned()
+    }
+}
+
+/// Changes of state, ten buckets of a second.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    second: u64,
+    buckets: [u64; 10],
+}
+
+impl Changes {
+    fn hit(&mut self, mono: u64, n: u64) {
+        self.advance(mono);
+        self.buckets[(self.second % 10) as usize] += n;
+    }
+
+    fn advance(&mut self, mono: u64) {
+        let now = mono / 1000;
+        for second in (self.second + 1).max(now.saturating_sub(9))..=now {
+            self.buckets[(second % 10) as usize] = 0;
+        }
+        self.second = self.second.max(now);
+    }
+
+    fn per_second(&mut self, mono: u64) -> f64 {
+        self.advance(mono);
+        self.buckets.iter().sum::<u64>() as f64 / 10.0
+    }
+}
+
+impl Core {
+    /// The core as the store has it. `seed` must not be guessable.
+    pub fn restore(loaded: Loaded, seed: String, now: Now) -> Self {
+        let mut core = Self {
+            identity: loaded.identity,
+            jobs: JobManager::default(),
+            queues: Orchestrator::default(),
+            cluster: Cluster::default(),
+            workers: loaded.workers.into_iter().map(|w| (w.name.clone(), w)).collect(),
+            tokens: loaded.tokens.into_iter().map(|t| (t.id.clone(), t)).collect(),
+            aliases: loaded.aliases.into_iter().collect(),
+            hellos: HashMap::new(),
+            lease_until: HashMap::new(),
+            due: Due::default(),
+            events: Events::new(loaded.seq),
+            next_job: loaded.next_job,
+            next_message: loaded.next_message,
+            next_plan: loaded.next_plan,
+            recent: HashMap::new(),
+            recent_order: VecDeque::new(),
+            dirty_tasks: BTreeSet::new(),
+            ended_tasks: Vec::new(),
+            dirty_arrays: BTreeSet::new(),
+            forget: BTreeMap::new(),
+            causes: BTreeMap::new(),
+            stale: 0,
+            changes: Changes::default(),
+            random: Random { seed, counter: 0 },
+        };
+        for row in &loaded.machines {
+            core.cluster.insert(Machine::restore(row));
+        }
+        for row in loaded.queues {
+            core.queues.insert(Queue::new(row));
+        }
+        for (queue, counts) in loaded.counts {
+            core.count_restored(&queue, counts);
+        }
+        for message in loaded.messages {
+            core.restore_message(message, now);
+        }
+        for (row, tasks) in loaded.jobs {
+            core.restore_job(&row, &tasks, now);
+        }
+        for live in loaded.attempts {
+            core.restore_attempt(&live, now);
+        }
+        core
+    }
+
+    fn count_restored(&mut self, queue: &str, counts: reeve_protocol::api::StateCounts) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.counts.completed += counts.completed;
+            queue.counts.failed += counts.failed;
+            queue.counts.cancelled += counts.cancelled;
+        }
+    }
+
+    fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
+        let Some(queue) = self.queues.get_mut(&row.queue) else { return };
+        let place = match (row.dead, row.lease, row.run_at) {
+            (true, _, _) => Where::Dead,
+            (false, Some((lease, until)), _) => {
+                self.due.at(now, until, What::MessageLease(row.queue.clone(), row.id));
+                Where::Leased(lease, until)
+            }
+            (false, None, Some(at)) if at > now.wall => {
+                self.due.at(now, at, What::MessageDelay(row.queue.clone(), row.id));
+                Where::Delayed(at)
+            }
+            (false, None, _) => Where::Ready,
+        };
+        if let Some(at) = row.expires_at {
+            self.due.at(now, at, What::MessageExpiry(row.queue.clone(), row.id));
+        }
+        let message = Message {
+            priority: row.priority,
+            deliveries: row.deliveries,
+            published_at: row.published_at,
+            expires_at: row.expires_at,
+            place,
+        };
+        queue.messages.insert(row.id, message);
+    }
+
+    /// Takes a live job in, with its live tasks, and arms what it waits for.
+    fn restore_job(&mut self, row: &crate::row::JobRow, tasks: &[crate::row::TaskRow], now: Now) {
+        let Ok(spec) = serde_json::from_str::<JobSpec>(&row.spec) else { return };
+        let Ok(shape) = Shape::of(&spec) else { return };
+        let shape = self.cluster.shapes.intern(shape);
+        let Some(mut job) = Job::restore(row, &spec, shape) else { return };
+        if let Some(array) = job.array_mut() {
+            crate::job_manager::restore_tasks(array, tasks);
+        }
+        self.adopt(job, now);
+    }
+
+    /// An attempt that had not ended: its holder has it until it says otherwise, with a fresh window.
+    fn restore_attempt(&mut self, live: &crate::row::LiveAttempt, now: Now) {
+        let attempt = live.attempt;
+        let Some(job) = self.jobs.get(attempt.task.job) else { return };
+        let (shape, queue, lost_after) = (job.shape, job.queue.clone(), job.lost_after_ms);
+        if job.task(attempt.task.index).is_none_or(|t| t.attempt != attempt.attempt) {
+            return;
+        }
+        let holder = match (&live.machine_id, &live.lease) {
+            (Some(machine), _) => {
+                self.cluster.reserve(machine, attempt, shape, false);
+                if let Some(m) = self.cluster.get_mut(machine) {
+                    m.down_since = Some(now.mono);
+                }
+                self.arm_loss(machine, attempt, now.mono, lost_after);
+                self.due.after(now, 10_000, What::Disconnect(machine.as_str().into()));
+                Holder::Machine(machine.as_str().into())
+            }
+            (None, Some(lease)) => {
+                self.due.after(now, 60_000, What::JobLease(attempt, lease.clone()));
+                self.lease_until.insert(attempt, now.wall + 60_000);
+                Holder::Consumer(lease.clone())
+            }
+            (None, None) => Holder::Outside,
+        };
+        let milli = u64::from(self.cluster.shapes.get(shape).ask.cpu_milli);
+        if let Some(task) = self.jobs.task_mut(attempt.task) {
+            let from_machine = matches!(holder, Holder::Machine(_));
+            task.holder = holder;
+            let out = task.phase().state() == reeve_protocol::State::Running
+                || task.phase().is(reeve_protocol::Substate::Assigned);
+            if let (true, Some(q)) = (out, self.queues.get_mut(&queue)) {
+                q.out += 1;
+                q.used_milli += if from_machine { milli } else { 0 };
+            }
+        }
+    }
+
+    /// Boot-time milliseconds of the next thing that falls due.
+    pub fn next_due(&self) -> Option<u64> {
+        self.due.next()
+    }
+
+    /// The last event's number, this step's included.
+    pub fn seq(&self) -> u64 {
+        self.events.seq()
+    }
+
+    /// Decides one input.
+    pub fn decide(&mut self, now: Now, input: Input, step: &mut Step) {
+        match input {
+            Input::Tick => self.tick(now, step),
+            Input::Gone(ticket) => self.gone(ticket),
+            Input::Agent { machine, session, said } => self.agent(now, &machine, session, said, step),
+            Input::Call { ticket, caller, call } => {
+                if let Some(answer) = self.call(now, ticket, &caller, call, step) {
+                    step.effects.push(Effect::Reply(ticket, Box::new(answer)));
+                }
+            }
+        }
+    }
+
+    /// One arm per call; `None`: the caller waits.
+    fn call(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        caller: &Caller,
+        call: Call,
+        step: &mut Step,
+    ) -> Option<Result<Reply, Problem>> {
+        Some(match call {
+            Call::Submit { spec, key } => {
+                self.submit(now, caller, *spec, key, step).map(|(s, replayed)| Reply::Submitted(s, replayed))
+            }
+            Call::SubmitMany { specs, atomic } => self.submit_many(now, caller, specs, atomic, step),
+            Call::RegisterWorker { name, request } => self.register_worker(now, caller, name, *request, step),
+            Call::CancelJob { target, grace_ms, stored } => {
+                self.cancel_job(now, caller, target, grace_ms, &stored, step).map(Reply::Changed)
+            }
+            Call::RegisterJob { id, definition, cluster_id, stored } => {
+                self.register_job(now, caller, id, definition, cluster_id, &stored, step)
+            }
+            Call::UpdateJobStatus { target, request, stored } => {
+                self.update_job_status(now, caller, target, *request, &stored, step).map(Reply::Changed)
+            }
+            Call::RestartJob { target, stored } => {
+                self.restart_job(now, caller, target, &stored, step).map(Reply::Changed)
+            }
+            Call::HoldJob { target, hold, stored } => {
+                self.hold_job(now, caller, target, hold, &stored, step).map(Reply::Changed)
+            }
+            Call::Publish { queue, message } => self.publish(now, caller, &queue, *message, step),
+            Call::ReceiveMessage { queue, max, wait_ms, lease_ms } => {
+                return self.receive_message(now, ticket, caller, &queue, (max, wait_ms, lease_ms), step);
+            }
+            Call::Settle { queue, how, request } => self.settle(now, caller, &queue, how, *request, step),
+            Call::CleanQueue { queue, ids, dead, dry_run } => {
+                self.clean_queue(now, caller, &queue, ids, (dead, dry_run), step)
+            }
+            Call::CountQueueMessages { queue } => self.count_queue_messages(now, &queue),
+            Call::SetQueue { queue, settings } => self.set_queue(now, caller, &queue, settings, step),
+            Call::PauseQueue { queue, paused } => self.pause_queue(now, caller, &queue, paused, step),
+            Call::Peek { queue, max } => self.peek(&queue, max),
+            Call::GetQueueStats => Ok(Reply::Stats(Box::new(self.stats(now)))),
+            Call::ListQueues => Ok(Reply::Queues(self.queue_views(now))),
+            Call::ListMachines => Ok(Reply::Machines(self.machine_views(now))),
+            Call::Why { target, stored } => self.why(now, target, &stored).map(Reply::Why),
+            Call::DryRun { spec } => self.dry_run(*spec),
+            Call::PutPlan { plan, ids, reason } => Ok(self.put_plan(now, caller, *plan, ids, reason, step)),
+            Call::BulkAction { plan, action, jobs } => {
+                Ok(self.bulk_action(now, caller, plan, &action, jobs, step))
+            }
+            Call::PlanDone { plan, result } => Ok(self.plan_done(now, caller, plan, result, step)),
+            Call::PutToken { id, secret_hash, expires_at } => {
+                Ok(self.put_token(now, caller, id, secret_hash, expires_at, step))
+            }
+            Call::Join { .. } => self.join(now, call, step),
+            Call::OpenSession { machine, session, hello, address } => {
+                self.open_session(now, &machine, session, &hello, address, step)
+            }
+        })
+    }
+
+    /// Ends a step: places what waits, then writes down once what moved.
+    pub fn plan(&mut self, now: Now, step: &mut Step) {
+        self.serve_waiters(now, step);
+        self.place(now, step);
+        self.flush(step);
+    }
+
+    /// One fact per job, task or array that moved, however often; one Forget per machine.
+    fn flush(&mut self, step: &mut Step) {
+        // Tasks that ended come first: one that was restarted in this step has moved again since.
+        for (task, standing) in std::mem::take(&mut self.ended_tasks) {
+            step.facts.push(Fact::TaskMoved(task, Box::new(standing)));
+        }
+        for task in std::mem::take(&mut self.dirty_tasks) {
+            if let Some(t) = self.jobs.task(task) {
+                let standing = Box::new(t.standing());
+                step.facts.push(match task.index {
+                    None => Fact::JobMoved(task.job, standing),
+                    Some(_) => Fact::TaskMoved(task, standing),
+                });
+            }
+        }
+        for id in std::mem::take(&mut self.dirty_arrays) {
+            if let Some(Job { body: Body::Array(array), .. }) = self.jobs.get(id) {
+                step.facts.push(Fact::ArrayMoved(id, Box::new(array.standing()), Box::new(array.row())));
+            }
+            if self.jobs.get(id).is_some_and(Job::is_over) {
+                self.jobs.remove(id);
+            }
+        }
+        for ((machine, session), attempts) in std::mem::take(&mut self.forget) {
+            step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Forget(attempts)));
+        }
+        step.events = self.events.take();
+    }
+
+    fn unknown_job(id: impl std::fmt::Display) -> Problem {
+        Problem::new(Code::NotFound, format!("there is no job {id}"))
+            .hint("reeve ls shows the jobs there are")
+    }
+}
+
+#[cfg(test)]
+mod tests;

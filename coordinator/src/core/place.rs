@@ -1,0 +1,129 @@
+//! Who gets the next slot: the Orchestrator says what comes next, the Cluster where it fits, here both meet. Once per
+//! step, on events; there is no tick.
+use super::Core;
+use super::due::What;
+use crate::cluster::start::{self, Facts};
+use crate::effect::{Effect, Step, ToAgent};
+use crate::input::Now;
+use crate::job_manager::lifecycle::Move;
+use crate::job_manager::{Body, Holder, Job};
+use crate::orchestrator::queue::Place;
+use reeve_protocol::{AttemptId, Cause, JobSpec, TaskId, wire};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Placements in one step: with it a step stays below 2,000 rows.
+const STEP_PLACEMENTS: usize = 500;
+/// What waits ahead of a slot this long is taken back.
+const REVOKE_AFTER_MS: u64 = 1_000;
+
+impl Core {
+    /// Hands out what fits. A need that fits nowhere is left out for the rest of the step, so the cost does not grow with
+    /// what waits behind it.
+    pub(super) fn place(&mut self, now: Now, step: &mut Step) {
+        let mut blocked = HashSet::new();
+        for _ in 0..STEP_PLACEMENTS {
+            let Some((_, place)) = self.queues.next(&blocked) else { return };
+            let Some(task) = self.next_task(place.job) else {
+                self.offer(place.job);
+                if self.next_task(place.job).is_none() {
+                    self.withdraw_stale(place);
+                }
+                continue;
+            };
+            if !self.place_one(now, place, task, step) {
+                blocked.insert(place.need);
+            }
+        }
+        // More may fit: come back at once.
+        self.due.push(now.mono, What::Again);
+    }
+
+    fn withdraw_stale(&mut self, place: Place) {
+        for q in self.queues.iter_mut() {
+            q.withdraw(place);
+        }
+    }
+
+    fn place_one(&mut self, now: Now, place: Place, task: TaskId, step: &mut Step) -> bool {
+        let (machine, ahead) = match self.cluster.choose(place.need) {
+            Ok(machine) => (machine, false),
+            // A retry after a loss is never handed ahead: its attempt before may still come back.
+            Err(_) if self.jobs.task(task).is_some_and(|t| t.holder != Holder::None) => return false,
+            Err(_) => match self.cluster.choose_ahead(place.need) {
+                Some(machine) => (machine, true),
+                None => return false,
+            },
+        };
+        self.assign(now, place, task, &machine, ahead, step);
+        true
+    }
+
+    /// Opens an attempt on a machine and tells it to start.
+    fn assign(
+        &mut self,
+        now: Now,
+        place: Place,
+        task: TaskId,
+        machine: &Arc<str>,
+        ahead: bool,
+        step: &mut Step,
+    ) {
+        let Some((name, session)) =
+            self.cluster.get(machine).and_then(|m| Some((m.name.clone(), m.ready_session()?)))
+        else {
+            return;
+        };
+        let previous = self.jobs.task(task).and_then(|t| t.cause.clone());
+        let Some(attempt) = self.open_attempt(now, task, Holder::Machine(machine.clone()), &name, step)
+        else {
+            return;
+        };
+        let gpus = self.cluster.reserve(machine, attempt, place.need, ahead);
+        let actor = "coordinator";
+        self.go(now, task, Move::Assign, actor);
+        if let Some(frame) = self.start_frame(attempt, gpus, previous.as_ref()) {
+            step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Start(Box::new(frame))));
+        }
+        if ahead {
+            self.due.after(now, REVOKE_AFTER_MS, What::Revoke(attempt));
+        }
+    }
+
+    fn start_frame(
+        &mut self,
+        attempt: AttemptId,
+        gpus: Vec<String>,
+        previous: Option<&Cause>,
+    ) -> Option<wire::Start> {
+        let spec = self.spec_of(attempt.task.job)?;
+        let job = self.jobs.get(attempt.task.job)?;
+        let shape = self.cluster.shapes.get(job.shape);
+        let facts = Facts {
+            attempt,
+            lineage: &self.identity.lineage,
+            owner_uid: job.owner_uid,
+            owner: &job.owner,
+            queue: &job.queue,
+            worker: spec.worker.as_deref(),
+            ask: &shape.ask,
+            gpus,
+            previous,
+            grace_ms: job.grace_ms,
+        };
+        Some(start::start(&spec, facts))
+    }
+
+    /// The parsed spec; of an array it is kept, so that a million tasks parse it once.
+    fn spec_of(&mut self, id: u64) -> Option<Arc<JobSpec>> {
+        match self.jobs.get_mut(id)? {
+            Job { body: Body::Array(array), spec, .. } => {
+                if array.parsed.is_none() {
+                    array.parsed = serde_json::from_str(spec).ok().map(Arc::new);
+                }
+                array.parsed.clone()
+            }
+            Job { spec, .. } => serde_json::from_str(spec).ok().map(Arc::new),
+        }
+    }
+}

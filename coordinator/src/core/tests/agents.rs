@@ -1,0 +1,222 @@
+//! Machines that go, come back, forget, repeat and lie.
+use super::*;
+
+fn one() -> AttemptId {
+    TaskId::single(1).attempt(1)
+}
+
+#[test]
+fn anything_of_an_older_session_is_dropped_and_a_stale_attempt_changes_nothing() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.finish(7, one(), Cause::Ok);
+    assert_eq!(w.standing(1).0, State::Queued, "no session 7 was opened");
+    w.finish(1, TaskId::single(1).attempt(9), Cause::Ok);
+    w.finish(1, TaskId::single(999).attempt(1), Cause::Ok);
+    assert_eq!((w.standing(1).0, w.core.stale), (State::Queued, 2));
+    w.finish(1, one(), Cause::Ok);
+    w.finish(1, one(), Cause::Exit { code: 1 });
+    assert_eq!(w.standing(1).0, State::Completed, "the first end stands");
+    assert_eq!(w.core.stale, 3);
+}
+
+#[test]
+fn a_machine_that_is_away_shortly_changes_nothing_but_what_is_shown() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.wait(10_001);
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Unconfirmed)));
+    assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Keep)]);
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)));
+    w.wait(400_000);
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)), "the old verdict is void");
+    w.finish(2, one(), Cause::Ok);
+    assert_eq!(w.standing(1).0, State::Completed);
+}
+
+#[test]
+fn a_lost_attempt_counts_if_it_comes_back_before_the_next_is_dispatched() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.pass(301_000);
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Waiting)));
+    assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Keep)]);
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)));
+    assert_eq!(w.started_frames(), [one()], "no second attempt");
+}
+
+#[test]
+fn an_end_reported_after_the_loss_counts_as_long_as_nothing_newer_was_dispatched() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.pass(301_000);
+    assert_eq!(w.standing(1).0, State::Queued);
+    w.ask(Call::PauseQueue { queue: "default".into(), paused: true }).unwrap();
+    assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 3)]), [(one(), Verdict::Report)]);
+    w.finish(2, one(), Cause::Exit { code: 4 });
+    assert_eq!(w.standing(1), (State::Failed, None));
+}
+
+#[test]
+fn once_the_next_attempt_is_dispatched_the_old_one_is_fenced_and_its_end_is_late() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.pass(301_000);
+    // A consumer takes it meanwhile: attempt 2.
+    let receive = Call::ReceiveMessage { queue: "default".into(), max: 1, wait_ms: 0, lease_ms: 60_000 };
+    assert!(matches!(w.ask(receive), Ok(Reply::ReceivedJobs(items)) if items[0].1 == 2));
+    assert!(
+        w.facts
+            .iter()
+            .any(|f| matches!(f, Fact::AttemptEnded(e) if e.attempt == one() && e.cause == Cause::Lost))
+    );
+    assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Fence)]);
+    w.finish(2, one(), Cause::Ok);
+    assert_eq!(w.standing(1).0, State::Running, "attempt 2 is untouched");
+    assert!(w.facts.iter().any(|f| matches!(f, Fact::AttemptLate(a, Cause::Ok, _) if *a == one())));
+}
+
+#[test]
+fn a_rebooted_machine_has_lost_what_ran_and_a_start_that_never_arrived_costs_nothing() {
+    let mut w = World::with_machine(2);
+    w.submit(spec());
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.connect(2, "life", "keeper", 2, vec![item(one(), 1)]);
+    assert!(
+        w.facts.iter().any(|f| matches!(f, Fact::AttemptReturned(a, _) if a.task.job == 2)),
+        "assigned, never arrived"
+    );
+    assert!(w.started_frames().contains(&TaskId::single(2).attempt(2)));
+    w.says(2, vec![AgentSaid::Closed]);
+    w.connect(3, "another life", "keeper 2", 2, vec![]);
+    assert!(
+        w.facts
+            .iter()
+            .any(|f| matches!(f, Fact::AttemptEnded(e) if e.attempt == one() && e.cause == Cause::Rebooted))
+    );
+    assert!(w.started_frames().contains(&TaskId::single(1).attempt(2)), "infrastructure pays for the retry");
+}
+
+#[test]
+fn attempts_of_another_lineage_or_of_no_known_job_are_left_alone() {
+    let mut w = World::new();
+    let foreign = wire::InventoryItem { lineage: "other".into(), ..item(one(), 1) };
+    let unknown = item(TaskId::single(500).attempt(1), 1);
+    let verdicts = w.connect(1, "life", "keeper", 1, vec![foreign, unknown.clone()]);
+    assert_eq!(verdicts, [(one(), Verdict::Orphan), (unknown.attempt, Verdict::Orphan)]);
+    assert_eq!(w.core.machine_views(w.now)[0].orphans, 2);
+}
+
+#[test]
+fn a_cancel_while_the_machine_is_away_is_told_when_it_comes_back() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.ask(Call::CancelJob { target: target(1), grace_ms: None, stored: Stored::default() }).unwrap();
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Cancelling)));
+    w.sent.clear();
+    w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]);
+    assert!(w.sent.iter().any(|f| matches!(f, ToAgent::Stop(s) if s.attempt == one())));
+    w.finish(2, one(), Cause::Cancelled);
+    assert_eq!(w.standing(1).0, State::Cancelled);
+}
+
+#[test]
+fn a_coordinator_that_was_frozen_judges_nobody_on_waking() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.wait(10_001);
+    // 10 minutes in one leap: the verdict is handled far too late.
+    w.wait(600_000);
+    assert_eq!(w.standing(1).0, State::Running);
+    w.pass(299_000);
+    assert_eq!(w.standing(1).0, State::Running, "the window starts anew");
+}
+
+#[test]
+fn a_cloned_machine_is_refused_while_the_first_one_beats() {
+    let mut w = World::with_machine(1);
+    let hello = wire::Hello {
+        version_min: 1,
+        version_max: 1,
+        cluster: "c".into(),
+        machine: MACHINE.into(),
+        life: "life".into(),
+        keeper: "another keeper".into(),
+        lineage_seen: String::new(),
+        epoch_seen: 0,
+        seq_seen: 0,
+        agent_version: "v".into(),
+        kinds: vec![],
+    };
+    let open = |hello: &wire::Hello| Call::OpenSession {
+        machine: MACHINE.into(),
+        session: 2,
+        hello: Box::new(hello.clone()),
+        address: "a".into(),
+    };
+    assert!(matches!(w.ask(open(&hello)), Ok(Reply::Refused(r)) if r.code == wire::close::SUPERSEDED));
+    let regressed =
+        wire::Hello { lineage_seen: "l".into(), epoch_seen: 9, keeper: "keeper".into(), ..hello.clone() };
+    assert!(
+        matches!(w.ask(open(&regressed)), Ok(Reply::Refused(r)) if r.code == wire::close::STORE_REGRESSED)
+    );
+    let same = wire::Hello { keeper: "keeper".into(), ..hello };
+    assert!(
+        matches!(w.ask(open(&same)), Ok(Reply::Welcome(_))),
+        "a restarted agent of the same keeper takes over"
+    );
+}
+
+#[test]
+fn a_token_admits_one_machine_once() {
+    let mut w = World::new();
+    w.ask(Call::PutToken { id: "t".into(), secret_hash: "h".into(), expires_at: w.now.wall + 1000 }).unwrap();
+    let join = |secret: &str, machine: &str, name: &str| Call::Join {
+        token_id: "t".into(),
+        secret_hash: secret.into(),
+        key_hash: "k".into(),
+        machine: machine.into(),
+        name: name.into(),
+        fingerprint: machine.into(),
+    };
+    assert_eq!(code(w.ask(join("wrong", "m2", "lab-2"))), "not-found");
+    assert_eq!(code(w.ask(join("h", "m2", "lab-1"))), "name-taken");
+    assert_eq!(w.ask(join("h", "m2", "lab-2")), Ok(Reply::Joined("lab-2".into())));
+    assert_eq!(code(w.ask(join("h", "m3", "lab-3"))), "not-found", "used");
+    w.ask(Call::PutToken { id: "old".into(), secret_hash: "h".into(), expires_at: w.now.wall - 1 }).unwrap();
+    let Call::Join { secret_hash, key_hash, machine, name, fingerprint, .. } = join("h", "m4", "lab-4")
+    else {
+        unreachable!()
+    };
+    let late = Call::Join { token_id: "old".into(), secret_hash, key_hash, machine, name, fingerprint };
+    assert_eq!(code(w.ask(late)), "not-found", "expired");
+}
+
+#[test]
+fn short_jobs_are_handed_ahead_and_taken_back_when_they_wait() {
+    let mut w = World::with_machine(1);
+    w.submit(JobSpec { array: Some(ArraySpec { from: 1, to: 100, limit: None }), ..spec() });
+    assert_eq!(w.started_frames().len(), 1, "nothing is known of their length yet");
+    w.finish(1, TaskId::of_array(1, 1).attempt(1), Cause::Ok);
+    assert!(w.started_frames().len() > 10, "they are short: {}", w.started_frames().len());
+    w.wait(1_500);
+    let revoked: Vec<_> =
+        w.sent.iter().filter_map(|f| if let ToAgent::Revoke(a) = f { Some(*a) } else { None }).collect();
+    assert!(!revoked.is_empty());
+    w.says(1, vec![AgentSaid::Returned(revoked[0])]);
+    assert!(w.facts.contains(&Fact::AttemptReturned(revoked[0], w.now.wall)));
+}

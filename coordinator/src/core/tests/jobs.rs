@@ -1,0 +1,324 @@
+//! Jobs and arrays from submit to end, cancel, restart, hold, register, update.
+use super::*;
+
+#[test]
+fn a_job_runs_on_the_machine_that_is_free_and_its_end_is_recorded_before_it_is_forgotten() {
+    let mut w = World::with_machine(2);
+    let s = w.submit(spec());
+    assert_eq!((s.id, s.state, s.substate, s.created), (1, State::Queued, Some(Substate::Waiting), true));
+    let attempt = TaskId::single(1).attempt(1);
+    assert_eq!(w.started_frames(), [attempt]);
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Assigned)));
+    w.start(attempt);
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)));
+    w.finish(1, attempt, Cause::Ok);
+    assert_eq!(w.standing(1), (State::Completed, None));
+    assert!(w.sent.contains(&ToAgent::Forget(vec![attempt])));
+    assert!(w.core.jobs.is_empty(), "what has ended leaves memory");
+    let states: Vec<_> =
+        w.events.iter().filter(|e| e.id == Some(1)).map(|e| (e.from, e.to, e.substate)).collect();
+    let q = Some(State::Queued);
+    let r = Some(State::Running);
+    assert_eq!(
+        states,
+        [
+            (None, q, Some(Substate::Waiting)),
+            (q, q, Some(Substate::Assigned)),
+            (q, r, Some(Substate::Running)),
+            (r, Some(State::Completed), None)
+        ]
+    );
+}
+
+#[test]
+fn no_more_than_fits_is_dispatched_and_the_rest_waits_in_order() {
+    let mut w = World::with_machine(2);
+    for priority in [0, 0, 0, 5] {
+        w.submit(JobSpec { priority, ..spec() });
+    }
+    assert_eq!(w.started_frames().iter().map(|a| a.task.job).collect::<Vec<_>>(), [1, 2]);
+    w.finish(1, TaskId::single(1).attempt(1), Cause::Ok);
+    assert!(w.started_frames().iter().any(|a| a.task.job == 4), "higher priority before older");
+}
+
+#[test]
+fn a_job_that_fails_is_retried_on_its_own_budget_and_then_failed() {
+    let mut w = World::with_machine(1);
+    w.submit(JobSpec { retries: Some(1), ..spec() });
+    w.finish(1, TaskId::single(1).attempt(1), Cause::Exit { code: 3 });
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Retrying)));
+    w.wait(600_000);
+    w.finish(1, TaskId::single(1).attempt(2), Cause::Exit { code: 3 });
+    assert_eq!(w.standing(1), (State::Failed, None));
+}
+
+#[test]
+fn delay_hold_and_expiry() {
+    let mut w = World::with_machine(4);
+    w.submit(JobSpec { delay_s: Some(60.0), ..spec() });
+    w.submit(JobSpec { hold: true, ..spec() });
+    w.submit(JobSpec { hold: true, expires_s: Some(30.0), ..spec() });
+    assert!(w.started_frames().is_empty());
+    w.wait(59_000);
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Delayed)));
+    assert_eq!(w.standing(3), (State::Failed, None));
+    w.wait(2_000);
+    assert_eq!(w.started_frames().len(), 1);
+    let call = Call::HoldJob { target: target(2), hold: false, stored: Stored::default() };
+    assert!(matches!(w.ask(call), Ok(Reply::Changed(Changed { id: 2, .. }))));
+    assert_eq!(w.started_frames().len(), 2);
+    let again = Call::HoldJob { target: target(2), hold: false, stored: Stored::default() };
+    assert_eq!(code(w.ask(again)), "wrong-state");
+}
+
+#[test]
+fn cancelling_what_waits_is_at_once_and_what_runs_ends_with_its_tree() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.submit(spec());
+    w.start(TaskId::single(1).attempt(1));
+    let cancel = |job| Call::CancelJob { target: target(job), grace_ms: None, stored: Stored::default() };
+    w.ask(cancel(2)).unwrap();
+    assert_eq!(w.standing(2), (State::Cancelled, None));
+    w.ask(cancel(1)).unwrap();
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Cancelling)));
+    assert!(
+        w.sent
+            .iter()
+            .any(|f| matches!(f, ToAgent::Stop(s) if s.attempt.task.job == 1 && s.grace_ms == 15_000))
+    );
+    w.finish(1, TaskId::single(1).attempt(1), Cause::Cancelled);
+    assert_eq!(w.standing(1), (State::Cancelled, None));
+    assert_eq!(
+        code(w.ask(Call::CancelJob { target: target(1), grace_ms: None, stored: w.row(1) })),
+        "wrong-state"
+    );
+    assert_eq!(code(w.ask(cancel(99))), "not-found");
+}
+
+#[test]
+fn an_end_that_came_before_the_stop_is_the_true_end_and_is_not_retried() {
+    let mut w = World::with_machine(1);
+    w.submit(JobSpec { retries: Some(5), ..spec() });
+    w.start(TaskId::single(1).attempt(1));
+    w.ask(Call::CancelJob { target: target(1), grace_ms: None, stored: Stored::default() }).unwrap();
+    w.finish(1, TaskId::single(1).attempt(1), Cause::Exit { code: 1 });
+    assert_eq!(w.standing(1), (State::Failed, None));
+}
+
+#[test]
+fn another_user_cannot_touch_it() {
+    let mut w = World::new();
+    w.submit(spec());
+    let call = Call::CancelJob { target: target(1), grace_ms: None, stored: Stored::default() };
+    assert_eq!(code(w.ask_as(2000, call.clone()).unwrap()), "single-user");
+    assert!(w.ask_as(0, call).unwrap().is_ok(), "root may");
+}
+
+#[test]
+fn restart_keeps_the_job_and_its_attempts() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.finish(1, TaskId::single(1).attempt(1), Cause::Exit { code: 1 });
+    let stored = w.row(1);
+    w.ask(Call::RestartJob { target: target(1), stored }).unwrap();
+    assert!(
+        w.started_frames().contains(&TaskId::single(1).attempt(2)),
+        "the next attempt has the next number"
+    );
+    assert_eq!(code(w.ask(Call::RestartJob { target: target(1), stored: Stored::default() })), "wrong-state");
+    let stale = Stored { job: w.row(1).job, tasks: vec![] };
+    w.finish(1, TaskId::single(1).attempt(2), Cause::Ok);
+    assert_eq!(
+        code(w.ask(Call::RestartJob { target: target(1), stored: stale })),
+        "unavailable",
+        "a row that is behind is read again"
+    );
+}
+
+#[test]
+fn an_array_of_a_million_costs_one_row_and_tasks_get_rows_when_they_run() {
+    let mut w = World::with_machine(2);
+    w.submit(JobSpec { array: Some(ArraySpec { from: 1, to: 1_000_000, limit: None }), ..spec() });
+    assert_eq!(w.facts.iter().filter(|f| matches!(f, Fact::JobAdded(_))).count(), 1);
+    assert_eq!(w.started_frames().len(), 2);
+    for index in 1..=2 {
+        w.finish(1, TaskId::of_array(1, index).attempt(1), Cause::Ok);
+    }
+    let stats = w.core.stats(w.now);
+    assert_eq!(stats.counts.completed, 2);
+    assert_eq!(stats.counts.total(), 1_000_000);
+    w.ask(Call::CancelJob { target: target(1), grace_ms: None, stored: Stored::default() }).unwrap();
+    for attempt in w.started_frames() {
+        w.finish(1, attempt, Cause::Cancelled);
+    }
+    assert_eq!(w.standing(1), (State::Cancelled, None));
+    assert!(w.core.jobs.is_empty());
+}
+
+#[test]
+fn restart_of_an_array_is_its_failed_and_cancelled_tasks() {
+    let mut w = World::with_machine(8);
+    w.submit(JobSpec { array: Some(ArraySpec { from: 1, to: 4, limit: None }), ..spec() });
+    for (index, cause) in [(1, Cause::Ok), (2, Cause::Exit { code: 1 }), (3, Cause::Ok)] {
+        w.finish(1, TaskId::of_array(1, index).attempt(1), cause);
+    }
+    w.ask(Call::CancelJob {
+        target: Target { job: 1, tasks: Some((4, 4)) },
+        grace_ms: None,
+        stored: Stored::default(),
+    })
+    .unwrap();
+    w.finish(1, TaskId::of_array(1, 4).attempt(1), Cause::Cancelled);
+    assert_eq!(w.standing(1), (State::Failed, None));
+    w.sent.clear();
+    let stored = w.row(1);
+    assert!(matches!(
+        w.ask(Call::RestartJob { target: target(1), stored }),
+        Ok(Reply::Changed(Changed { tasks: Some(2), .. }))
+    ));
+    let mut again: Vec<_> = w.started_frames();
+    again.sort_unstable();
+    assert_eq!(again, [TaskId::of_array(1, 2).attempt(2), TaskId::of_array(1, 4).attempt(2)]);
+    for attempt in again {
+        w.finish(1, attempt, Cause::Ok);
+    }
+    assert_eq!(w.standing(1), (State::Completed, None));
+}
+
+#[test]
+fn the_same_key_is_the_same_job_and_another_content_is_refused() {
+    let mut w = World::new();
+    let key = |digest: &str| Some(crate::input::Key { key: "k".into(), digest: digest.into() });
+    let submit = |digest| Call::Submit { spec: Box::new(spec()), key: key(digest) };
+    assert!(matches!(w.ask(submit("a")), Ok(Reply::Submitted(Submitted { id: 1, .. }, false))));
+    assert!(matches!(w.ask(submit("a")), Ok(Reply::Submitted(Submitted { id: 1, .. }, true))));
+    assert_eq!(code(w.ask(submit("b"))), "key-reused");
+    assert!(
+        matches!(w.ask_as(2000, submit("b")).unwrap(), Ok(Reply::Submitted(Submitted { id: 2, .. }, false))),
+        "keys are per user"
+    );
+}
+
+#[test]
+fn many_at_once_share_one_event_and_atomic_ones_are_all_or_nothing() {
+    let mut w = World::new();
+    let specs: Vec<_> = (0..500).map(|_| (spec(), None)).collect();
+    assert!(
+        matches!(w.ask(Call::SubmitMany { specs, atomic: false }), Ok(Reply::Many(ids, _)) if ids.len() == 500)
+    );
+    assert_eq!(w.events.iter().filter(|e| e.kind == "job").map(|e| e.count).collect::<Vec<_>>(), [Some(500)]);
+    let bad = vec![(spec(), None), (JobSpec { worker: Some("nobody".into()), ..JobSpec::default() }, None)];
+    assert_eq!(code(w.ask(Call::SubmitMany { specs: bad, atomic: true })), "not-found");
+    assert_eq!(w.core.jobs.len(), 500);
+}
+
+#[test]
+fn the_seeds_sequence() {
+    let mut w = World::new();
+    let id = w.submit(JobSpec { queue: Some("vbrain".into()), ..spec() }).id;
+    let request = RegisterRequest { id: "mgr-42".into(), definition: None, cluster_id: Some(id) };
+    let register = |w: &mut World, cluster_id| {
+        w.ask(Call::RegisterJob {
+            id: request.id.clone(),
+            definition: Some("{}".into()),
+            cluster_id,
+            stored: Stored::default(),
+        })
+    };
+    assert_eq!(register(&mut w, Some(id)), Ok(Reply::Registered(1, false)));
+    assert_eq!(register(&mut w, Some(id)), Ok(Reply::Registered(1, false)), "the same again");
+    w.submit(spec());
+    assert_eq!(code(register(&mut w, Some(2))), "name-taken");
+    let receive = Call::ReceiveMessage { queue: "vbrain".into(), max: 1, wait_ms: 0, lease_ms: 60_000 };
+    let Ok(Reply::ReceivedJobs(items)) = w.ask(receive) else { panic!("a job") };
+    let (task, attempt, lease, _) = items[0].clone();
+    assert_eq!((task, attempt), (TaskId::single(1), 1));
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)));
+    let update = |state, lease: Option<String>| {
+        let request = StatusRequest {
+            state,
+            lease,
+            result: Some(serde_json::json!({"ok": 1})),
+            ..StatusRequest::default()
+        };
+        Call::UpdateJobStatus { target: target(1), request: Box::new(request), stored: Stored::default() }
+    };
+    w.ask(update(Some(State::Running), Some(lease.clone()))).unwrap();
+    assert_eq!(code(w.ask(update(Some(State::Completed), Some("wrong".into())))), "no-lease");
+    w.ask(update(Some(State::Completed), Some(lease))).unwrap();
+    assert_eq!(w.standing(1), (State::Completed, None));
+    assert!(
+        w.facts.iter().any(|f| matches!(f, Fact::ResultKept(t, json) if *t == task && json.contains("ok")))
+    );
+    let stored = w.row(1);
+    w.ask(Call::RestartJob { target: target(1), stored }).unwrap();
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Waiting)));
+}
+
+#[test]
+fn a_job_that_runs_elsewhere_is_recorded_and_moved_by_its_updates() {
+    let mut w = World::with_machine(4);
+    let call = Call::RegisterJob {
+        id: "outside".into(),
+        definition: None,
+        cluster_id: None,
+        stored: Stored::default(),
+    };
+    assert_eq!(w.ask(call), Ok(Reply::Registered(1, true)));
+    assert!(w.started_frames().is_empty(), "it is never dispatched");
+    let update = |state, error: Option<&str>| {
+        let request =
+            StatusRequest { state: Some(state), error: error.map(Into::into), ..StatusRequest::default() };
+        Call::UpdateJobStatus { target: target(1), request: Box::new(request), stored: Stored::default() }
+    };
+    w.ask(update(State::Running, None)).unwrap();
+    w.ask(update(State::Failed, Some("boom"))).unwrap();
+    assert_eq!(w.standing(1), (State::Failed, None));
+    let late = Call::UpdateJobStatus {
+        target: target(1),
+        request: Box::new(StatusRequest { state: Some(State::Running), ..StatusRequest::default() }),
+        stored: w.row(1),
+    };
+    assert_eq!(code(w.ask(late)), "wrong-state");
+}
+
+#[test]
+fn what_a_machine_holds_only_that_machine_reports_on() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(TaskId::single(1).attempt(1));
+    let request = StatusRequest { state: Some(State::Completed), ..StatusRequest::default() };
+    let problem = w
+        .ask(Call::UpdateJobStatus {
+            target: target(1),
+            request: Box::new(request),
+            stored: Stored::default(),
+        })
+        .unwrap_err();
+    assert_eq!(problem.code, "wrong-state");
+    assert!(problem.detail.contains("RUNNING") && problem.detail.contains("lab-1"), "{problem}");
+}
+
+#[test]
+fn a_worker_is_a_recipe_and_its_queue_routes_to_it() {
+    let mut w = World::with_machine(4);
+    let request = reeve_protocol::api::WorkerRequest {
+        kind: None,
+        spec: JobSpec { command: Some(vec!["echo".into()]), ..JobSpec::default() },
+    };
+    w.ask(Call::RegisterWorker { name: "say".into(), request: Box::new(request) }).unwrap();
+    w.submit(JobSpec { worker: Some("say".into()), ..JobSpec::default() });
+    w.submit(JobSpec {
+        queue: Some("jobs.say".into()),
+        worker: None,
+        payload: Some(serde_json::json!(1)),
+        ..JobSpec::default()
+    });
+    let commands: Vec<_> = w
+        .sent
+        .iter()
+        .filter_map(|f| if let ToAgent::Start(s) = f { Some(s.command.clone()) } else { None })
+        .collect();
+    assert_eq!(commands, [["echo"], ["echo"]]);
+}

@@ -1,0 +1,270 @@
+//! What falls due: one short function each. Whoever handles an entry checks that it still means something.
+use super::Core;
+use super::calls_cluster::ended;
+use super::due::What;
+use crate::effect::{Effect, Fact, Step, ToAgent};
+use crate::input::Now;
+use crate::job_manager::lifecycle::Move;
+use crate::job_manager::retry::{self, Decision};
+use crate::job_manager::{Body, Holder, Job};
+use crate::orchestrator::messages::Where;
+use reeve_protocol::{AttemptId, Cause, State, Substate, TaskId};
+use std::sync::Arc;
+
+/// An entry handled this late means that this process did not run: nobody is judged for that time.
+const FROZEN_MS: u64 = 5_000;
+
+impl Core {
+    /// Handles everything that is due.
+    pub(super) fn tick(&mut self, now: Now, step: &mut Step) {
+        // Only what was due when we looked: what is armed meanwhile waits for the next step.
+        let mut late = false;
+        while let Some((at, what)) = self.due.pop(now.mono) {
+            late |= now.mono - at > FROZEN_MS;
+            if late && matches!(what, What::Lose(..) | What::Disconnect(_)) {
+                self.fresh_window(now, what);
+                continue;
+            }
+            self.fall_due(now, what, step);
+        }
+    }
+
+    /// This process was frozen: machines get their whole window again, counted from now.
+    fn fresh_window(&mut self, now: Now, what: What) {
+        match what {
+            What::Lose(attempt, machine, since) => {
+                let lost_after = self.jobs.get(attempt.task.job).and_then(|j| j.lost_after_ms);
+                if let Some(m) = self
+                    .cluster
+                    .get_mut(&machine)
+                    .filter(|m| m.down_since.is_some_and(|d| d == since || d == now.mono))
+                {
+                    m.down_since = Some(now.mono);
+                    self.arm_loss(&machine, attempt, now.mono, lost_after);
+                }
+            }
+            What::Disconnect(machine) => self.due.after(now, 10_000, What::Disconnect(machine)),
+            _ => {}
+        }
+    }
+
+    fn fall_due(&mut self, now: Now, what: What, step: &mut Step) {
+        match what {
+            What::Run(task) => self.run_due(now, task),
+            What::Expire(task) => self.expire(now, task.job, step),
+            What::Disconnect(machine) => {
+                let down = self.cluster.get(&machine).and_then(|m| m.down_since);
+                if down.is_some_and(|since| now.mono >= since + 10_000) {
+                    self.show_disconnected(now, &machine);
+                }
+            }
+            What::Lose(attempt, machine, since) => self.attempt_lost(now, attempt, &machine, since),
+            What::JobLease(attempt, lease) => self.job_lease_over(now, attempt, &lease, step),
+            What::MessageLease(queue, id) => self.message_lease_over(now, &queue, id, step),
+            What::MessageDelay(queue, id) => self.message_ready(now, &queue, id),
+            What::MessageExpiry(queue, id) => self.message_expired(now, &queue, id, step),
+            What::Waiter(queue, ticket) => self.waiter_over(&queue, ticket, step),
+            What::Revoke(attempt) => self.revoke(attempt, step),
+            What::Again => {}
+        }
+    }
+
+    /// A start time or a retry has come.
+    fn run_due(&mut self, now: Now, task: TaskId) {
+        if let (None, Some(Job { body: Body::Array(array), queue, .. })) =
+            (task.index, self.jobs.get_mut(task.job))
+        {
+            if array.run_at.is_some_and(|at| at <= now.wall) {
+                array.run_at = None;
+                let queue = queue.clone();
+                let n = array.untouched(array.from, array.to).len() - array.held.len();
+                if let Some(q) = self.queues.get_mut(&queue) {
+                    q.count_move(
+                        (State::Queued, Some(Substate::Delayed)),
+                        (State::Queued, Some(Substate::Waiting)),
+                        n,
+                    );
+                }
+                self.dirty_arrays.insert(task.job);
+                self.offer(task.job);
+            }
+            return;
+        }
+        let Some(t) = self.jobs.task_mut(task) else { return };
+        let waits = t.phase().is(Substate::Delayed) || t.phase().is(Substate::Retrying);
+        if waits && t.run_at.is_none_or(|at| at <= now.wall) {
+            t.run_at = None;
+            self.go(now, task, Move::Ready, "coordinator");
+        } else if let (true, Some(at)) = (waits, t.run_at) {
+            // The wall clock was set back meanwhile.
+            self.due.at(now, at, super::calls_cluster::run(task));
+        }
+    }
+
+    /// A job has waited too long for its first start.
+    fn expire(&mut self, now: Now, id: u64, step: &mut Step) {
+        let Some(job) = self.jobs.get(id) else { return };
+        if job.expires_at.is_none_or(|at| at > now.wall) {
+            return;
+        }
+        let target = crate::input::Target { job: id, tasks: None };
+        match &job.body {
+            Body::Single(t) if t.phase().state() == State::Queued && t.holder == Holder::None => {
+                if let Some(t) = self.jobs.task_mut(TaskId::single(id)) {
+                    t.cause = Some(Cause::Expired);
+                }
+                self.go(now, TaskId::single(id), Move::Fail, "coordinator");
+            }
+            Body::Single(_) => {}
+            Body::Array(_) => {
+                let waiting: Vec<TaskId> = self.live_tasks(target);
+                for task in waiting {
+                    if let Some(t) = self
+                        .jobs
+                        .task_mut(task)
+                        .filter(|t| t.phase().state() == State::Queued && t.holder == Holder::None)
+                    {
+                        t.cause = Some(Cause::Expired);
+                        self.go(now, task, Move::Fail, "coordinator");
+                    }
+                }
+                self.expire_untouched(now, id);
+            }
+        }
+        let _ = step;
+    }
+
+    /// Untouched tasks of an array expire as an interval: they count as cancelled, since they have no row to fail in.
+    fn expire_untouched(&mut self, now: Now, id: u64) {
+        let Some(Job { body: Body::Array(array), queue, .. }) = self.jobs.get_mut(id) else { return };
+        let queue = queue.clone();
+        let delayed = array.run_at.is_some();
+        let held = array.held.len();
+        let set = array.cancel_untouched(array.from, array.to);
+        array.ended_at = array.is_over().then_some(now.wall);
+        if let Some(q) = self.queues.get_mut(&queue) {
+            let fresh = if delayed { Substate::Delayed } else { Substate::Waiting };
+            q.count_move((State::Queued, Some(Substate::Held)), (State::Cancelled, None), held);
+            q.count_move((State::Queued, Some(fresh)), (State::Cancelled, None), set.len() - held);
+        }
+        self.note_tasks(
+            now,
+            id,
+            set,
+            (State::Queued, State::Cancelled, None),
+            Some(&Cause::Expired),
+            "coordinator",
+        );
+        self.dirty_arrays.insert(id);
+        self.offer(id);
+    }
+
+    /// `lost_after` has passed: the job is queued again while attempt n stays current, until n+1 is dispatched.
+    fn attempt_lost(&mut self, now: Now, attempt: AttemptId, machine: &Arc<str>, since: u64) {
+        if self.cluster.get(machine).is_none_or(|m| m.down_since != Some(since)) {
+            return;
+        }
+        let task = attempt.task;
+        let Some(job) = self.jobs.get(task.job) else { return };
+        let retries = job.retries;
+        let Some(t) = self
+            .jobs
+            .task(task)
+            .filter(|t| t.attempt == attempt.attempt && t.holder == Holder::Machine(machine.clone()))
+        else {
+            return;
+        };
+        let lost_already = t.phase().state() == State::Queued && !t.phase().is(Substate::Assigned);
+        if lost_already {
+            return;
+        }
+        let (tries, losses, cancel) = (t.tries, t.losses, t.cancel);
+        let decision = if cancel {
+            Decision::GiveUp
+        } else {
+            retry::decide(&Cause::Lost, tries, losses, retries, task.job)
+        };
+        if let Some(t) = self.jobs.task_mut(task) {
+            t.cause = Some(if cancel { Cause::Cancelled } else { Cause::Lost });
+            t.losses += 1;
+        }
+        let mv = match decision {
+            _ if cancel => Move::Cancel,
+            Decision::GiveUp => Move::Fail,
+            Decision::After(0, _) => Move::Ready,
+            Decision::After(ms, _) => {
+                if let Some(t) = self.jobs.task_mut(task) {
+                    t.run_at = Some(now.wall + ms as i64);
+                }
+                self.due.after(now, ms, What::Run(task));
+                Move::Retry
+            }
+        };
+        // The holder stays: if attempt n comes back before n+1 is dispatched, it counts.
+        self.go(now, task, mv, "coordinator");
+        self.cluster.release(machine, attempt);
+    }
+
+    /// A consumer's lease of a job has ended: it counts as lost.
+    fn job_lease_over(&mut self, now: Now, attempt: AttemptId, lease: &str, step: &mut Step) {
+        let held = self
+            .jobs
+            .task(attempt.task)
+            .is_some_and(|t| t.attempt == attempt.attempt && t.holder == Holder::Consumer(lease.to_owned()));
+        let over = self.lease_until.get(&attempt).is_none_or(|until| *until <= now.wall);
+        if held && over {
+            self.lease_until.remove(&attempt);
+            self.end_attempt(now, ended(attempt, Cause::Lost, now), "coordinator", step);
+        }
+    }
+
+    fn message_lease_over(&mut self, now: Now, queue: &Arc<str>, id: u64, step: &mut Step) {
+        let place = self.queues.get(queue).and_then(|q| q.messages.get(id)).map(|m| m.place.clone());
+        if let Some(Where::Leased(_, until)) = place {
+            if until <= now.wall {
+                self.message_back(now, queue, id, 0, "its lease ended", step);
+                self.events.note(now.wall, "message", queue, "lease_ended", "coordinator");
+            }
+        }
+    }
+
+    fn message_ready(&mut self, now: Now, queue: &Arc<str>, id: u64) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        match q.messages.get(id).map(|m| m.place.clone()) {
+            Some(Where::Delayed(at)) if at <= now.wall => q.messages.put(id, Where::Ready),
+            Some(Where::Delayed(at)) => self.due.at(now, at, What::MessageDelay(queue.clone(), id)),
+            _ => {}
+        }
+    }
+
+    /// A message's time to live is over: gone, unless somebody holds it.
+    fn message_expired(&mut self, now: Now, queue: &Arc<str>, id: u64, step: &mut Step) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let Some(message) = q.messages.get(id) else { return };
+        let due = message.expires_at.is_some_and(|at| at <= now.wall);
+        if due && matches!(message.place, Where::Ready | Where::Delayed(_)) {
+            q.messages.remove(id);
+            step.facts.push(Fact::MessageGone(id));
+            self.events.note(now.wall, "message", queue, "expired", "coordinator");
+        }
+    }
+
+    /// An attempt handed ahead has waited long: another machine may be free.
+    fn revoke(&mut self, attempt: AttemptId, step: &mut Step) {
+        let Some(t) = self
+            .jobs
+            .task(attempt.task)
+            .filter(|t| t.attempt == attempt.attempt && t.phase().is(Substate::Assigned))
+        else {
+            return;
+        };
+        if let Holder::Machine(machine) = &t.holder {
+            let ahead =
+                self.cluster.get(machine).is_some_and(|m| m.held().get(&attempt).is_some_and(|h| h.ahead));
+            if let (true, Some(session)) = (ahead, self.cluster.get(machine).and_then(|m| m.ready_session()))
+            {
+                step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Revoke(attempt)));
+            }
+        }
+    }
+}

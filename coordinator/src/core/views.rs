@@ -1,0 +1,259 @@
+//! The live picture for people: queues, machines, statistics, and why a job is not running.
+use super::Core;
+use crate::input::{Now, Stored, Target};
+use crate::job_manager::{Body, Job, Task};
+use crate::orchestrator::queue::{Queue, Rate};
+use crate::row::QueueKind;
+use reeve_protocol::api::{Alert, MachineView, QueueView, StateCounts, Stats, Why, WhyLine};
+use reeve_protocol::time::Wall;
+use reeve_protocol::{Problem, State, Substate};
+use std::collections::BTreeMap;
+
+impl Core {
+    /// When the oldest job that waits for a slot was submitted.
+    pub(super) fn oldest_waiting(&self, q: &Queue) -> Option<i64> {
+        q.oldest().and_then(|id| self.jobs.get(id)).map(|j| j.created_at)
+    }
+
+    /// One queue as shown.
+    pub(super) fn queue_view(&self, now: Now, name: &str) -> QueueView {
+        let Some(q) = self.queues.get(name) else { return QueueView::default() };
+        let oldest = match q.row.kind {
+            QueueKind::Messages => q.messages.oldest(),
+            QueueKind::Jobs | QueueKind::Unset => self.oldest_waiting(q),
+        };
+        let (ready, delayed, leased, dead) = q.messages.counts();
+        let counts = if q.row.kind == QueueKind::Messages {
+            StateCounts { queued: ready + delayed, running: leased, failed: dead, ..StateCounts::default() }
+        } else {
+            q.counts
+        };
+        let mut waiting: BTreeMap<String, u64> = Substate::ALL
+            .iter()
+            .filter(|s| q.waiting_in(**s) > 0)
+            .map(|s| (s.to_string(), q.waiting_in(*s)))
+            .collect();
+        if q.row.kind == QueueKind::Messages {
+            waiting = [("waiting", ready), ("delayed", delayed)]
+                .into_iter()
+                .filter(|(_, n)| *n > 0)
+                .map(|(k, n)| (k.to_owned(), n))
+                .collect();
+        }
+        QueueView {
+            name: name.to_owned(),
+            kind: q.row.kind.as_str().to_owned(),
+            backend: "local".to_owned(),
+            paused: q.row.paused,
+            weight: q.row.weight,
+            limit: q.row.limit,
+            max_len: q.row.max_len,
+            counts,
+            waiting,
+            oldest_age_s: oldest.map(|at| (now.wall - at).max(0) as f64 / 1000.0),
+            started_per_s: q.rates.per_second(now.mono, Rate::Started),
+            ended_per_s: q.rates.per_second(now.mono, Rate::Ended),
+            failed_per_s: q.rates.per_second(now.mono, Rate::Failed),
+            wait_p50_s: q.rates.wait_s(0.5),
+            wait_p95_s: q.rates.wait_s(0.95),
+            owner: q.row.owner.to_string(),
+            history: q.rates.history(),
+        }
+    }
+
+    /// Every queue as shown.
+    pub(super) fn queue_views(&mut self, now: Now) -> Vec<QueueView> {
+        for q in self.queues.iter_mut() {
+            q.rates.advance(now.mono);
+        }
+        let names: Vec<_> = self.queues.iter().map(|q| q.row.name.clone()).collect();
+        names.iter().map(|name| self.queue_view(now, name)).collect()
+    }
+
+    /// Every machine as shown.
+    pub(super) fn machine_views(&self, now: Now) -> Vec<MachineView> {
+        self.cluster
+            .iter()
+            .filter(|m| !m.revoked)
+            .map(|m| {
+                let (total, free) = (m.total(), m.free());
+                let running = m.held().values().filter(|h| !h.ahead).count() as u32;
+                MachineView {
+                    id: m.id.to_string(),
+                    name: m.name.to_string(),
+                    state: m.state().to_owned(),
+                    hostname: m.info.hostname.clone(),
+                    address: m.session.as_ref().map(|s| s.address.clone()),
+                    agent_version: m.version.clone(),
+                    os: m.info.os.clone(),
+                    cpu_milli: total.cpu_milli,
+                    cpu_milli_used: total.cpu_milli - free.cpu_milli,
+                    memory_bytes: total.memory_bytes,
+                    memory_used: total.memory_bytes - free.memory_bytes,
+                    gpus: m.info.gpus.clone(),
+                    gpus_used: total.gpus - free.gpus,
+                    running,
+                    labels: m.info.labels.iter().cloned().collect(),
+                    capabilities: m.info.capabilities.iter().cloned().collect(),
+                    cpu_busy: m.sample.as_ref().map(|s| s.cpu),
+                    memory_busy: m.sample.as_ref().map(|s| s.memory_used),
+                    load1: m.sample.as_ref().map(|s| s.load1),
+                    disk: m.sample.as_ref().map(|s| s.disk),
+                    seen_s: m.heard.map(|at| now.mono.saturating_sub(at) as f64 / 1000.0),
+                    rtt_ms: m.rtt_us.map(|us| us as f64 / 1000.0),
+                    joined_at: Some(Wall(m.joined_at)),
+                    orphans: m.orphans,
+                }
+            })
+            .collect()
+    }
+
+    /// `get_queue_stats`.
+    pub(super) fn stats(&mut self, now: Now) -> Stats {
+        let queues = self.queue_views(now);
+        let mut stats = Stats {
+            cluster: self.identity.name.clone(),
+            at: Some(Wall(now.wall)),
+            as_of_seq: self.seq(),
+            ..Stats::default()
+        };
+        for q in queues.iter().filter(|q| q.kind != "messages") {
+            for state in State::ALL {
+                *stats.counts.get_mut(state) += q.counts.get(state);
+            }
+            for (word, n) in &q.waiting {
+                *stats.waiting.entry(word.clone()).or_default() += n;
+            }
+        }
+        for m in self.cluster.iter().filter(|m| !m.revoked) {
+            *stats.machines.entry(m.state().to_owned()).or_default() += 1;
+            if m.session.is_some() {
+                stats.cpu_milli_total += u64::from(m.total().cpu_milli);
+                stats.cpu_milli_used += u64::from(m.total().cpu_milli - m.free().cpu_milli);
+                stats.memory_total += m.total().memory_bytes;
+                stats.memory_used += m.total().memory_bytes - m.free().memory_bytes;
+            }
+        }
+        stats.changes_per_s = self.changes.per_second(now.mono);
+        stats.causes = self.causes.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect();
+        stats.stale = self.stale;
+        stats.alerts = self.alerts(&queues);
+        stats.queues = queues;
+        stats
+    }
+
+    fn alerts(&self, queues: &[QueueView]) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        for m in self.cluster.iter().filter(|m| !m.revoked) {
+            let n = m.held().len();
+            if m.disconnected {
+                alerts.push(Alert {
+                    level: 2,
+                    subject: m.name.to_string(),
+                    text: format!("disconnected, {n} running jobs unconfirmed"),
+                });
+            }
+            if m.orphans > 0 {
+                alerts.push(Alert {
+                    level: 2,
+                    subject: m.name.to_string(),
+                    text: format!("holds {} attempts that this coordinator does not know", m.orphans),
+                });
+            }
+            if m.sample.as_ref().is_some_and(|s| s.disk > 0.95) {
+                alerts.push(Alert {
+                    level: 1,
+                    subject: m.name.to_string(),
+                    text: "disk is more than 95 % full".to_owned(),
+                });
+            }
+        }
+        for q in queues.iter().filter(|q| q.paused && q.counts.queued > 0) {
+            alerts.push(Alert {
+                level: 1,
+                subject: format!("queue {}", q.name),
+                text: format!("paused with {} waiting", q.counts.queued),
+            });
+        }
+        alerts.sort_by(|a, b| b.level.cmp(&a.level).then_with(|| a.subject.cmp(&b.subject)));
+        alerts
+    }
+
+    /// Why it is not running: the job's own reasons first, then a verdict per machine.
+    pub(super) fn why(&self, now: Now, target: Target, stored: &Stored) -> Result<Why, Problem> {
+        let say = |text: String| WhyLine { machine: None, text };
+        let Some(job) = self.jobs.get(target.job) else {
+            let row = stored
+                .job
+                .as_ref()
+                .filter(|r| r.id == target.job)
+                .ok_or_else(|| Self::unknown_job(target.job))?;
+            let cause = row.standing.cause.as_ref().map(|c| format!(" ({c})")).unwrap_or_default();
+            let reasons = vec![say(format!("it has ended: {}{cause}", row.standing.state))];
+            return Ok(Why { id: target.job, state: row.standing.state, substate: None, reasons });
+        };
+        let one = target.tasks.map(|(a, _)| a);
+        let standing = one.and_then(|i| job.task(Some(i))).map_or_else(|| job.standing(), Task::standing);
+        let mut reasons = Vec::new();
+        match (standing.state, standing.substate) {
+            (State::Running, Some(Substate::Unconfirmed)) => {
+                reasons.push(say("it runs on a machine that is not heard".to_owned()))
+            }
+            (State::Running, _) => reasons.push(say(format!(
+                "it is running on {}",
+                standing.machine.as_deref().unwrap_or("a machine")
+            ))),
+            (_, Some(Substate::Held)) => reasons.push(say("it is held: reeve release lets it go".to_owned())),
+            (_, Some(Substate::Delayed | Substate::Retrying)) => {
+                let at = standing
+                    .run_at
+                    .map(|at| format!(" until {} (in {} s)", Wall(at), (at - now.wall).max(0) / 1000))
+                    .unwrap_or_default();
+                reasons.push(say(format!("it waits for its time{at}")));
+            }
+            (_, Some(Substate::Assigned)) => {
+                reasons.push(say("it has been handed to a machine and starts next there".to_owned()))
+            }
+            _ => {}
+        }
+        if standing.state == State::Queued && job.external {
+            reasons.push(say("it runs elsewhere: whoever runs it updates its status".to_owned()));
+        } else if matches!(standing.substate, Some(Substate::Waiting)) {
+            self.why_waiting(job, &mut reasons);
+        }
+        Ok(Why { id: target.job, state: standing.state, substate: standing.substate, reasons })
+    }
+
+    fn why_waiting(&self, job: &Job, reasons: &mut Vec<WhyLine>) {
+        let say = |text: String| WhyLine { machine: None, text };
+        if let Some(q) = self.queues.get(&job.queue) {
+            if q.row.paused {
+                reasons.push(say(format!("queue {} is paused: reeve queue resume {0}", job.queue)));
+            }
+            if q.row.limit > 0 && q.out >= u64::from(q.row.limit) {
+                reasons.push(say(format!("queue {} runs its limit of {} at once", job.queue, q.row.limit)));
+            }
+        }
+        if let Body::Array(array) = &job.body {
+            if array.limit.is_some_and(|l| array.out >= l) {
+                reasons.push(say(format!("the array runs its limit of {} at once", array.out)));
+            }
+        }
+        if self.cluster.iter().all(|m| m.revoked) {
+            reasons.push(say("no machine has joined yet: reeve machine token".to_owned()));
+        }
+        match self.cluster.choose(job.shape) {
+            Ok(_) => reasons.push(say("a machine has room: it goes as soon as its turn comes".to_owned())),
+            Err(verdicts) => {
+                if !verdicts.is_empty() && verdicts.iter().all(|v| !v.ever) {
+                    reasons.push(say("no machine can ever run it: none has what it asks for".to_owned()));
+                }
+                reasons.extend(
+                    verdicts
+                        .into_iter()
+                        .map(|v| WhyLine { machine: Some(v.machine.to_string()), text: v.reason }),
+                );
+            }
+        }
+    }
+}

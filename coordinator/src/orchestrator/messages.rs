@@ -1,0 +1,180 @@
+//! Messages of one queue: ready, delayed, leased, dead. Bodies stay in the store; here is what order and leases need.
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Deliveries before a message is given up: the first and three more.
+pub const MAX_DELIVERIES: u32 = 4;
+
+/// Where a message is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Where {
+    /// Can be handed out.
+    Ready,
+    /// Not before, wall milliseconds.
+    Delayed(i64),
+    /// Handed out under this lease until, wall milliseconds.
+    Leased(String, i64),
+    /// Given up.
+    Dead,
+}
+
+/// What is known of a message without its body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// Higher first.
+    pub priority: i32,
+    /// Times handed out.
+    pub deliveries: u32,
+    /// Wall milliseconds.
+    pub published_at: i64,
+    /// Wall milliseconds.
+    pub expires_at: Option<i64>,
+    /// Where it is.
+    pub place: Where,
+}
+
+/// The messages of one queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Messages {
+    all: BTreeMap<u64, Message>,
+    ready: BTreeSet<(Reverse<i32>, u64)>,
+    leases: HashMap<String, u64>,
+    delayed: u64,
+    dead: u64,
+}
+
+impl Messages {
+    /// Takes a message in, wherever it is.
+    pub fn insert(&mut self, id: u64, message: Message) {
+        self.enter(id, message.priority, &message.place);
+        self.all.insert(id, message);
+    }
+
+    /// Takes a message out for good.
+    pub fn remove(&mut self, id: u64) -> Option<Message> {
+        let message = self.all.remove(&id)?;
+        self.exit(id, message.priority, &message.place);
+        Some(message)
+    }
+
+    /// Moves a message.
+    pub fn put(&mut self, id: u64, place: Where) {
+        if let Some(mut message) = self.remove(id) {
+            message.place = place;
+            self.insert(id, message);
+        }
+    }
+
+    /// A message.
+    pub fn get(&self, id: u64) -> Option<&Message> {
+        self.all.get(&id)
+    }
+
+    /// The next that can be handed out.
+    pub fn first(&self) -> Option<u64> {
+        self.ready.first().map(|(_, id)| *id)
+    }
+
+    /// The next few that can be handed out.
+    pub fn peek(&self, max: usize) -> Vec<u64> {
+        self.ready.iter().take(max).map(|(_, id)| *id).collect()
+    }
+
+    /// Hands one out.
+    pub fn lease(&mut self, id: u64, lease: String, until: i64) -> u32 {
+        let Some(mut message) = self.remove(id) else { return 0 };
+        message.deliveries += 1;
+        message.place = Where::Leased(lease, until);
+        let deliveries = message.deliveries;
+        self.insert(id, message);
+        deliveries
+    }
+
+    /// The message under a lease.
+    pub fn holder(&self, lease: &str) -> Option<u64> {
+        self.leases.get(lease).copied()
+    }
+
+    /// Ready, delayed, leased, dead.
+    pub fn counts(&self) -> (u64, u64, u64, u64) {
+        (self.ready.len() as u64, self.delayed, self.leases.len() as u64, self.dead)
+    }
+
+    /// Ready and delayed.
+    pub fn waiting(&self) -> u64 {
+        self.ready.len() as u64 + self.delayed
+    }
+
+    /// When the oldest ready one was published.
+    pub fn oldest(&self) -> Option<i64> {
+        self.ready.iter().take(1000).filter_map(|(_, id)| self.all.get(id)).map(|m| m.published_at).min()
+    }
+
+    /// Those that are dead, or those that wait: for `clean`.
+    pub fn ids(&self, dead: bool) -> Vec<u64> {
+        self.all
+            .iter()
+            .filter(|(_, m)| match m.place {
+                Where::Dead => dead,
+                Where::Ready | Where::Delayed(_) => !dead,
+                Where::Leased(..) => false,
+            })
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn enter(&mut self, id: u64, priority: i32, place: &Where) {
+        match place {
+            Where::Ready => {
+                self.ready.insert((Reverse(priority), id));
+            }
+            Where::Delayed(_) => self.delayed += 1,
+            Where::Leased(lease, _) => {
+                self.leases.insert(lease.clone(), id);
+            }
+            Where::Dead => self.dead += 1,
+        }
+    }
+
+    fn exit(&mut self, id: u64, priority: i32, place: &Where) {
+        match place {
+            Where::Ready => {
+                self.ready.remove(&(Reverse(priority), id));
+            }
+            Where::Delayed(_) => self.delayed -= 1,
+            Where::Leased(lease, _) => {
+                self.leases.remove(lease);
+            }
+            Where::Dead => self.dead -= 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(priority: i32, place: Where) -> Message {
+        Message { priority, deliveries: 0, published_at: 5, expires_at: None, place }
+    }
+
+    #[test]
+    fn a_message_is_in_exactly_one_place() {
+        let mut m = Messages::default();
+        m.insert(1, message(0, Where::Ready));
+        m.insert(2, message(5, Where::Ready));
+        m.insert(3, message(0, Where::Delayed(9)));
+        assert_eq!(m.counts(), (2, 1, 0, 0));
+        assert_eq!(m.first(), Some(2), "higher priority first");
+        assert_eq!(m.lease(2, "x".into(), 9), 1);
+        assert_eq!((m.first(), m.holder("x")), (Some(1), Some(2)));
+        m.put(2, Where::Ready);
+        assert_eq!(m.holder("x"), None);
+        m.put(2, Where::Dead);
+        m.put(3, Where::Ready);
+        assert_eq!(m.counts(), (2, 0, 0, 1));
+        assert_eq!((m.ids(true), m.ids(false)), (vec![2], vec![1, 3]));
+        m.remove(2);
+        assert_eq!(m.counts(), (2, 0, 0, 0));
+    }
+}

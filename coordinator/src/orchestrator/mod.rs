@@ -1,0 +1,89 @@
+//! Orchestrator: queues. Their order, their bounds, which may hand out next, messages and their leases. Knows jobs by
+//! number, needs by number, and no machine.
+pub mod messages;
+pub mod queue;
+
+use queue::{Place, Queue};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// Every queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Orchestrator {
+    queues: BTreeMap<Arc<str>, Queue>,
+}
+
+impl Orchestrator {
+    /// Takes a queue in.
+    pub fn insert(&mut self, queue: Queue) {
+        self.queues.insert(queue.row.name.clone(), queue);
+    }
+
+    /// A queue.
+    pub fn get(&self, name: &str) -> Option<&Queue> {
+        self.queues.get(name)
+    }
+
+    /// A queue, to change.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Queue> {
+        self.queues.get_mut(name)
+    }
+
+    /// Every queue, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.values()
+    }
+
+    /// Every queue, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
+        self.queues.values_mut()
+    }
+
+    /// The job that comes next among all queues, leaving out needs that fit nowhere now: the queue with the least use
+    /// per weight first, inside it higher priority, then age.
+    pub fn next(&self, blocked: &HashSet<u32>) -> Option<(Arc<str>, Place)> {
+        self.queues
+            .values()
+            .filter(|q| q.may_hand_out())
+            .filter_map(|q| q.first(blocked).map(|place| (q, place)))
+            .min_by(|(a, _), (b, _)| a.share().total_cmp(&b.share()))
+            .map(|(q, place)| (q.row.name.clone(), place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::{QueueKind, QueueRow};
+
+    fn queue(name: &str, weight: u32) -> Queue {
+        Queue::new(QueueRow {
+            name: name.into(),
+            kind: QueueKind::Jobs,
+            paused: false,
+            weight,
+            limit: 0,
+            max_len: 0,
+            owner_uid: 0,
+            owner: "a".into(),
+            created_at: 0,
+        })
+    }
+
+    #[test]
+    fn the_least_used_queue_per_weight_is_next_and_blocked_needs_are_left_out() {
+        let mut all = Orchestrator::default();
+        let (mut a, mut b) = (queue("a", 1), queue("b", 2));
+        a.offer(Place { priority: 9, job: 1, need: 0 });
+        b.offer(Place { priority: 0, job: 2, need: 1 });
+        a.used_milli = 1000;
+        b.used_milli = 1000;
+        all.insert(a);
+        all.insert(b);
+        assert_eq!(all.next(&HashSet::new()).unwrap().1.job, 2, "1000/2 is less than 1000/1");
+        assert_eq!(all.next(&[1].into()).unwrap().1.job, 1);
+        assert_eq!(all.next(&[0, 1].into()), None);
+        all.get_mut("a").unwrap().row.paused = true;
+        assert_eq!(all.next(&[1].into()), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! One queue: what waits in it by need and order, who waits for it, and its counters.
+use super::messages::Messages;
+use crate::input::Ticket;
+use crate::row::{QueueKind, QueueRow};
+use reeve_protocol::api::StateCounts;
+use reeve_protocol::{JobId, State, Substate};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
+/// A waiting job, or an array with a task that may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Higher first.
+    pub priority: i32,
+    /// Then older, which is the smaller number.
+    pub job: JobId,
+    /// What it needs.
+    pub need: u32,
+}
+
+/// A caller that waits for something to come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiter {
+    /// Where the answer goes.
+    pub ticket: Ticket,
+    /// Who.
+    pub caller: crate::row::Caller,
+    /// At most this many.
+    pub max: u32,
+    /// How long the lease holds.
+    pub lease_ms: u64,
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    /// Its settings.
+    pub row: QueueRow,
+    /// Thousandths of cpus in use by its jobs.
+    pub used_milli: u64,
+    /// Jobs and tasks per state; for messages see [`Messages`].
+    pub counts: StateCounts,
+    /// QUEUED ones per substate, by its position in `Substate::ALL`.
+    pub waiting: [u64; Substate::ALL.len()],
+    /// Jobs and tasks handed out.
+    pub out: u64,
+    /// Messages.
+    pub messages: Messages,
+    /// Callers that wait, first come first served.
+    pub waiters: VecDeque<Waiter>,
+    /// What happened lately.
+    pub rates: Rates,
+    /// Ordered by need, so that a need that fits nowhere hides nothing behind it.
+    ready: BTreeMap<u32, BTreeSet<(Reverse<i32>, JobId)>>,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(row: QueueRow) -> Self {
+        Self {
+            row,
+            used_milli: 0,
+            counts: StateCounts::default(),
+            waiting: [0; Substate::ALL.len()],
+            out: 0,
+            messages: Messages::default(),
+            waiters: VecDeque::new(),
+            rates: Rates::default(),
+            ready: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a job in; again is harmless.
+    pub fn offer(&mut self, place: Place) {
+        self.ready.entry(place.need).or_default().insert((Reverse(place.priority), place.job));
+    }
+
+    /// Takes a job out; again is harmless.
+    pub fn withdraw(&mut self, place: Place) {
+        if let Some(set) = self.ready.get_mut(&place.need) {
+            set.remove(&(Reverse(place.priority), place.job));
+            if set.is_empty() {
+                self.ready.remove(&place.need);
+            }
+        }
+    }
+
+    /// What comes next, leaving out the given needs.
+    pub fn first(&self, blocked: &HashSet<u32>) -> Option<Place> {
+        self.ready
+            .iter()
+            .filter(|(need, _)| !blocked.contains(need))
+            .filter_map(|(need, set)| set.first().map(|(priority, job)| (*priority, *job, *need)))
+            .min()
+            .map(|(Reverse(priority), job, need)| Place { priority, job, need })
+    }
+
+    /// The jobs that would come next.
+    pub fn peek(&self, max: usize) -> Vec<JobId> {
+        let mut all: Vec<_> = self.ready.values().flat_map(|set| set.iter().take(max).copied()).collect();
+        all.sort_unstable();
+        all.into_iter().take(max).map(|(_, job)| job).collect()
+    }
+
+    /// The oldest job that waits for a slot: of each need the first few are looked at.
+    pub fn oldest(&self) -> Option<JobId> {
+        self.ready.values().flat_map(|set| set.iter().take(1000).map(|(_, job)| *job)).min()
+    }
+
+    /// Whether it hands anything out now.
+    pub fn may_hand_out(&self) -> bool {
+        !self.row.paused && (self.row.limit == 0 || self.out < u64::from(self.row.limit))
+    }
+
+    /// Use per weight: the smaller, the sooner.
+    pub fn share(&self) -> f64 {
+        self.used_milli as f64 / f64::from(self.row.weight.max(1))
+    }
+
+    /// How many things wait.
+    pub fn len(&self) -> u64 {
+        if self.row.kind == QueueKind::Messages { self.messages.waiting() } else { self.counts.queued }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Counts `n` new ones.
+    pub fn count_new(&mut self, substate: Option<Substate>, state: State, n: u64) {
+        *self.counts.get_mut(state) += n;
+        if let (State::Queued, Some(s)) = (state, substate) {
+            self.waiting[s as usize] += n;
+        }
+    }
+
+    /// Counts `n` that moved.
+    pub fn count_move(&mut self, from: (State, Option<Substate>), to: (State, Option<Substate>), n: u64) {
+        self.counts.shift(from.0, to.0, n);
+        if let (State::Queued, Some(s)) = from {
+            self.waiting[s as usize] -= n;
+        }
+        if let (State::Queued, Some(s)) = to {
+            self.waiting[s as usize] += n;
+        }
+    }
+
+    /// QUEUED in that substate.
+    pub const fn waiting_in(&self, substate: Substate) -> u64 {
+        self.waiting[substate as usize]
+    }
+}
+
+/// Buckets of ten seconds; the last ten minutes.
+const BUCKETS: usize = 60;
+const BUCKET_MS: u64 = 10_000;
+/// Waits that percentiles are taken from.
+const WAITS: usize = 1024;
+
+/// What a queue did lately. Counters only; nothing decides by them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rates {
+    buckets: VecDeque<[u32; 3]>,
+    at: u64,
+    waits: VecDeque<u32>,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// An attempt started.
+    Started = 0,
+    /// A job or task ended.
+    Ended = 1,
+    /// It failed.
+    Failed = 2,
+}
+
+impl Rates {
+    /// Counts one.
+    pub fn hit(&mut self, mono: u64, what: Rate) {
+        self.advance(mono);
+        if let Some(bucket) = self.buckets.back_mut() {
+            bucket[what as usize] += 1;
+        }
+    }
+
+    /// Learns how long one waited.
+    pub fn waited(&mut self, ms: u64) {
+        if self.waits.len() == WAITS {
+            self.waits.pop_front();
+        }
+        self.waits.push_back(u32::try_from(ms).unwrap_or(u32::MAX));
+    }
+
+    /// Moves the window to now.
+    pub fn advance(&mut self, mono: u64) {
+        let now = mono / BUCKET_MS;
+        let steps =
+            if self.buckets.is_empty() { 1 } else { (now.saturating_sub(self.at)).min(BUCKETS as u64) };
+        for _ in 0..steps {
+            if self.buckets.len() == BUCKETS {
+                self.buckets.pop_front();
+            }
+            self.buckets.push_back([0; 3]);
+        }
+        self.at = now.max(self.at);
+    }
+
+    /// Per second over the last minute or what there is of it.
+    pub fn per_second(&self, mono: u64, what: Rate) -> f64 {
+        let fresh = self.at + 6 > mono / BUCKET_MS;
+        let sum: u32 = self.buckets.iter().rev().take(6).map(|b| b[what as usize]).sum();
+        let seconds = (mono % BUCKET_MS) as f64 / 1000.0 + 10.0 * (self.buckets.len().clamp(1, 6) - 1) as f64;
+        if fresh { f64::from(sum) / seconds.max(1.0) } else { 0.0 }
+    }
+
+    /// Ended per bucket, oldest first.
+    pub fn history(&self) -> Vec<u32> {
+        self.buckets.iter().map(|b| b[Rate::Ended as usize]).collect()
+    }
+
+    /// A percentile of the waits, in seconds.
+    pub fn wait_s(&self, percentile: f64) -> Option<f64> {
+        let mut waits: Vec<u32> = self.waits.iter().copied().collect();
+        waits.sort_unstable();
+        let at = ((waits.len() as f64 * percentile) as usize).min(waits.len().checked_sub(1)?);
+        Some(f64::from(waits[at]) / 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn higher_priority_first_then_older() {
+        let mut q = Queue::new(crate::row::QueueRow {
+            name: "q".into(),
+            kind: QueueKind::Jobs,
+            paused: false,
+            weight: 1,
+            limit: 2,
+            max_len: 0,
+            owner_uid: 0,
+            owner: "a".into(),
+            created_at: 0,
+        });
+        for (priority, job, need) in [(0, 5, 1), (0, 3, 2), (7, 9, 1)] {
+            q.offer(Place { priority, job, need });
+        }
+        let mut order = Vec::new();
+        while let Some(place) = q.first(&HashSet::new()) {
+            order.push(place.job);
+            q.withdraw(place);
+        }
+        assert_eq!(order, [9, 3, 5]);
+        assert!(q.may_hand_out());
+        q.out = 2;
+        assert!(!q.may_hand_out());
+    }
+
+    #[test]
+    fn rates_forget_what_is_old() {
+        let mut rates = Rates::default();
+        for at in 0..60 {
+            rates.hit(at * 1000, Rate::Ended);
+        }
+        assert!((rates.per_second(60_000, Rate::Ended) - 1.0).abs() < 0.3);
+        assert!(rates.per_second(500_000, Rate::Ended).abs() < f64::EPSILON);
+        rates.advance(10_000_000);
+        assert_eq!(rates.history().iter().sum::<u32>(), 0);
+        for ms in 1..=100 {
+            rates.waited(ms * 1000);
+        }
+        assert_eq!(rates.wait_s(0.5), Some(51.0));
+        assert_eq!(Rates::default().wait_s(0.5), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! Record, then release: the facts of a step are on disk before anything that depends on them leaves the process.
+use crate::clock;
+use crate::effect::{Effect, Fact, Leased, Reply, Step, ToAgent};
+use crate::engine::Callers;
+use crate::hub::Hub;
+use crate::net::sessions::Sessions;
+use crate::store::Error;
+use crate::store::query::records;
+use crate::store::writer::Writer;
+use reeve_protocol::api::MessageView;
+use reeve_protocol::time::Wall;
+use reeve_protocol::{Code, Problem, TaskId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What the recorder releases to.
+pub struct Recorder {
+    writer: Writer,
+    callers: Arc<Callers>,
+    sessions: Arc<Sessions>,
+    hub: Arc<Hub>,
+}
+
+impl Recorder {
+    /// Over the writer.
+    pub const fn new(writer: Writer, callers: Arc<Callers>, sessions: Arc<Sessions>, hub: Arc<Hub>) -> Self {
+        Self { writer, callers, sessions, hub }
+    }
+
+    /// Records a step, tells observers, releases the effects. A step without facts is released at once: everything
+    /// before it is on disk already.
+    ///
+    /// # Errors
+    /// When it could not be recorded: its outcome is unknown, nothing of it was released.
+    pub fn record(&mut self, mut step: Step) -> Result<(), Error> {
+        if !step.is_read_only() {
+            self.writer.commit(&step, clock::now().mono)?;
+            let ended = ended(&step.facts);
+            let seq = step.events.last().map_or(0, |e| e.seq);
+            self.hub.publish(std::mem::take(&mut step.events), seq, &ended);
+        }
+        self.release(step.effects);
+        Ok(())
+    }
+
+    fn release(&self, effects: Vec<Effect>) {
+        let mut frames: BTreeMap<(String, u64), Vec<ToAgent>> = BTreeMap::new();
+        for effect in effects {
+            match effect {
+                Effect::Reply(ticket, answer) => self.callers.answer(ticket, *answer),
+                Effect::ReplyMessages(ticket, leased) => {
+                    let answer = self.messages(&leased).map(Reply::ReceivedMessages);
+                    self.callers
+                        .answer(ticket, answer.map_err(|e| Problem::new(Code::Internal, e.to_string())));
+                }
+                Effect::Send(machine, session, frame) => {
+                    frames.entry((machine, session)).or_default().push(frame)
+                }
+                Effect::Close(machine, session, code, reason) => {
+                    self.sessions.close(&machine, session, code, reason)
+                }
+            }
+        }
+        for ((machine, session), list) in frames {
+            self.sessions.send(&machine, session, list);
+        }
+    }
+
+    /// The bodies of messages that were just handed out.
+    fn messages(&self, leased: &[Leased]) -> Result<Vec<MessageView>, Error> {
+        let mut views = Vec::with_capacity(leased.len());
+        for l in leased {
+            if let Some(mut view) = records::message(self.writer.conn(), l.id)? {
+                view.lease = Some(l.lease.clone());
+                view.lease_until = Some(Wall(l.until));
+                views.push(view);
+            }
+        }
+        Ok(views)
+    }
+
+    /// When something must be synced, boot-time milliseconds.
+    pub const fn due(&self) -> Option<u64> {
+        self.writer.sync_due()
+    }
+
+    /// Syncs what is due.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.writer.sync_mark()
+    }
+
+    /// An orderly stop.
+    ///
+    /// # Errors
+    /// From SQLite or the file system.
+    pub fn close(self) -> Result<(), Error> {
+        self.writer.close()
+    }
+}
+
+/// Jobs and tasks that ended with this step.
+fn ended(facts: &[Fact]) -> Vec<TaskId> {
+    facts
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::JobMoved(id, s) | Fact::ArrayMoved(id, s, _) if s.state.is_terminal() => {
+                Some(TaskId::single(*id))
+            }
+            Fact::TaskMoved(task, s) if s.state.is_terminal() => Some(*task),
+            _ => None,
+        })
+        .collect()
+}

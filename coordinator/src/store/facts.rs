@@ -1,0 +1,406 @@
+//! Facts as SQL. Each must change exactly one row (the second lock on the door that the life cycle holds): anything
+//! else means that memory and disk disagree, and ends the process.
+use super::Error;
+use crate::effect::{Ended, Fact};
+use crate::row::{ArrayRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
+use reeve_protocol::intervals::Intervals;
+use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
+use rusqlite::{Connection, ToSql, params};
+
+type Sql<'a> = &'a Connection;
+
+/// Writes one fact inside the open transaction.
+///
+/// # Errors
+/// From SQLite, or [`Error::Rows`].
+pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
+    match fact {
+        Fact::JobAdded(row) => job_added(db, row),
+        Fact::JobMoved(id, standing) => job_moved(db, *id, standing),
+        Fact::ArrayMoved(id, standing, array) => array_moved(db, *id, standing, array),
+        Fact::TaskMoved(task, standing) => task_moved(db, *task, standing),
+        Fact::ResultKept(task, json) => of_task(db, *task, "result = ?3", &[json]),
+        Fact::ProgressMade(task, fraction, message) => of_task(
+            db,
+            *task,
+            "progress = coalesce(?3, progress), message = coalesce(?4, message)",
+            &[fraction, message],
+        ),
+        Fact::JobNamed(id, alias, definition) => one(
+            db,
+            "UPDATE jobs SET alias = ?2, definition = coalesce(?3, definition) WHERE id = ?1",
+            params![id, alias, definition],
+        ),
+        Fact::AttemptDispatched { attempt, machine_id, machine, lease, at } => one(
+            db,
+            "INSERT INTO attempts (job, idx, attempt, machine_id, machine, lease, dispatched_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                attempt.task.job,
+                attempt.task.index_key(),
+                attempt.attempt,
+                machine_id,
+                &**machine,
+                lease,
+                at
+            ],
+        ),
+        Fact::AttemptStarted(attempt, pid, at) => {
+            of_attempt(db, *attempt, "started_at = ?4, pid = ?5", &[at, pid])
+        }
+        Fact::AttemptEnded(ended) => attempt_ended(db, ended),
+        Fact::AttemptLate(attempt, cause, at) => attempt_late(db, *attempt, cause, *at),
+        Fact::AttemptReturned(attempt, at) => of_attempt(
+            db,
+            *attempt,
+            "ended_at = ?4, cause = '{\"kind\":\"rejected\",\"detail\":\"not started, given back\"}'",
+            &[at],
+        ),
+        Fact::QueuePut(row) => queue_put(db, row),
+        Fact::Interval(kind, subject, began, actor) => interval(db, kind, subject, *began, actor),
+        Fact::MessageAdded(row) => message_added(db, row),
+        Fact::MessageMoved { id, deliveries, lease, run_at, dead } => one(
+            db,
+            "UPDATE messages SET deliveries = ?2, lease = ?3, lease_until = ?4, run_at = ?5, dead = ?6 WHERE id = ?1",
+            params![id, deliveries, lease.as_ref().map(|l| &l.0), lease.as_ref().map(|l| l.1), run_at, dead],
+        ),
+        Fact::MessageGone(id) => one(db, "DELETE FROM messages WHERE id = ?1", params![id]),
+        Fact::MessagesCleaned(queue, dead) => {
+            db.prepare_cached(
+                "DELETE FROM messages WHERE queue = ?1 AND lease IS NULL AND (dead IS NOT NULL) = ?2",
+            )?
+            .execute(params![&**queue, dead])?;
+            Ok(())
+        }
+        Fact::WorkerPut(row) => worker_put(db, row),
+        Fact::MachinePut(row) => machine_put(db, row),
+        Fact::TokenAdded { id, secret_hash, expires_at, owner_uid, owner } => one(
+            db,
+            "INSERT INTO tokens (id, secret_hash, created_at, expires_at, owner_uid, owner) VALUES (?1, ?2, ?3, ?3, ?4, ?5)",
+            params![id, secret_hash, expires_at, owner_uid, &**owner],
+        ),
+        Fact::TokenUsed { id, machine, key_hash } => one(
+            db,
+            "UPDATE tokens SET used_at = expires_at, machine = ?2, bound_key = ?3 WHERE id = ?1 AND used_at IS NULL",
+            params![id, machine, key_hash],
+        ),
+        Fact::PlanAdded { plan, ids, reason, owner_uid, owner } => {
+            let (view, ids) = (json(plan)?, json(ids)?);
+            one(
+                db,
+                "INSERT INTO plans (id, action, owner_uid, owner, created_at, view, ids, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    plan.id,
+                    plan.action,
+                    owner_uid,
+                    &**owner,
+                    crate::clock::now().wall,
+                    view,
+                    ids,
+                    reason
+                ],
+            )
+        }
+        Fact::PlanRan(id, result) => one(
+            db,
+            "UPDATE plans SET ran_at = ?2, result = ?3 WHERE id = ?1 AND ran_at IS NULL",
+            params![id, crate::clock::now().wall, result],
+        ),
+    }
+}
+
+/// Runs a cached statement that must change one row.
+fn one(db: Sql<'_>, sql: &str, values: &[&dyn ToSql]) -> Result<(), Error> {
+    match db.prepare_cached(sql)?.execute(values)? {
+        1 => Ok(()),
+        n => Err(Error::Rows(sql.chars().take(80).collect(), n)),
+    }
+}
+
+fn of_task(db: Sql<'_>, task: TaskId, set: &str, values: &[&dyn ToSql]) -> Result<(), Error> {
+    let (job, index) = (task.job, task.index_key());
+    let mut all: Vec<&dyn ToSql> = vec![&job, &index];
+    all.extend(values);
+    // Both statements name ?2, so that numbering is the same for jobs and tasks.
+    match task.index {
+        None => one(db, &format!("UPDATE jobs SET {set} WHERE id = ?1 AND ?2 = -1"), &all),
+        Some(_) => {
+            one(db, &format!("UPDATE tasks SET {set} WHERE job = ?1 AND idx = ?2"), &all).or_else(|error| {
+                match error {
+                    // A task's row is written at the end of its step; what it left behind may come first.
+                    Error::Rows(_, 0) => {
+                        db.prepare_cached("INSERT INTO tasks (job, idx, state) VALUES (?1, ?2, 0)")?
+                            .execute(params![job, index])?;
+                        one(db, &format!("UPDATE tasks SET {set} WHERE job = ?1 AND idx = ?2"), &all)
+                    }
+                    other => Err(other),
+                }
+            })
+        }
+    }
+}
+
+fn of_attempt(db: Sql<'_>, attempt: AttemptId, set: &str, values: &[&dyn ToSql]) -> Result<(), Error> {
+    let (job, index, n) = (attempt.task.job, attempt.task.index_key(), attempt.attempt);
+    let mut all: Vec<&dyn ToSql> = vec![&job, &index, &n];
+    all.extend(values);
+    one(
+        db,
+        &format!(
+            "UPDATE attempts SET {set} WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NULL"
+        ),
+        &all,
+    )
+}
+
+fn job_added(db: Sql<'_>, row: &JobRow) -> Result<(), Error> {
+    let s = &row.standing;
+    let array = row.array.as_ref();
+    let counts = array.map(|a| a.counts).unwrap_or_default();
+    let (key, digest) = (row.key.as_ref().map(|k| &k.0), row.key.as_ref().map(|k| &k.1));
+    let (worker, version) = (row.worker.as_ref().map(|w| &w.0), row.worker.as_ref().map(|w| w.1));
+    one(
+        db,
+        "INSERT INTO jobs (id, owner_uid, owner, alias, name, title, queue, worker, worker_version, state, substate, priority, created_at,
+           run_at, expires_at, external, spec, definition, key, digest, array_from, array_to, array_limit, array_next, n_queued, array_held)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)",
+        params![
+            row.id,
+            row.owner_uid,
+            &*row.owner,
+            row.alias,
+            row.name,
+            row.title,
+            &*row.queue,
+            worker,
+            version,
+            s.state as i64,
+            s.substate.map(|s| s as i64),
+            row.priority,
+            row.created_at,
+            s.run_at,
+            row.expires_at,
+            row.external,
+            &*row.spec,
+            row.definition,
+            key,
+            digest,
+            array.map(|a| a.from),
+            array.map(|a| a.to),
+            array.and_then(|a| a.limit),
+            array.map(|a| a.next),
+            counts.queued,
+            array.and_then(|a| set(&a.held)),
+        ],
+    )
+}
+
+/// A job moves only while its row is not behind it: attempts never decrease.
+fn job_moved(db: Sql<'_>, id: JobId, s: &Standing) -> Result<(), Error> {
+    let (cause, kind, exit) = cause(s.cause.as_ref());
+    one(
+        db,
+        "UPDATE jobs SET state = ?2, substate = ?3, cause = ?4, cause_kind = ?5, exit_code = ?6, attempt = ?7, tries = ?8, losses = ?9,
+           run_at = ?10, started_at = ?11, ended_at = ?12, machine = ?13, generation = generation + 1 WHERE id = ?1 AND attempt <= ?7",
+        params![
+            id,
+            s.state as i64,
+            s.substate.map(|s| s as i64),
+            cause,
+            kind,
+            exit,
+            s.attempt,
+            s.tries,
+            s.losses,
+            s.run_at,
+            s.started_at,
+            s.ended_at,
+            s.machine.as_deref()
+        ],
+    )
+}
+
+fn array_moved(db: Sql<'_>, id: JobId, s: &Standing, a: &ArrayRow) -> Result<(), Error> {
+    let (cause, kind, exit) = cause(s.cause.as_ref());
+    let c = &a.counts;
+    one(
+        db,
+        "UPDATE jobs SET state = ?2, substate = ?3, cause = ?4, cause_kind = ?5, exit_code = ?6, run_at = ?7, started_at = ?8, ended_at = ?9,
+           array_next = ?10, n_queued = ?11, n_running = ?12, n_completed = ?13, n_failed = ?14, n_cancelled = ?15, array_held = ?16,
+           array_cancelled = ?17, generation = generation + 1 WHERE id = ?1 AND array_next <= ?10",
+        params![
+            id,
+            s.state as i64,
+            s.substate.map(|s| s as i64),
+            cause,
+            kind,
+            exit,
+            s.run_at,
+            s.started_at,
+            s.ended_at,
+            a.next,
+            c.queued,
+            c.running,
+            c.completed,
+            c.failed,
+            c.cancelled,
+            set(&a.held),
+            set(&a.cancelled)
+        ],
+    )
+}
+
+fn task_moved(db: Sql<'_>, task: TaskId, s: &Standing) -> Result<(), Error> {
+    let (cause, kind, exit) = cause(s.cause.as_ref());
+    one(
+        db,
+        "INSERT INTO tasks (job, idx, state, substate, cause, cause_kind, exit_code, attempt, tries, losses, run_at, started_at, ended_at, machine)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         ON CONFLICT (job, idx) DO UPDATE SET state = ?3, substate = ?4, cause = ?5, cause_kind = ?6, exit_code = ?7, attempt = ?8, tries = ?9,
+           losses = ?10, run_at = ?11, started_at = ?12, ended_at = ?13, machine = ?14 WHERE attempt <= ?8",
+        params![
+            task.job,
+            task.index_key(),
+            s.state as i64,
+            s.substate.map(|s| s as i64),
+            cause,
+            kind,
+            exit,
+            s.attempt,
+            s.tries,
+            s.losses,
+            s.run_at,
+            s.started_at,
+            s.ended_at,
+            s.machine.as_deref()
+        ],
+    )
+}
+
+fn attempt_ended(db: Sql<'_>, e: &Ended) -> Result<(), Error> {
+    let (cause, _, exit) = cause(Some(&e.cause));
+    let (job, index, n) = (e.attempt.task.job, e.attempt.task.index_key(), e.attempt.attempt);
+    let len = e.segment.map_or(e.output.len() as u64, |s| s.len);
+    if !e.output.is_empty() {
+        one(
+            db,
+            "INSERT INTO outputs (job, idx, attempt, tape) VALUES (?1, ?2, ?3, ?4)",
+            params![job, index, n, e.output],
+        )?;
+    }
+    one(
+        db,
+        "UPDATE attempts SET started_at = coalesce(?4, started_at), ended_at = ?5, pid = coalesce(?6, pid), cause = ?7, exit_code = ?8, cpu_ms = ?9,
+           rss_peak = ?10, out_len = ?11, out_seg = ?12, out_off = ?13 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NULL",
+        params![
+            job,
+            index,
+            n,
+            e.started_at,
+            e.ended_at,
+            e.pid,
+            cause,
+            exit,
+            e.cpu_ms,
+            e.rss_peak,
+            len,
+            e.segment.map(|s| s.file),
+            e.segment.map(|s| s.offset)
+        ],
+    )
+}
+
+/// A late end of an attempt is kept once; a repeated report of the true end changes nothing.
+fn attempt_late(db: Sql<'_>, attempt: AttemptId, cause: &Cause, at: i64) -> Result<(), Error> {
+    let _ = at;
+    let late = json(cause)?;
+    db.prepare_cached(
+        "UPDATE attempts SET late = ?4 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NOT NULL AND late IS NULL AND cause <> ?4",
+    )?
+    .execute(params![attempt.task.job, attempt.task.index_key(), attempt.attempt, late])?;
+    Ok(())
+}
+
+fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
+    one(
+        db,
+        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at)
+         VALUES (?1, ?2, 'local', ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (name) DO UPDATE SET kind = ?2, paused = ?3, weight = ?4, \"limit\" = ?5, max_len = ?6, generation = generation + 1",
+        params![&*q.name, q.kind.as_str(), q.paused, q.weight, q.limit, q.max_len, q.owner_uid, &*q.owner, q.created_at],
+    )
+}
+
+fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) -> Result<(), Error> {
+    let now = crate::clock::now().wall;
+    if began {
+        db.prepare_cached(
+            "INSERT OR IGNORE INTO intervals (kind, subject, since, actor) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![kind, subject, now, actor])?;
+    } else {
+        db.prepare_cached(
+            "UPDATE intervals SET until = ?3 WHERE kind = ?1 AND subject = ?2 AND until IS NULL",
+        )?
+        .execute(params![kind, subject, now])?;
+    }
+    Ok(())
+}
+
+fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
+    one(
+        db,
+        "INSERT INTO messages (id, queue, owner_uid, owner, kind, body, headers, priority, published_at, run_at, expires_at, key, digest)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        params![
+            m.id,
+            &*m.queue,
+            m.owner_uid,
+            &*m.owner,
+            m.kind,
+            &*m.body,
+            &*m.headers,
+            m.priority,
+            m.published_at,
+            m.run_at,
+            m.expires_at,
+            m.key.as_ref().map(|k| &k.0),
+            m.key.as_ref().map(|k| &k.1)
+        ],
+    )
+}
+
+fn worker_put(db: Sql<'_>, w: &WorkerRow) -> Result<(), Error> {
+    one(
+        db,
+        "INSERT INTO workers (name, version, kind, queue, owner_uid, owner, spec, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![w.name, w.version, w.kind, w.queue, w.owner_uid, &*w.owner, &*w.spec, w.created_at],
+    )
+}
+
+fn machine_put(db: Sql<'_>, m: &MachineRow) -> Result<(), Error> {
+    let now = crate::clock::now().wall;
+    one(
+        db,
+        "INSERT INTO machines (id, name, fingerprint, info, cordoned, joined_at, seen_at, life, keeper, revoked_at, owner)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '')
+         ON CONFLICT (id) DO UPDATE SET name = ?2, fingerprint = ?3, info = ?4, cordoned = ?5, seen_at = ?7, life = ?8, keeper = ?9,
+           revoked_at = coalesce(revoked_at, ?10)",
+        params![m.id, &*m.name, m.fingerprint, m.info, m.cordoned, m.joined_at, now, m.life, m.keeper, m.revoked.then_some(now)],
+    )
+}
+
+/// Cause as JSON, its kind, and the process's exit code.
+fn cause(cause: Option<&Cause>) -> (Option<String>, Option<&'static str>, Option<i32>) {
+    match cause {
+        None => (None, None, None),
+        Some(c) => (serde_json::to_string(c).ok(), Some(c.kind()), c.process_exit_code()),
+    }
+}
+
+fn set(intervals: &Intervals) -> Option<String> {
+    (!intervals.is_empty()).then(|| serde_json::to_string(intervals).unwrap_or_default())
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|e| Error::Value(e.to_string()))
+}

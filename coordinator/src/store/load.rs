@@ -1,0 +1,246 @@
+//! What a start reads: live jobs with their live tasks and attempts, queues, machines, and counters of what has ended.
+//! Cost grows with what lives, not with history (the counters come from one covering index).
+use super::Error;
+use super::read::{job_row, task_rows};
+use crate::core::Identity;
+use crate::row::{JobRow, LiveAttempt, MachineRow, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow};
+use reeve_protocol::api::StateCounts;
+use reeve_protocol::{JobId, State, TaskId};
+use rusqlite::{Connection, Row};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A message without its body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MessageMeta {
+    /// Its number.
+    pub id: u64,
+    /// Its queue.
+    pub queue: Arc<str>,
+    /// Higher first.
+    pub priority: i32,
+    /// Wall milliseconds.
+    pub published_at: i64,
+    /// Wall milliseconds.
+    pub run_at: Option<i64>,
+    /// Wall milliseconds.
+    pub expires_at: Option<i64>,
+    /// Times handed out.
+    pub deliveries: u32,
+    /// The holder's lease and its end.
+    pub lease: Option<(String, i64)>,
+    /// Given up.
+    pub dead: bool,
+}
+
+/// Everything the core starts from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// Who this coordinator is.
+    pub identity: Identity,
+    /// The last event.
+    pub seq: u64,
+    /// The next numbers.
+    pub next_job: JobId,
+    /// The next message.
+    pub next_message: u64,
+    /// The next plan.
+    pub next_plan: u64,
+    /// Every machine that has joined.
+    pub machines: Vec<MachineRow>,
+    /// Tokens that were not used.
+    pub tokens: Vec<TokenRow>,
+    /// Names given by `register_job`.
+    pub aliases: Vec<((u32, String), JobId)>,
+    /// Every queue.
+    pub queues: Vec<QueueRow>,
+    /// Ended jobs and tasks per queue, without those of live arrays.
+    pub counts: Vec<(String, StateCounts)>,
+    /// Every message.
+    pub messages: Vec<MessageMeta>,
+    /// Live jobs with their live tasks.
+    pub jobs: Vec<(JobRow, Vec<TaskRow>)>,
+    /// The newest version of every worker.
+    pub workers: Vec<WorkerRow>,
+    /// Attempts that had not ended.
+    pub attempts: Vec<LiveAttempt>,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// From SQLite, or a value that makes no sense.
+pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Error> {
+    let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|n| n as u64);
+    Ok(Loaded {
+        identity,
+        seq,
+        next_job: number("SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))")?,
+        next_message: number("SELECT coalesce(max(id), 0) + 1 FROM messages")?,
+        next_plan: number("SELECT coalesce(max(id), 0) + 1 FROM plans")?,
+        machines: machines(db)?,
+        tokens: all(db, "SELECT id, secret_hash, expires_at FROM tokens WHERE used_at IS NULL", |r| {
+            Ok(TokenRow { id: r.get(0)?, secret_hash: r.get(1)?, expires_at: r.get(2)?, used: false })
+        })?,
+        aliases: all(db, "SELECT owner_uid, alias, id FROM jobs WHERE alias IS NOT NULL", |r| {
+            Ok(((r.get(0)?, r.get(1)?), r.get::<_, i64>(2)? as u64))
+        })?,
+        queues: all(db, "SELECT name, kind, paused, weight, \"limit\", max_len, owner_uid, owner, created_at FROM queues", queue)?,
+        counts: counts(db)?,
+        messages: messages(db)?,
+        jobs: live_jobs(db)?,
+        workers: all(
+            db,
+            "SELECT name, version, kind, queue, owner_uid, owner, spec, created_at FROM workers AS w WHERE removed_at IS NULL
+               AND version = (SELECT max(version) FROM workers WHERE name = w.name)",
+            worker,
+        )?,
+        attempts: all(db, "SELECT job, idx, attempt, machine_id, lease, dispatched_at, started_at FROM attempts WHERE ended_at IS NULL", |r| {
+            let task = TaskId::from_key(r.get::<_, i64>(0)? as u64, r.get(1)?);
+            Ok(LiveAttempt {
+                attempt: task.attempt(r.get(2)?),
+                machine_id: r.get(3)?,
+                lease: r.get(4)?,
+                dispatched_at: r.get(5)?,
+                started_at: r.get(6)?,
+            })
+        })?,
+    })
+}
+
+/// Every machine that has joined, removed ones included.
+///
+/// # Errors
+/// From SQLite.
+pub fn machines(db: &Connection) -> Result<Vec<MachineRow>, Error> {
+    all(
+        db,
+        "SELECT id, name, fingerprint, info, cordoned, joined_at, life, keeper, revoked_at FROM machines",
+        |r| {
+            Ok(MachineRow {
+                id: r.get(0)?,
+                name: r.get::<_, String>(1)?.into(),
+                fingerprint: r.get(2)?,
+                info: r.get(3)?,
+                cordoned: r.get(4)?,
+                joined_at: r.get(5)?,
+                life: r.get(6)?,
+                keeper: r.get(7)?,
+                revoked: r.get::<_, Option<i64>>(8)?.is_some(),
+            })
+        },
+    )
+}
+
+fn all<T>(
+    db: &Connection,
+    sql: &str,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, Error> {
+    let mut statement = db.prepare(sql)?;
+    let rows = statement.query_map([], read)?.collect::<rusqlite::Result<Vec<T>>>()?;
+    Ok(rows)
+}
+
+fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
+    Ok(QueueRow {
+        name: r.get::<_, String>(0)?.into(),
+        kind: QueueKind::parse(&r.get::<_, String>(1)?).unwrap_or(QueueKind::Unset),
+        paused: r.get(2)?,
+        weight: r.get(3)?,
+        limit: r.get(4)?,
+        max_len: r.get::<_, i64>(5)? as u64,
+        owner_uid: r.get(6)?,
+        owner: r.get::<_, String>(7)?.into(),
+        created_at: r.get(8)?,
+    })
+}
+
+fn worker(r: &Row<'_>) -> rusqlite::Result<WorkerRow> {
+    Ok(WorkerRow {
+        name: r.get(0)?,
+        version: r.get(1)?,
+        kind: r.get(2)?,
+        queue: r.get(3)?,
+        owner_uid: r.get(4)?,
+        owner: r.get::<_, String>(5)?.into(),
+        spec: r.get::<_, String>(6)?.into(),
+        created_at: r.get(7)?,
+    })
+}
+
+fn messages(db: &Connection) -> Result<Vec<MessageMeta>, Error> {
+    all(
+        db,
+        "SELECT id, queue, priority, published_at, run_at, expires_at, deliveries, lease, lease_until, dead FROM messages",
+        |r| {
+            let lease: Option<String> = r.get(7)?;
+            let until: Option<i64> = r.get(8)?;
+            Ok(MessageMeta {
+                id: r.get::<_, i64>(0)? as u64,
+                queue: r.get::<_, String>(1)?.into(),
+                priority: r.get(2)?,
+                published_at: r.get(3)?,
+                run_at: r.get(4)?,
+                expires_at: r.get(5)?,
+                deliveries: r.get(6)?,
+                lease: lease.zip(until),
+                dead: r.get::<_, Option<String>>(9)?.is_some(),
+            })
+        },
+    )
+}
+
+/// Single jobs are counted by index; ended arrays by their own counters.
+fn counts(db: &Connection) -> Result<Vec<(String, StateCounts)>, Error> {
+    let mut found: BTreeMap<String, StateCounts> = BTreeMap::new();
+    let ended = all(
+        db,
+        "SELECT queue, state, count(*) FROM jobs INDEXED BY jobs_state WHERE state >= 2 GROUP BY state, queue",
+        |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)? as u64)),
+    )?;
+    for (queue, state, n) in ended {
+        let state =
+            State::ALL.get(state as usize).copied().ok_or_else(|| Error::Value(format!("state {state}")))?;
+        *found.entry(queue).or_default().get_mut(state) += n;
+    }
+    // An ended array was counted above as one; its tasks take its place.
+    let arrays = all(
+        db,
+        "SELECT queue, state, n_completed, n_failed, n_cancelled FROM jobs WHERE state >= 2 AND array_from IS NOT NULL",
+        |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?, [r.get::<_, i64>(2)?, r.get(3)?, r.get(4)?])),
+    )?;
+    for (queue, state, [completed, failed, cancelled]) in arrays {
+        let state =
+            State::ALL.get(state as usize).copied().ok_or_else(|| Error::Value(format!("state {state}")))?;
+        let counts = found.entry(queue).or_default();
+        *counts.get_mut(state) -= 1;
+        counts.completed += completed as u64;
+        counts.failed += failed as u64;
+        counts.cancelled += cancelled as u64;
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn live_jobs(db: &Connection) -> Result<Vec<(JobRow, Vec<TaskRow>)>, Error> {
+    let ids = all(db, "SELECT id FROM jobs INDEXED BY jobs_state WHERE state < 2", |r| r.get::<_, i64>(0))?;
+    let mut jobs = Vec::with_capacity(ids.len());
+    for id in ids {
+        let Some(row) = job_row(db, id as u64)? else { continue };
+        let mut tasks = Vec::new();
+        if row.array.is_some() {
+            let live = all_tasks(db, id)?;
+            for index in live {
+                tasks.extend(task_rows(db, id as u64, Some((index, index)), false)?);
+            }
+        }
+        jobs.push((row, tasks));
+    }
+    Ok(jobs)
+}
+
+fn all_tasks(db: &Connection, id: i64) -> Result<Vec<u32>, Error> {
+    let mut statement = db.prepare_cached("SELECT idx FROM tasks WHERE job = ?1 AND state < 2")?;
+    let rows = statement.query_map([id], |r| r.get(0))?.collect::<rusqlite::Result<Vec<u32>>>()?;
+    Ok(rows)
+}
