@@ -1,7 +1,15 @@
 //! reeve's side of a machine: the agent (a relay between coordinator and keeper), the keeper (owns the attempts) and the
 //! guardian (holds one attempt). Jobs are decided elsewhere: nothing here chooses what runs.
+mod agent;
+pub mod config;
+pub mod doctor;
 mod guardian;
+pub mod identity;
 pub mod keeper;
 mod life;
 mod machine;
 mod peer;
+
+pub use agent::{DialError, Error, JoinError, KeeperError, LeaveError, StopError, join, leave, run, stop_jobs};
+pub use config::Config;
+pub use identity::Identity;

@@ -1,0 +1,205 @@
+//! The agent: a relay between coordinator and keeper with two small files and no job state. It may be restarted or
+//! upgraded at any time; nothing that runs notices.
+pub(crate) mod dial;
+mod facts;
+mod join;
+pub(crate) mod leave;
+pub(crate) mod local;
+mod outbox;
+mod output;
+mod session;
+
+pub use dial::Error as DialError;
+pub use join::{Error as JoinError, join};
+pub use leave::{LeaveError, StopError, leave, stop_jobs};
+pub use local::Error as KeeperError;
+
+use crate::config::Config;
+use crate::identity::{self, Credentials, Seen};
+use local::{Link, Starter};
+use quinn::{ClientConfig, Connection, Endpoint, VarInt};
+use reeve_protocol::frame::Frame;
+use reeve_protocol::quic;
+use reeve_protocol::wire::close;
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// Between two attempts to connect: doubles up to the longest.
+const SHORTEST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(5);
+/// When a person has to do something first.
+const TURNED_AWAY: Duration = Duration::from_secs(30);
+
+/// An agent that cannot work at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its identity.
+    #[error("no usable identity")]
+    Identity(#[from] identity::Error),
+    /// TLS settings made of it.
+    #[error("the identity's certificates cannot be used")]
+    Tls(#[from] quic::Error),
+    /// No socket.
+    #[error("no way to the network")]
+    Socket(#[from] DialError),
+}
+
+/// Relays until `shutdown` turns true; keeper and attempts live on.
+///
+/// # Errors
+/// Only what no waiting would help against.
+pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
+    let credentials = Credentials::load(&config.state_dir)?;
+    let tls = quic::client_config(
+        &credentials.ca,
+        vec![credentials.certificate.clone()],
+        credentials.key.clone_key(),
+    )?;
+    let endpoint = dial::endpoint()?;
+    let mut agent = Agent { config, credentials, tls, endpoint: endpoint.clone(), starter: Starter::default(), ready: false };
+    let mut backoff = SHORTEST;
+    loop {
+        let round = async {
+            let pause = agent.connect_and_serve(&mut backoff).await;
+            sleep(pause).await;
+        };
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = round => {}
+        }
+    }
+    // What was closed is told to the other side before the socket goes.
+    endpoint.close(VarInt::from_u32(close::DONE), b"the agent stops");
+    let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    Ok(())
+}
+
+struct Agent {
+    config: Config,
+    credentials: Credentials,
+    tls: ClientConfig,
+    endpoint: Endpoint,
+    starter: Starter,
+    ready: bool,
+}
+
+/// Why a round ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("no keeper")]
+    Keeper(#[from] KeeperError),
+    #[error("no connection")]
+    Dial(#[from] DialError),
+    #[error("the session ended")]
+    Session(#[from] session::Error),
+}
+
+impl Agent {
+    /// One round: keeper, connection, session. Gives the pause before the next.
+    async fn connect_and_serve(&mut self, backoff: &mut Duration) -> Duration {
+        let ended = match self.round(backoff).await {
+            Ok(()) => return Duration::ZERO,
+            Err(ended) => ended,
+        };
+        tracing::warn!(error = &ended as &dyn std::error::Error, "not connected");
+        let code = match &ended {
+            Ended::Session(error) => error.code(),
+            Ended::Dial(DialError::TurnedAway { code, .. }) => Some(*code),
+            _ => None,
+        };
+        if code.is_some_and(needs_a_person) {
+            return TURNED_AWAY;
+        }
+        let pause = jittered(*backoff);
+        *backoff = (*backoff * 2).min(LONGEST);
+        pause
+    }
+
+    async fn round(&mut self, backoff: &mut Duration) -> Result<(), Ended> {
+        let mut link = self.starter.link(&self.config).await?;
+        let connection = tokio::select! {
+            connection = self.dial() => connection?,
+            error = discard(&mut link) => return Err(error.into()),
+        };
+        let seen = Seen::load(&self.config.state_dir);
+        let result: Result<(), session::Error> = async {
+            let opened = session::open(&connection, &self.credentials.identity, &seen, &link).await?;
+            *backoff = SHORTEST;
+            self.welcomed(&opened.welcome);
+            Err(session::run(&connection, &self.config, opened, link).await)
+        }
+        .await;
+        let code = result.as_ref().err().map_or(close::DONE, session::Error::close_code);
+        connection.close(VarInt::from_u32(code), b"");
+        Ok(result?)
+    }
+
+    async fn dial(&self) -> Result<Connection, DialError> {
+        let identity = &self.credentials.identity;
+        let name = quic::server_name(&identity.cluster);
+        dial::dial(&self.endpoint, &self.tls, &identity.addresses, &name).await
+    }
+
+    fn welcomed(&mut self, welcome: &reeve_protocol::wire::Welcome) {
+        tracing::info!(name = %welcome.name, session = welcome.session, "connected");
+        let seen = Seen { lineage: welcome.lineage.clone(), epoch: welcome.epoch, seq: welcome.seq };
+        if let Err(error) = seen.store(&self.config.state_dir) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what was seen cannot be noted");
+        }
+        if !std::mem::replace(&mut self.ready, true) {
+            // Outside a service nobody waits for this.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        }
+    }
+}
+
+/// Reads what the keeper says while nobody can be told; the inventory will say all of it again.
+async fn discard(link: &mut Link) -> KeeperError {
+    loop {
+        match local::next_frame(&mut link.read, &mut link.frames).await {
+            Ok(Frame { kind, .. }) => tracing::trace!(kind, "said while not connected"),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Whether trying again soon helps nobody.
+fn needs_a_person(code: u32) -> bool {
+    matches!(
+        code,
+        close::REVOKED
+            | close::WRONG_CLUSTER
+            | close::STORE_REGRESSED
+            | close::UNAUTHORISED
+            | close::VERSION
+            | close::SUPERSEDED
+    )
+}
+
+/// Between half and all of it, so that a thousand agents do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let part = RandomState::new().hash_one(0u8) % 512;
+    pause.mul_f64(0.5 + part as f64 / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_spread_and_never_longer_than_asked() {
+        for _ in 0..100 {
+            let pause = jittered(LONGEST);
+            assert!(pause >= LONGEST / 2 && pause <= LONGEST, "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_needed_for_what_time_does_not_heal() {
+        assert!(needs_a_person(close::REVOKED) && needs_a_person(close::STORE_REGRESSED));
+        assert!(!needs_a_person(close::STOPPING) && !needs_a_person(close::DONE));
+    }
+}

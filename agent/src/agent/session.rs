@@ -1,0 +1,397 @@
+//! One session with the coordinator: Hello to end. Frames about attempts are passed on as they are; the agent itself
+//! beats, answers for the machine, and moves output.
+use super::facts;
+use super::local::Link;
+use super::outbox::Outbox;
+use super::output;
+use crate::config::Config;
+use crate::identity::{Identity, Seen};
+use crate::machine::sample::Sampler;
+use bytes::Bytes;
+use quinn::{Connection, RecvStream, SendStream};
+use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
+use reeve_protocol::ids::AttemptId;
+use reeve_protocol::wire::{
+    self, Beat, Finished, Follow, Hello, Limits, Refused, Unfollow, Welcome, close, kind,
+};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+/// For the coordinator's first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// Without a fresh echo for so long the session is given up: what we say does not arrive.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Uploads at once; the other streams of the connection are for followers.
+const UPLOADS: usize = 8;
+/// Every so many beats the machine's load is told.
+const SAMPLE_EVERY: u64 = 5;
+/// Chunks of one read from the control stream.
+const CHUNKS: usize = 32;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the connection broke")]
+    Connection(#[from] quinn::ConnectionError),
+    #[error("the coordinator refuses this machine (code {}): {}", .0.code, .0.reason)]
+    Refused(Refused),
+    #[error("the coordinator says nothing")]
+    Silent,
+    #[error("the coordinator speaks strangely")]
+    Frame(#[from] frame::Error),
+    #[error("the control stream broke: {0}")]
+    Stream(String),
+    #[error("the keeper is gone")]
+    Keeper(#[source] io::Error),
+    #[error("the keeper speaks strangely")]
+    KeeperFrame(#[source] frame::Error),
+    #[error("the other side takes nothing")]
+    Stuck,
+}
+
+impl Error {
+    /// What the other side said when it closed.
+    pub(crate) fn code(&self) -> Option<u32> {
+        match self {
+            Self::Refused(refused) => Some(refused.code),
+            Self::Connection(quinn::ConnectionError::ApplicationClosed(closed)) => {
+                u32::try_from(closed.error_code.into_inner()).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// What we say when we close because of this.
+    pub(crate) fn close_code(&self) -> u32 {
+        match self {
+            Self::Frame(frame::Error::UnknownKind(_)) => close::VERSION,
+            Self::Frame(frame::Error::TooLarge(_)) => close::TOO_LARGE,
+            Self::Frame(frame::Error::Body(..)) => close::MALFORMED,
+            _ => close::DONE,
+        }
+    }
+}
+
+/// A control stream on which the coordinator has said Welcome.
+pub(crate) struct Open {
+    pub(crate) send: SendStream,
+    recv: RecvStream,
+    frames: Reader,
+    pub(crate) welcome: Welcome,
+}
+
+/// Says Hello and waits for Welcome.
+///
+/// # Errors
+/// [`Error`].
+pub(crate) async fn open(
+    connection: &Connection,
+    identity: &Identity,
+    seen: &Seen,
+    link: &Link,
+) -> Result<Open, Error> {
+    let (mut send, mut recv) = connection.open_bi().await?;
+    let hello = Hello {
+        version_min: wire::VERSION,
+        version_max: wire::VERSION,
+        cluster: identity.cluster.clone(),
+        machine: identity.machine.clone(),
+        life: link.hello.life.clone(),
+        keeper: link.hello.keeper.clone(),
+        lineage_seen: seen.lineage.clone(),
+        epoch_seen: seen.epoch,
+        seq_seen: seen.seq,
+        agent_version: reeve_protocol::VERSION.to_owned(),
+        kinds: Vec::new(),
+    };
+    say_now(&mut send, kind::HELLO, &hello).await?;
+    let mut frames = Reader::new();
+    let first = timeout(FIRST_ANSWER, first_frame(&mut recv, &mut frames)).await.map_err(|_| Error::Silent)??;
+    match first.kind {
+        kind::WELCOME => Ok(Open { send, recv, frames, welcome: first.decode()? }),
+        kind::REFUSED => Err(Error::Refused(first.decode()?)),
+        other => Err(frame::Error::UnknownKind(other).into()),
+    }
+}
+
+/// Writes one frame at once.
+pub(crate) async fn say_now<T: serde::Serialize>(send: &mut SendStream, kind: u16, body: &T) -> Result<(), Error> {
+    let mut bytes = Vec::new();
+    frame::append(kind, 0, body, &mut bytes).map_err(|e| Error::Frame(frame::Error::Body(kind, e)))?;
+    send.write_all(&bytes).await.map_err(broken_write)
+}
+
+/// The first frame of a stream.
+pub(crate) async fn first_frame(recv: &mut RecvStream, frames: &mut Reader) -> Result<Frame, Error> {
+    loop {
+        if let Some(frame) = frames.next_frame()? {
+            return Ok(frame);
+        }
+        match recv.read_chunk(64 * 1024, true).await.map_err(broken_read)? {
+            Some(chunk) => frames.feed(&chunk.bytes),
+            None => return Err(Error::Stream("it ended before the first answer".to_owned())),
+        }
+    }
+}
+
+fn broken_write(error: quinn::WriteError) -> Error {
+    match error {
+        quinn::WriteError::ConnectionLost(lost) => lost.into(),
+        other => Error::Stream(other.to_string()),
+    }
+}
+
+fn broken_read(error: quinn::ReadError) -> Error {
+    match error {
+        quinn::ReadError::ConnectionLost(lost) => lost.into(),
+        other => Error::Stream(other.to_string()),
+    }
+}
+
+/// A session under way.
+struct Session<'a> {
+    connection: &'a Connection,
+    config: &'a Config,
+    up: Outbox,
+    down: Outbox,
+    limits: Limits,
+    beat: Beat,
+    heard: Instant,
+    /// The keeper has begun to tell its inventory: what it said before belongs to the session before.
+    in_step: bool,
+    /// Something may run here, so that exclusive attempts want to know that the coordinator is heard.
+    busy: bool,
+    uploads: JoinSet<Finished>,
+    places: Arc<Semaphore>,
+    follows: HashMap<u64, AbortHandle>,
+    followers: JoinSet<u64>,
+    sampler: Sampler,
+}
+
+/// Serves until either side is gone, and says why.
+pub(crate) async fn run(
+    connection: &Connection,
+    config: &Config,
+    opened: Open,
+    link: Link,
+) -> Error {
+    let Open { mut send, recv, frames, welcome } = opened;
+    let machine = facts::machine(&config.settings);
+    let Link { read, mut write, frames: keeper_frames, .. } = link;
+    let session = Session {
+        connection,
+        config,
+        up: Outbox::default(),
+        down: Outbox::default(),
+        limits: facts::limits(&machine, &welcome.name),
+        beat: Beat { number: 0, echo: 0 },
+        heard: Instant::now(),
+        in_step: false,
+        busy: false,
+        uploads: JoinSet::new(),
+        places: Arc::new(Semaphore::new(UPLOADS)),
+        follows: HashMap::new(),
+        followers: JoinSet::new(),
+        sampler: Sampler::new(&config.state_dir),
+    };
+    let (up, down) = (session.up.clone(), session.down.clone());
+    up.say(kind::MACHINE, 0, &machine);
+    down.say(kind::LIMITS, 0, &session.limits);
+    down.say(kind::INVENTORY_ASK, 0, &());
+    let beat = Duration::from_millis(welcome.beat_ms.clamp(100, 60_000).into());
+    tokio::select! {
+        error = up.drain_quic(&mut send) => broken_write(error),
+        error = down.drain_unix(&mut write) => Error::Keeper(error),
+        error = session.serve(recv, frames, read, keeper_frames, beat) => error,
+    }
+}
+
+impl Session<'_> {
+    async fn serve(
+        mut self,
+        mut recv: RecvStream,
+        mut frames: Reader,
+        mut keeper: tokio::net::unix::OwnedReadHalf,
+        mut keeper_frames: Reader,
+        beat: Duration,
+    ) -> Error {
+        let mut beats = interval(beat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        loop {
+            let result = tokio::select! {
+                read = recv.read_chunks(&mut chunks) => match read {
+                    Ok(Some(count)) => {
+                        chunks[..count].iter_mut().for_each(|c| frames.feed(&std::mem::take(c)));
+                        self.hear_coordinator(&mut frames)
+                    }
+                    Ok(None) => Err(Error::Stream("the coordinator ended it".to_owned())),
+                    Err(error) => Err(broken_read(error)),
+                },
+                read = keeper.read_buf(&mut buffer) => match read {
+                    Ok(0) => Err(Error::Keeper(io::ErrorKind::UnexpectedEof.into())),
+                    Ok(_) => {
+                        keeper_frames.feed(&buffer);
+                        buffer.clear();
+                        self.hear_keeper(&mut keeper_frames)
+                    }
+                    Err(error) => Err(Error::Keeper(error)),
+                },
+                _ = beats.tick() => self.beat(),
+                Some(done) = self.uploads.join_next() => {
+                    if let Ok(finished) = done {
+                        self.up.say(kind::FINISHED, 0, &finished);
+                    }
+                    Ok(())
+                }
+                Some(done) = self.followers.join_next() => {
+                    if let Ok(id) = done {
+                        self.follows.remove(&id);
+                    }
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                return error;
+            }
+        }
+    }
+
+    fn beat(&mut self) -> Result<(), Error> {
+        if self.heard.elapsed() > SILENCE {
+            return Err(Error::Silent);
+        }
+        if self.up.is_stuck() || self.down.is_stuck() {
+            return Err(Error::Stuck);
+        }
+        self.beat.number += 1;
+        self.up.say(kind::BEAT, 0, &self.beat);
+        if self.beat.number % SAMPLE_EVERY == 1 {
+            self.up.say(kind::SAMPLE, OPTIONAL, &self.sampler.look());
+        }
+        Ok(())
+    }
+
+    fn hear_coordinator(&mut self, frames: &mut Reader) -> Result<(), Error> {
+        while let Some(frame) = frames.next_frame()? {
+            match frame.kind {
+                kind::START => {
+                    self.busy = true;
+                    self.down.pass(&frame);
+                }
+                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => self.down.pass(&frame),
+                kind::BEAT_ECHO => self.echo(frame.decode()?),
+                kind::FOLLOW => self.follow(frame.decode()?),
+                kind::UNFOLLOW => {
+                    if let Some(task) = self.follows.remove(&frame.decode::<Unfollow>()?.id) {
+                        task.abort();
+                    }
+                }
+                kind::REFUSED => return Err(Error::Refused(frame.decode()?)),
+                _ if frame.flags & OPTIONAL != 0 => {}
+                other => return Err(frame::Error::UnknownKind(other).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn echo(&mut self, beat: Beat) {
+        self.heard = Instant::now();
+        self.beat.echo = self.beat.echo.max(beat.number);
+        if self.busy {
+            // Said again while the coordinator is heard: exclusive attempts end when this stays away.
+            self.down.say(kind::LIMITS, 0, &self.limits);
+        }
+    }
+
+    fn hear_keeper(&mut self, frames: &mut Reader) -> Result<(), Error> {
+        while let Some(frame) = frames.next_frame().map_err(Error::KeeperFrame)? {
+            match frame.kind {
+                kind::INVENTORY => {
+                    self.in_step = true;
+                    self.busy = true;
+                    self.up.pass(&frame);
+                }
+                kind::INVENTORY_END => {
+                    self.in_step = true;
+                    self.up.pass(&frame);
+                }
+                _ if !self.in_step => {}
+                kind::FINISHED => self.finished(&frame)?,
+                kind::STARTED | kind::PROGRESS | kind::RETURNED | kind::USAGE => self.up.pass(&frame),
+                _ if frame.flags & OPTIONAL != 0 => {}
+                other => return Err(Error::KeeperFrame(frame::Error::UnknownKind(other))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Small ends go at once; a large tape goes first, on a stream of its own.
+    fn finished(&mut self, frame: &Frame) -> Result<(), Error> {
+        let finished: Finished = frame.decode().map_err(Error::KeeperFrame)?;
+        if finished.spooled == 0 {
+            self.up.pass(frame);
+            return Ok(());
+        }
+        let (connection, places) = (self.connection.clone(), self.places.clone());
+        let dir = self.config.runtime_dir.clone();
+        self.uploads.spawn(async move {
+            let _place = places.acquire_owned().await;
+            let (attempt, total) = (finished.attempt, finished.spooled);
+            match output::upload(&connection, &dir, attempt, total).await {
+                Ok(()) => finished,
+                Err(error) => {
+                    tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "output was not uploaded");
+                    without_output(finished, &error)
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn follow(&mut self, wanted: Follow) {
+        let id = wanted.id;
+        let attempt: AttemptId = wanted.attempt;
+        let work = output::follow(self.connection.clone(), self.config.runtime_dir.clone(), wanted);
+        let task = self.followers.spawn(async move {
+            if let Err(error) = work.await {
+                tracing::debug!(%attempt, error = &error as &dyn std::error::Error, "following ended");
+            }
+            id
+        });
+        self.follows.insert(id, task);
+    }
+}
+
+/// The end of an attempt whose guardian can no longer be asked. What the coordinator did not take, it knows of itself.
+fn without_output(finished: Finished, error: &output::Error) -> Finished {
+    match error {
+        output::Error::Guardian(_) | output::Error::Socket(_) => Finished { spooled: 0, ..finished },
+        _ => finished,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_know_what_to_close_with_and_what_they_were_told() {
+        let refused = Error::Refused(Refused { code: close::REVOKED, reason: "x".into() });
+        assert_eq!((refused.code(), refused.close_code()), (Some(close::REVOKED), close::DONE));
+        for (error, code) in [
+            (frame::Error::UnknownKind(999), close::VERSION),
+            (frame::Error::TooLarge(u32::MAX), close::TOO_LARGE),
+        ] {
+            assert_eq!(Error::Frame(error).close_code(), code);
+        }
+        assert_eq!(Error::Silent.code(), None);
+    }
+}

@@ -1,0 +1,200 @@
+//! How an agent is configured: `agent.toml`, the environment (`REEVE_...`), flags; the later of these win. It reads no
+//! state and starts nothing.
+use crate::keeper::DEFAULT_PATH;
+use reeve_protocol::nearest::nearest;
+use reeve_protocol::units::parse_bytes;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {problem}")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// The parser's words, and what was probably meant.
+        problem: String,
+    },
+}
+
+/// Everything an agent needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where identity, and what was seen of the cluster, are kept.
+    pub state_dir: PathBuf,
+    /// Sockets, guardians and the directories of attempts: the keeper's.
+    pub runtime_dir: PathBuf,
+    /// Where output goes that is too large for memory.
+    pub spool_dir: PathBuf,
+    /// The part that a file may say.
+    pub settings: Settings,
+}
+
+/// The keys of `agent.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where jobs' programs are looked for.
+    pub path: String,
+    /// Cpus to offer, instead of what affinity and control group allow.
+    pub cpus: Option<f64>,
+    /// Memory to offer, such as `60GiB`, instead of what the machine and its control group allow.
+    pub memory: Option<String>,
+    /// UUIDs of gpus to offer, instead of those the driver shows.
+    pub gpus: Option<Vec<String>>,
+    /// Named counters to offer.
+    pub resources: BTreeMap<String, u64>,
+    /// Labels, for `--on label.KEY=VALUE`.
+    pub labels: BTreeMap<String, String>,
+    /// May run attempts as root.
+    pub allow_root: bool,
+    /// Users that every owner may run as.
+    pub run_as: Vec<String>,
+    /// How the keeper is started when none answers; empty: somebody else does it.
+    pub keeper_command: Option<Vec<String>>,
+}
+
+/// Every key, for hints.
+const KEYS: [&str; 9] =
+    ["path", "cpus", "memory", "gpus", "resources", "labels", "allow_root", "run_as", "keeper_command"];
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            path: DEFAULT_PATH.to_owned(),
+            cpus: None,
+            memory: None,
+            gpus: None,
+            resources: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            allow_root: false,
+            run_as: Vec::new(),
+            keeper_command: None,
+        }
+    }
+}
+
+impl Config {
+    /// Everything below one directory, with the default settings.
+    pub fn below(dir: &Path) -> Self {
+        Self {
+            state_dir: dir.to_path_buf(),
+            runtime_dir: dir.join("run"),
+            spool_dir: dir.join("spool"),
+            settings: Settings::default(),
+        }
+    }
+
+    /// The usual places: those of the system for root, else those of the user.
+    pub fn usual() -> Self {
+        if rustix::process::geteuid().is_root() {
+            return Self {
+                runtime_dir: PathBuf::from("/run/reeve-agent"),
+                ..Self::below(Path::new("/var/lib/reeve-agent"))
+            };
+        }
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let home = variable("HOME").unwrap_or_else(|| PathBuf::from("/"));
+        let state = variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("reeve-agent");
+        let mut config = Self::below(&state);
+        if let Some(runtime) = variable("XDG_RUNTIME_DIR") {
+            config.runtime_dir = runtime.join("reeve-agent");
+        }
+        config
+    }
+
+    /// Adds what a file says; a missing file is an error only if it was asked for by name.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read(&mut self, named: Option<&Path>) -> Result<(), Error> {
+        let path = named.unwrap_or(Path::new("/etc/reeve/agent.toml"));
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                self.settings = parse(&text)
+                    .map_err(|problem| Error::Content { path: path.to_path_buf(), problem })?;
+                Ok(())
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(()),
+            Err(source) => Err(Error::Read { path: path.to_path_buf(), source }),
+        }
+    }
+}
+
+/// Parses and checks a file's text.
+fn parse(text: &str) -> Result<Settings, String> {
+    let settings: Settings = toml::from_str(text).map_err(|error| {
+        let words = error.message();
+        let key = words.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+        match key {
+            Some(key) => match nearest(key, KEYS) {
+                Some(meant) => format!("unknown key {key:?}; did you mean {meant:?}?"),
+                None => format!("unknown key {key:?}; known are {}", KEYS.join(", ")),
+            },
+            None => error.to_string(),
+        }
+    })?;
+    if settings.cpus.is_some_and(|c| !(0.001..=100_000.0).contains(&c)) {
+        return Err("cpus must be between 0.001 and 100000".to_owned());
+    }
+    if let Some(memory) = &settings.memory {
+        parse_bytes(memory)?;
+    }
+    if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {
+        return Err("keeper_command names no program".to_owned());
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_the_defaults_and_every_key_is_in_it() {
+        let example = include_str!("../agent.example.toml");
+        let uncommented: String = example
+            .lines()
+            .filter_map(|line| line.strip_prefix("# ").filter(|l| l.contains(" = ")).or(Some("")))
+            .fold(String::new(), |all, line| all + line + "\n");
+        let settings = parse(&uncommented).unwrap();
+        assert_eq!(settings.path, DEFAULT_PATH);
+        for key in KEYS {
+            assert!(uncommented.contains(&format!("{key} = ")), "{key}");
+        }
+        assert_eq!(parse("").unwrap().path, DEFAULT_PATH);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_what_was_meant() {
+        for (text, part) in [
+            ("labls = {}", "did you mean \"labels\""),
+            ("zzzzzzzz = 1", "known are path"),
+            ("cpus = -1", "between"),
+            ("memory = \"lots\"", "not a size"),
+            ("keeper_command = [\"\"]", "names no program"),
+            ("cpus = ", "TOML"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_file_asked_for_by_name_must_exist() {
+        let mut config = Config::below(Path::new("/nowhere"));
+        assert!(config.read(Some(Path::new("/nowhere/agent.toml"))).is_err());
+        assert_eq!(config.runtime_dir, Path::new("/nowhere/run"));
+    }
+}
