@@ -17,6 +17,7 @@ use reeve_protocol::{Code, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
@@ -40,6 +41,7 @@ pub struct Client {
 struct Inner {
     host: Host,
     idle: Mutex<Vec<Sender>>,
+    answered: AtomicBool,
     /// Held so that the `ssh` of each link ends with the client.
     links: Mutex<Vec<Link>>,
 }
@@ -85,12 +87,24 @@ impl Client {
 
     /// A client that connects when it is first used.
     pub fn new(host: Host) -> Self {
-        Self { inner: Arc::new(Inner { host, idle: Mutex::default(), links: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                host,
+                idle: Mutex::default(),
+                answered: AtomicBool::new(false),
+                links: Mutex::default(),
+            }),
+        }
     }
 
     /// Where it leads.
     pub fn host(&self) -> &Host {
         &self.inner.host
+    }
+
+    /// Whether the coordinator has ever answered: then its silence may be a restart.
+    pub fn has_answered(&self) -> bool {
+        self.inner.answered.load(Ordering::Relaxed)
     }
 
     /// `GET`, JSON out.
@@ -129,6 +143,7 @@ impl Client {
         let (sender, response) = self.send(method, path, headers, body).await?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(|error| lost(&error))?.to_bytes();
+        self.inner.answered.store(true, Ordering::Relaxed);
         self.keep(sender);
         let status = parts.status.as_u16();
         if status >= 400 {
@@ -322,6 +337,7 @@ impl Lines {
                 Some(Err(problem)) => {
                     // What had arrived of the last line is worth nothing.
                     self.ended = true;
+                    self.searched = 0;
                     self.buffer.clear();
                     return Some(Err(problem));
                 }

@@ -34,6 +34,7 @@ pub enum Host {
 }
 
 /// The process behind a stream that is not a plain socket; it is ended when this is dropped.
+#[derive(Debug)]
 pub struct Link(Child);
 
 impl Drop for Link {
@@ -95,8 +96,11 @@ impl Places {
         looked.extend(self.config.iter().map(|p| format!("{} (no host)", p.display())));
         looked.push(format!("{} (no such socket)", self.system.display()));
         looked.push("the `reeve up` of this user (not running)".to_owned());
-        Err(Problem::new(Code::NoCoordinator, format!("no coordinator was found; looked at {}", looked.join(", ")))
-            .hint(ADVICE))
+        Err(Problem::new(
+            Code::NoCoordinator,
+            format!("no coordinator was found; looked at {}", looked.join(", ")),
+        )
+        .hint(ADVICE))
     }
 }
 
@@ -198,8 +202,11 @@ impl Host {
             Self::Unix(path) => Ok((connect(path).await.map_err(|e| unreachable(path, &e))?, None)),
             Self::Ssh { target, port, socket } => {
                 let (stream, child) = ssh(target, *port, socket.as_deref()).map_err(|error| {
-                    Problem::new(Code::NoCoordinator, format!("ssh to {target} could not be started: {error}"))
-                        .hint("is ssh installed?")
+                    Problem::new(
+                        Code::NoCoordinator,
+                        format!("ssh to {target} could not be started: {error}"),
+                    )
+                    .hint("is ssh installed?")
                 })?;
                 Ok((stream, Some(Link(child))))
             }

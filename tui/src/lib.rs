@@ -3,6 +3,8 @@
 //! Of this crate only `up` may name the coordinator and the agent.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod client;
 pub mod console;
 pub mod host;
+pub mod up;

@@ -1,0 +1,226 @@
+//! `reeve queue publish` and `reeve queue receive`.
+use super::context::Context;
+use super::error::{Error, note};
+use super::queue::path;
+use super::{submit, values};
+use crate::client::Client;
+use bytes::Bytes;
+use reeve_protocol::api::{
+    Delivery, LeaseRequest, MessageView, PublishRequest, Published, QueueView, ReceiveRequest, Received,
+};
+use reeve_protocol::text::Clean;
+use serde_json::Value;
+
+/// Put a message, or a job, into a queue.
+#[derive(Debug, clap::Args)]
+pub struct Publish {
+    /// The queue
+    #[arg(value_name = "QUEUE")]
+    pub queue: String,
+    /// JSON, or else text
+    #[arg(value_name = "BODY|@FILE|-")]
+    pub body: String,
+    /// Higher first
+    #[arg(long, short, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub priority: i32,
+    /// Not before this from now
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub delay: Option<f64>,
+    /// Gone after this
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub ttl: Option<f64>,
+    /// The same token publishes the same once
+    #[arg(long, value_name = "TOKEN")]
+    pub key: Option<String>,
+    /// A header; may be repeated
+    #[arg(long, value_name = "K=V", value_parser = values::pair)]
+    pub header: Vec<(String, String)>,
+    /// What BODY is, if the queue does not say: a message or a job as in POST /v1/jobs
+    #[arg(long, value_name = "KIND", value_parser = ["jobs", "messages"])]
+    pub kind: Option<String>,
+}
+
+/// Take messages or jobs out of a queue.
+#[derive(Debug, clap::Args)]
+pub struct Receive {
+    /// The queue
+    #[arg(value_name = "QUEUE")]
+    pub queue: String,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub max: u32,
+    /// How long to wait for the first
+    #[arg(long, value_name = "TIME", value_parser = values::duration, default_value = "0")]
+    pub wait: f64,
+    /// How long they are held for you [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub lease: Option<f64>,
+    /// Done at once: nothing is held
+    #[arg(long)]
+    pub ack: bool,
+}
+
+/// Runs `reeve queue publish`.
+pub async fn publish(publish: Publish, context: &mut Context) -> Result<(), Error> {
+    let client = context.client()?;
+    let text = values::text_or_file(&publish.body)?;
+    let as_job = match publish.kind.as_deref() {
+        Some(kind) => kind == "jobs",
+        None => is_of_jobs(&client, &publish.queue, &text).await,
+    };
+    let body = if as_job { job_body(text, &publish)? } else { message_body(text, &publish)? };
+    let reply = submit::post(&client, &path(&publish.queue, "/messages"), publish.key, body).await?;
+    if context.json {
+        context.raw(&reply.body)?;
+        return context.raw(b"\n");
+    }
+    // The answers for jobs and for messages differ in the type of their id only.
+    let answer: Value = reply.json()?;
+    if answer["created"] == true {
+        note(format!("note: queue {} is new", Clean::short(&publish.queue, 64)));
+    }
+    match serde_json::from_value::<Published>(answer.clone()) {
+        Ok(published) => context.line(Clean::line(&published.id).as_str()),
+        Err(_) => context.line(answer["id"].to_string()),
+    }
+}
+
+/// A body is a message unless the queue is known to hold jobs. Only an object can be a job, so nothing is asked for
+/// other bodies.
+async fn is_of_jobs(client: &Client, queue: &str, text: &str) -> bool {
+    text.trim_start().starts_with('{')
+        && client.get::<QueueView>(&path(queue, "")).await.is_ok_and(|view| view.kind == "jobs")
+}
+
+fn job_body(text: String, publish: &Publish) -> Result<Bytes, Error> {
+    if publish.ttl.is_some() || !publish.header.is_empty() || publish.delay.is_some() || publish.priority != 0
+    {
+        let text = "--priority, --delay, --ttl and --header are for messages; a job has fields of its own";
+        return Err(Error::Usage(text.to_owned()));
+    }
+    Ok(Bytes::from(text))
+}
+
+fn message_body(text: String, publish: &Publish) -> Result<Bytes, Error> {
+    let body = serde_json::from_str::<Value>(&text).ok();
+    let request = PublishRequest {
+        body_text: body.is_none().then_some(text),
+        body,
+        body_base64: None,
+        headers: publish.header.iter().cloned().collect(),
+        priority: publish.priority,
+        delay_s: publish.delay,
+        ttl_s: publish.ttl,
+    };
+    serde_json::to_vec(&request).map(Bytes::from).map_err(|e| Error::Usage(e.to_string()))
+}
+
+/// Runs `reeve queue receive`.
+pub async fn receive(receive: Receive, context: &mut Context) -> Result<(), Error> {
+    let client = context.client()?;
+    let default = ReceiveRequest::default();
+    let request = ReceiveRequest {
+        max: receive.max,
+        wait_s: receive.wait,
+        lease_s: receive.lease.unwrap_or(default.lease_s),
+    };
+    let body = serde_json::to_vec(&request).map_err(|e| Error::Usage(e.to_string()))?;
+    let headers = [("content-type", crate::client::JSON)];
+    let reply = client.post_with(&path(&receive.queue, "/receive"), &headers, body.into()).await?;
+    let received: Received = reply.json()?;
+    if context.json {
+        context.raw(&reply.body)?;
+        context.raw(b"\n")?;
+    } else {
+        for item in &received.items {
+            context.line(line(item))?;
+        }
+    }
+    // What is acknowledged cannot come again, so it must have been handed over before.
+    context.flush()?;
+    if receive.ack {
+        for item in &received.items {
+            let lease = match item {
+                Delivery::Job(job) => job.lease.clone(),
+                Delivery::Message(message) => message.lease.clone().unwrap_or_default(),
+            };
+            let request = LeaseRequest { lease, ..LeaseRequest::default() };
+            client.post::<_, Value>(&path(&receive.queue, "/ack"), &request).await?;
+        }
+    }
+    if received.items.is_empty() {
+        note("nothing came");
+    }
+    Ok(())
+}
+
+/// `12 LEASE BODY`, in one line.
+pub fn line(item: &Delivery) -> String {
+    match item {
+        Delivery::Job(job) => {
+            format!("{} {} {}", job.job.id, Clean::line(&job.lease), Clean::line(&job.job.spec.title()))
+        }
+        Delivery::Message(message) => {
+            let lease = message.lease.as_deref().unwrap_or("-");
+            format!("{} {} {}", Clean::line(&message.id), Clean::line(lease), Clean::line(&body(message)))
+        }
+    }
+}
+
+fn body(message: &MessageView) -> String {
+    match (&message.body, &message.body_text, &message.body_base64) {
+        (Some(body), ..) => body.to_string(),
+        (None, Some(text), _) => text.clone(),
+        (None, None, bytes) => bytes.clone().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn publish(words: &[&str]) -> Publish {
+        #[derive(clap::Parser)]
+        struct Probe {
+            #[command(flatten)]
+            publish: Publish,
+        }
+        let words = ["publish", "q"].into_iter().chain(words.iter().copied());
+        <Probe as clap::Parser>::try_parse_from(words).unwrap().publish
+    }
+
+    #[test]
+    fn a_body_is_json_if_it_can_be_and_text_otherwise() {
+        for (body, wanted) in [
+            ("{\"a\":1}", json!({"body": {"a": 1}, "priority": 0})),
+            ("12", json!({"body": 12, "priority": 0})),
+            ("hello", json!({"body_text": "hello", "priority": 0})),
+        ] {
+            let bytes = message_body(body.to_owned(), &publish(&[body])).unwrap();
+            assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn options_of_messages_reach_the_body_and_are_refused_for_jobs() {
+        let given = publish(&["x", "--priority", "-2", "--delay", "5m", "--ttl", "1h", "--header", "a=b"]);
+        let bytes = message_body("x".to_owned(), &given).unwrap();
+        let wanted = json!({"body_text": "x", "headers": {"a": "b"}, "priority": -2, "delay_s": 300.0, "ttl_s": 3600.0});
+        assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), wanted);
+        assert_eq!(job_body("{}".to_owned(), &given).unwrap_err().exit_code(), 2);
+        assert!(job_body("{}".to_owned(), &publish(&["{}"])).is_ok());
+    }
+
+    #[test]
+    fn a_delivery_is_one_clean_line() {
+        let message = MessageView {
+            id: "12".into(),
+            lease: Some("L".into()),
+            body_text: Some("a\u{1b}[2J\nb".into()),
+            ..MessageView::default()
+        };
+        let text = line(&Delivery::Message(Box::new(message)));
+        assert!(text.starts_with("12 L a") && !text.contains(['\n', '\u{1b}']), "{text:?}");
+    }
+}

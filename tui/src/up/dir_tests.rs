@@ -1,0 +1,55 @@
+//! Locks, holders and pointers of a directory of `reeve up`.
+use super::*;
+
+fn dir() -> (tempfile::TempDir, Dir) {
+    let base = tempfile::tempdir().unwrap();
+    let dir = Dir::open(Some(&base.path().join("a/up"))).unwrap();
+    (base, dir)
+}
+
+#[test]
+fn a_directory_is_made_for_this_user_alone() {
+    let (_base, dir) = dir();
+    assert_eq!(std::fs::metadata(dir.root()).unwrap().mode() & 0o777, 0o700);
+    assert!(dir.root().is_absolute());
+}
+
+#[test]
+fn only_one_server_holds_it_and_others_learn_who() {
+    let (_base, dir) = dir();
+    assert_eq!(dir.holder().unwrap(), None);
+    let mut lock = dir.lock().unwrap().expect("nobody holds it");
+    assert!(dir.lock().unwrap().is_none());
+    lock.tell(None).unwrap();
+    let pid = i32::try_from(std::process::id()).ok();
+    assert_eq!(dir.holder().unwrap(), Some(Holder { pid, socket: None }));
+    lock.tell(Some(Path::new("/run/s"))).unwrap();
+    assert_eq!(dir.holder().unwrap(), Some(Holder { pid, socket: Some("/run/s".into()) }));
+    drop(lock);
+    assert_eq!(dir.holder().unwrap(), None);
+}
+
+#[test]
+fn a_half_written_lock_names_nobody() {
+    for text in ["", "\n", "x\n\n", "1\n", "-5\n"] {
+        assert_eq!(Holder::parse(text).pid, None, "{text:?}");
+    }
+    assert_eq!(Holder::parse("12\n/s\n"), Holder { pid: Some(12), socket: Some("/s".into()) });
+}
+
+#[test]
+fn local_file_systems_are_not_taken_for_network_ones() {
+    assert!(!is_network(Path::new("/proc")));
+    assert!(!is_network(Path::new("/proc/does/not/exist")));
+}
+
+#[test]
+fn a_pointer_that_another_server_took_over_is_left_alone() {
+    let base = tempfile::tempdir().unwrap();
+    let path = base.path().join("up");
+    for (content, stays) in [("/mine\n", false), ("/other\n", true)] {
+        std::fs::write(&path, content).unwrap();
+        drop(Pointer { path: path.clone(), socket: "/mine".into() });
+        assert_eq!(path.exists(), stays, "{content}");
+    }
+}
