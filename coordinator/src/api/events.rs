@@ -1,8 +1,8 @@
 //! The event stream: from any number on, without a gap, first out of the store and then as it happens.
+use super::App;
 use super::reply::{Answer, Failure, NDJSON};
 use super::request::Cx;
 use super::stream::{FOLLOWER, Gone, Out, Shape, respond};
-use super::App;
 use crate::store::query::records;
 use reeve_protocol::api::Event;
 use reeve_protocol::{Code, Problem};
@@ -26,7 +26,12 @@ pub(super) async fn events(cx: Cx) -> Answer {
     let asked = match query.number("from", 0..=i64::MAX as u64)? {
         Some(from) => Some(from),
         // A browser that reconnects names the last event it has seen.
-        None => cx.parts.headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok()).map(|id| id + 1),
+        None => cx
+            .parts
+            .headers
+            .get("last-event-id")
+            .and_then(|id| id.to_str().ok()?.parse::<u64>().ok())
+            .map(|id| id + 1),
     };
     // Followed before the store is looked at, so that nothing falls between.
     let live = cx.app.hub.follow();
@@ -44,7 +49,8 @@ pub(super) async fn events(cx: Cx) -> Answer {
 }
 
 fn pruned(from: u64, oldest: u64) -> Failure {
-    let problem = Problem::new(Code::Pruned, format!("event {from} is no longer kept; the oldest is {oldest}"));
+    let problem =
+        Problem::new(Code::Pruned, format!("event {from} is no longer kept; the oldest is {oldest}"));
     problem.hint(format!("ask from={oldest}, or read the present state first: GET /v1/jobs")).into()
 }
 

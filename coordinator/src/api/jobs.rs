@@ -1,8 +1,8 @@
 //! One job: `get_job_status`, `cancel_job`, `restart_job`, hold and release, `update_job_status`, `register_job`, `why`.
+use super::App;
 use super::reply::{Answer, Failure, json, json_with, unexpected};
 use super::request::{Cx, Nothing, millis};
 use super::select::{self, With, no_such_job};
-use super::App;
 use crate::effect::Reply;
 use crate::input::{Call, Stored, Target};
 use crate::row::Caller;
@@ -129,7 +129,10 @@ fn check_status(request: &StatusRequest) -> Result<(), Problem> {
     }
     let long = |text: &Option<String>| text.as_ref().is_some_and(|t| t.len() > MAX_MESSAGE);
     if long(&request.message) || long(&request.error) {
-        return Err(Problem::new(Code::TooLarge, format!("message and error take at most {MAX_MESSAGE} bytes each")));
+        return Err(Problem::new(
+            Code::TooLarge,
+            format!("message and error take at most {MAX_MESSAGE} bytes each"),
+        ));
     }
     check_size("result", request.result.as_ref())
 }
@@ -137,8 +140,11 @@ fn check_status(request: &StatusRequest) -> Result<(), Problem> {
 /// Payloads, results and definitions lie in the store: each has the same bound.
 pub(super) fn check_size(what: &str, value: Option<&Value>) -> Result<(), Problem> {
     if value.is_some_and(|v| v.to_string().len() > MAX_PAYLOAD) {
-        return Err(Problem::new(Code::TooLarge, format!("{what} takes at most {MAX_PAYLOAD} bytes as JSON"))
-            .hint("put it into a file and name that"));
+        return Err(Problem::new(
+            Code::TooLarge,
+            format!("{what} takes at most {MAX_PAYLOAD} bytes as JSON"),
+        )
+        .hint("put it into a file and name that"));
     }
     Ok(())
 }
@@ -148,7 +154,8 @@ pub(super) async fn why(cx: Cx) -> Answer {
     cx.query(&[])?;
     let task = select::one(&cx.app, &cx.caller, cx.param(0))?;
     let target = Target { job: task.job, tasks: task.index.map(|index| (index, index)) };
-    match select::ask(&cx.app, &cx.caller, target, With::Named, |stored| Call::Why { target, stored }).await? {
+    match select::ask(&cx.app, &cx.caller, target, With::Named, |stored| Call::Why { target, stored }).await?
+    {
         Reply::Why(why) => Ok(json(&why)),
         other => Err(unexpected(&other)),
     }
@@ -162,7 +169,8 @@ pub(super) async fn register_job(cx: Cx) -> Answer {
     check_key("id", &id)?;
     check_size("definition", definition.as_ref())?;
     let definition = definition.map(|d| d.to_string());
-    let call = |stored| Call::RegisterJob { id: id.clone(), definition: definition.clone(), cluster_id, stored };
+    let call =
+        |stored| Call::RegisterJob { id: id.clone(), definition: definition.clone(), cluster_id, stored };
     let reply = match cluster_id {
         Some(job) => {
             let target = Target { job: job_number(job)?, tasks: None };
@@ -199,7 +207,13 @@ fn begin(cx: &Cx) -> Result<(std::sync::Arc<App>, Caller, Target), Failure> {
     Ok((cx.app.clone(), cx.caller.clone(), target))
 }
 
-async fn change(app: &App, caller: &Caller, target: Target, with: With, call: impl Fn(Stored) -> Call) -> Answer {
+async fn change(
+    app: &App,
+    caller: &Caller,
+    target: Target,
+    with: With,
+    call: impl Fn(Stored) -> Call,
+) -> Answer {
     match select::ask(app, caller, target, with, call).await? {
         Reply::Changed(changed) => Ok(json(&changed)),
         other => Err(unexpected(&other)),

@@ -42,7 +42,8 @@ pub(super) async fn logs(cx: Cx) -> Answer {
     let task = select::one(&cx.app, &cx.caller, cx.param(0))?;
     let view = jobs::view(&cx.app, task)?;
     if let Some(array) = &view.array {
-        let problem = Problem::new(Code::BadId, format!("{task} is an array; each of its tasks has its own output"));
+        let problem =
+            Problem::new(Code::BadId, format!("{task} is an array; each of its tasks has its own output"));
         return Err(problem.hint(format!("name one task, such as {task}.{}", array.from)).into());
     }
     let asked = query.number("attempt", 1..=u32::MAX)?;
@@ -59,7 +60,8 @@ pub(super) async fn logs(cx: Cx) -> Answer {
         from,
     };
     let media_type = if form == Form::Raw { "text/plain; charset=utf-8" } else { NDJSON };
-    let mut response = respond(&cx.app, &Shape { media_type, size: FOLLOWER, patience: None }, |out| work.run(out));
+    let mut response =
+        respond(&cx.app, &Shape { media_type, size: FOLLOWER, patience: None }, |out| work.run(out));
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static("reeve-attempt"), HeaderValue::from(attempt));
     headers.insert(HeaderName::from_static("reeve-state"), HeaderValue::from_static(view.state.as_str()));

@@ -1,7 +1,7 @@
 //! Machines, their join tokens, and registered workers.
+use super::App;
 use super::reply::{Answer, Failure, json, json_with, missing, unexpected};
 use super::request::{Cx, millis};
-use super::App;
 use crate::effect::Reply;
 use crate::input::Call;
 use crate::row::Caller;
@@ -60,7 +60,10 @@ pub(super) async fn token(cx: Cx) -> Answer {
     let ttl = millis("ttl_s", request.ttl_s, 1.0..=604_800.0)?;
     let mint = &app.mint;
     if mint.addresses.is_empty() {
-        let problem = Problem::new(Code::Unavailable, "no address is known under which machines reach this coordinator");
+        let problem = Problem::new(
+            Code::Unavailable,
+            "no address is known under which machines reach this coordinator",
+        );
         return Err(problem.hint("set advertise in the coordinator's configuration").into());
     }
     let token = Token {

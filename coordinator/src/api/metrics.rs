@@ -34,7 +34,13 @@ struct Own {
 
 fn render(stats: &Stats, machines: &[MachineView], own: &Own) -> String {
     let mut out = String::new();
-    family(&mut out, "reeve_build_info", "gauge", "The coordinator's version.", &[(format!("version=\"{VERSION}\""), 1.0)]);
+    family(
+        &mut out,
+        "reeve_build_info",
+        "gauge",
+        "The coordinator's version.",
+        &[(format!("version=\"{VERSION}\""), 1.0)],
+    );
     let jobs = stats.queues.iter().flat_map(|queue| {
         let labels = |state: &State| format!("queue=\"{}\",state=\"{state}\"", escape(&queue.name));
         State::ALL.into_iter().map(move |state| (labels(&state), queue.counts.get(state) as f64))
@@ -44,12 +50,20 @@ fn render(stats: &Stats, machines: &[MachineView], own: &Own) -> String {
     for machine in machines {
         *states.entry(&machine.state).or_default() += 1.0;
     }
-    let machines: Vec<_> = states.into_iter().map(|(state, n)| (format!("state=\"{}\"", escape(state)), n)).collect();
+    let machines: Vec<_> =
+        states.into_iter().map(|(state, n)| (format!("state=\"{}\"", escape(state)), n)).collect();
     family(&mut out, "reeve_machines", "gauge", "Machines per state.", &machines);
-    let causes: Vec<_> = stats.causes.iter().map(|(kind, n)| (format!("cause=\"{}\"", escape(kind)), *n as f64)).collect();
+    let causes: Vec<_> =
+        stats.causes.iter().map(|(kind, n)| (format!("cause=\"{}\"", escape(kind)), *n as f64)).collect();
     family(&mut out, "reeve_ends_total", "counter", "Ends per cause since the coordinator started.", &causes);
     let single = |value: f64| [(String::new(), value)];
-    family(&mut out, "reeve_stale_total", "counter", "Messages about attempts that were not current.", &single(stats.stale as f64));
+    family(
+        &mut out,
+        "reeve_stale_total",
+        "counter",
+        "Messages about attempts that were not current.",
+        &single(stats.stale as f64),
+    );
     family(&mut out, "reeve_event_seq", "counter", "The last event.", &single(own.seq as f64));
     family(&mut out, "reeve_store_bytes", "gauge", "The store and its log.", &single(own.store as f64));
     family(&mut out, "reeve_output_bytes", "gauge", "Output in segment files.", &single(own.output as f64));

@@ -77,8 +77,14 @@ impl Batch {
             while open && lines.ready() < GROUP && flights.len() < AHEAD {
                 match body.next().now_or_never() {
                     Some(Ok(Some(piece))) => lines.feed(&piece),
-                    Some(Ok(None)) => { open = false; lines.end(); }
-                    Some(Err(failure)) => { open = false; broken = Some(failure); }
+                    Some(Ok(None)) => {
+                        open = false;
+                        lines.end();
+                    }
+                    Some(Err(failure)) => {
+                        open = false;
+                        broken = Some(failure);
+                    }
                     None => break,
                 }
             }
@@ -97,7 +103,9 @@ impl Batch {
         }
         match broken {
             // The line that was being received is answered, so that a sender sees how far it got.
-            Some(Failure(problem)) => out.line(&LineReply { line: lines.number + 1, id: None, error: Some(problem) }).await,
+            Some(Failure(problem)) => {
+                out.line(&LineReply { line: lines.number + 1, id: None, error: Some(problem) }).await
+            }
             None => Ok(()),
         }
     }
@@ -155,9 +163,9 @@ fn render(slots: Vec<(u64, Slot)>, results: Vec<Result<JobId, Problem>>) -> Vec<
     let mut results = results.into_iter();
     let answers = slots.into_iter().map(|(number, slot)| {
         let answer = match slot {
-            Slot::Asked => results.next().unwrap_or_else(|| {
-                Err(Problem::new(Code::Internal, "the line got no answer").unknown())
-            }),
+            Slot::Asked => results
+                .next()
+                .unwrap_or_else(|| Err(Problem::new(Code::Internal, "the line got no answer").unknown())),
             Slot::Before(id) => Ok(id),
             Slot::Wrong(problem) => Err(*problem),
         };
@@ -181,7 +189,9 @@ fn write_lines(answers: impl Iterator<Item = (u64, Result<JobId, Problem>)>) -> 
             Ok(id) => writeln!(out, "{{\"line\":{line},\"id\":{id}}}"),
             Err(problem) => {
                 let reply = LineReply { line, id: None, error: Some(problem) };
-                serde_json::to_writer(&mut out, &reply).map_err(Into::into).and_then(|()| out.write_all(b"\n"))
+                serde_json::to_writer(&mut out, &reply)
+                    .map_err(Into::into)
+                    .and_then(|()| out.write_all(b"\n"))
             }
         };
     }
@@ -301,7 +311,12 @@ mod tests {
     #[test]
     fn answers_keep_the_order_of_the_lines() {
         let wrong = Problem::new(Code::BadCommand, "no");
-        let slots = vec![(1, Slot::Asked), (2, Slot::Wrong(Box::new(wrong.clone()))), (3, Slot::Before(5)), (4, Slot::Asked)];
+        let slots = vec![
+            (1, Slot::Asked),
+            (2, Slot::Wrong(Box::new(wrong.clone()))),
+            (3, Slot::Before(5)),
+            (4, Slot::Asked),
+        ];
         let text = String::from_utf8(render(slots, vec![Ok(8), Err(wrong)])).unwrap();
         let replies: Vec<LineReply> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let seen: Vec<_> = replies.iter().map(|r| (r.line, r.id, r.error.is_some())).collect();

@@ -109,7 +109,12 @@ fn describe(operation: &Operation) -> Value {
     let in_path = operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     let parameters: Vec<Value> = in_path
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-        .chain(operation.query.iter().map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}})))
+        .chain(
+            operation
+                .query
+                .iter()
+                .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}})),
+        )
         .collect();
     let good = match (operation.answer, operation.answer.strip_prefix('*')) {
         ("", _) => json!({"text/plain": {"schema": {"type": "string"}}}),
@@ -129,7 +134,8 @@ fn describe(operation: &Operation) -> Value {
         },
     });
     if !operation.body.is_empty() {
-        let schema = if operation.body == "{}" { json!({"type": "object"}) } else { reference(operation.body) };
+        let schema =
+            if operation.body == "{}" { json!({"type": "object"}) } else { reference(operation.body) };
         described["requestBody"] = json!({"content": {JSON: {"schema": schema}}});
     }
     described
@@ -142,30 +148,51 @@ fn reference(name: &str) -> Value {
 /// Field lists: `name:type`, where a type is one of the words below, `[x]` for a list, `{x}` for a map from text, or the
 /// name of another schema; `?` after it says that null is possible.
 const SCHEMAS: &[(&str, &str)] = &[
-    ("JobSpec", "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? labels:{text} hold:bool run_as:text? grace_s:number?"),
+    (
+        "JobSpec",
+        "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? labels:{text} hold:bool run_as:text? grace_s:number?",
+    ),
     ("Git", "url:text ref:text? subdir:text?"),
     ("Resources", "cpus:number? memory_bytes:int? gpus:number? named:{int}"),
     ("After", "ok:[int] any:[int] fail:[int]"),
     ("ArrayRange", "from:int to:int limit:int?"),
     ("Submitted", "id:int state:State substate:text? seq:int created:bool"),
-    ("Job", "id:int alias:text? name:text? owner:text queue:text state:State substate:text? cause:Cause? attempt:int priority:int created_at:time started_at:time? ended_at:time? run_at:time? machine:text? attempts:[Attempt] progress:number? message:text? result:any labels:{text} spec:JobSpec definition:any array:Array? index:int? worker:text?"),
-    ("Attempt", "attempt:int index:int? machine:text dispatched_at:time? started_at:time? ended_at:time? cause:Cause? exit_code:int? cpu_s:number rss_peak_bytes:int pid:int? output_bytes:int late:Cause?"),
+    (
+        "Job",
+        "id:int alias:text? name:text? owner:text queue:text state:State substate:text? cause:Cause? attempt:int priority:int created_at:time started_at:time? ended_at:time? run_at:time? machine:text? attempts:[Attempt] progress:number? message:text? result:any labels:{text} spec:JobSpec definition:any array:Array? index:int? worker:text?",
+    ),
+    (
+        "Attempt",
+        "attempt:int index:int? machine:text dispatched_at:time? started_at:time? ended_at:time? cause:Cause? exit_code:int? cpu_s:number rss_peak_bytes:int pid:int? output_bytes:int late:Cause?",
+    ),
     ("Array", "total:int counts:Counts from:int to:int limit:int?"),
     ("Counts", "QUEUED:int RUNNING:int COMPLETED:int FAILED:int CANCELLED:int"),
     ("Cause", "kind:text code:int? signal:int? what:text? errno:text? detail:text?"),
     ("RegisterRequest", "id:text definition:any cluster_id:int?"),
     ("CancelRequest", "grace_s:number? reason:text?"),
-    ("StatusRequest", "state:text? progress:number? message:text? result:any error:text? attempt:int? lease:text?"),
+    (
+        "StatusRequest",
+        "state:text? progress:number? message:text? result:any error:text? attempt:int? lease:text?",
+    ),
     ("Changed", "id:int state:State substate:text? attempt:int tasks:int? seq:int"),
     ("Why", "id:int state:State substate:text? reasons:[WhyLine]"),
     ("WhyLine", "machine:text? text:text"),
     ("LogLine", "next:int at:time? stream:text text:text missing:int?"),
     ("PlanRequest", "action:text filter:text? ids:[text] except:[int] reason:text?"),
-    ("BulkPlan", "kind:text id:int action:text seq:int matched:int will_change:int no_change:{int} refused:{int} sample:[any] running:int"),
+    (
+        "BulkPlan",
+        "kind:text id:int action:text seq:int matched:int will_change:int no_change:{int} refused:{int} sample:[any] running:int",
+    ),
     ("PlanResult", "id:int changed:int skipped:int reasons:{int} seq:int"),
     ("QueueSettings", "kind:text? backend:text? weight:int? limit:int? max_len:int?"),
-    ("Queue", "name:text kind:text backend:text paused:bool weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]"),
-    ("PublishRequest", "body:any body_text:text? body_base64:text? headers:{text} priority:int delay_s:number? ttl_s:number?"),
+    (
+        "Queue",
+        "name:text kind:text backend:text paused:bool weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]",
+    ),
+    (
+        "PublishRequest",
+        "body:any body_text:text? body_base64:text? headers:{text} priority:int delay_s:number? ttl_s:number?",
+    ),
     ("Published", "id:text queue:text seq:int created:bool"),
     ("ReceiveRequest", "max:int wait_s:number lease_s:number"),
     ("Received", "items:[any]"),
@@ -173,20 +200,35 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("Settled", "ok:bool id:text"),
     ("CleanRequest", "filter:text? dead:bool dry_run:bool"),
     ("Cleaned", "removed:int dry_run:bool"),
-    ("QueueCount", "queue:text kind:text ready:int delayed:int leased:int dead:int oldest_age_s:number? as_of_seq:int"),
-    ("Machine", "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int"),
+    (
+        "QueueCount",
+        "queue:text kind:text ready:int delayed:int leased:int dead:int oldest_age_s:number? as_of_seq:int",
+    ),
+    (
+        "Machine",
+        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int",
+    ),
     ("TokenRequest", "ttl_s:number"),
     ("TokenReply", "token:text expires_at:time"),
     ("WorkerRequest", "kind:text? spec:JobSpec"),
     ("Worker", "name:text version:int kind:text owner:text queue:text spec:JobSpec created_at:time"),
-    ("Stats", "cluster:text at:time? as_of_seq:int counts:Counts waiting:{int} changes_per_s:number queues:[Queue] machines:{int} cpu_milli_used:int cpu_milli_total:int memory_used:int memory_total:int causes:{int} stale:int alerts:[any]"),
-    ("Event", "seq:int at:time kind:text id:int? index:int? indices:text? count:int? attempt:int? from:text? to:text? substate:text? cause:Cause? actor:text subject:text? what:text?"),
+    (
+        "Stats",
+        "cluster:text at:time? as_of_seq:int counts:Counts waiting:{int} changes_per_s:number queues:[Queue] machines:{int} cpu_milli_used:int cpu_milli_total:int memory_used:int memory_total:int causes:{int} stale:int alerts:[any]",
+    ),
+    (
+        "Event",
+        "seq:int at:time kind:text id:int? index:int? indices:text? count:int? attempt:int? from:text? to:text? substate:text? cause:Cause? actor:text subject:text? what:text?",
+    ),
     ("ViewRequest", "of:text filter:text order:text offset:int limit:int every_ms:int id:int?"),
     ("ViewUpdate", "kind:text seq:int total:Total order:[any] rows:[Job]"),
     ("Total", "value:int exact:bool"),
     ("Version", "version:text api:[text]"),
     ("WhoAmI", "uid:int name:text role:text"),
-    ("Health", "status:text reasons:[text] version:text cluster:text lineage:text epoch:int seq:int pid:int uptime_s:number store_bytes:int output_bytes:int listen:text dir:text"),
+    (
+        "Health",
+        "status:text reasons:[text] version:text cluster:text lineage:text epoch:int seq:int pid:int uptime_s:number store_bytes:int output_bytes:int listen:text dir:text",
+    ),
     ("JobList", "api:text kind:text items:[Job] next:text? total:Total"),
     ("QueueList", "api:text kind:text items:[Queue] next:text? total:Total"),
     ("MachineList", "api:text kind:text items:[Machine] next:text? total:Total"),

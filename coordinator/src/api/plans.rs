@@ -1,9 +1,9 @@
 //! `bulk_action` in two steps: a plan fixes the set and counts what would happen; running it changes exactly that set.
+use super::App;
 use super::listing::{asker, parse};
 use super::reply::{Answer, Failure, json, json_with, unexpected};
 use super::request::{Cx, Nothing};
 use super::select::{self, With, is_stale, no_such_job};
-use super::App;
 use crate::effect::Reply;
 use crate::input::{Call, Stored, Target};
 use crate::row::Caller;
@@ -69,7 +69,8 @@ fn check_action(action: &str) -> Result<&'static str, Problem> {
         return Err(Problem::new(Code::NotYet, format!("the action {word} is not in this version"))
             .hint(format!("actions: {}", ACTIONS.join(", "))));
     }
-    let problem = Problem::new(Code::BadValue, format!("there is no action {:?}", Clean::short(word, 40).as_str()));
+    let problem =
+        Problem::new(Code::BadValue, format!("there is no action {:?}", Clean::short(word, 40).as_str()));
     Err(match nearest(word, ACTIONS) {
         Some(near) => problem.hint(format!("did you mean {near:?}?")),
         None => problem.hint(format!("actions: {}", ACTIONS.join(", "))),
@@ -95,10 +96,14 @@ impl Choice {
     fn from(request: &PlanRequest) -> Result<Self, Failure> {
         if request.ids.is_empty() && request.filter.is_none() {
             let problem = Problem::new(Code::BadValue, "neither filter nor ids is given");
-            return Err(problem.hint("an empty filter means every job: say \"filter\": \"\" if that is meant").into());
+            return Err(problem
+                .hint("an empty filter means every job: say \"filter\": \"\" if that is meant")
+                .into());
         }
         if request.ids.len() > IDS {
-            return Err(Problem::new(Code::TooLarge, format!("at most {IDS} ids can be named")).hint("use ranges or a filter").into());
+            return Err(Problem::new(Code::TooLarge, format!("at most {IDS} ids can be named"))
+                .hint("use ranges or a filter")
+                .into());
         }
         let mut filter = parse(request.filter.as_deref().unwrap_or(""))?;
         let (mut jobs, mut tasks) = (Vec::new(), Vec::new());
@@ -117,7 +122,8 @@ impl Choice {
 
     fn find(&self, conn: &Connection, asker: Asker) -> Result<Vec<Chosen>, store::Error> {
         let jobs = if self.jobs { sets::candidates(conn, &self.filter, asker)? } else { Vec::new() };
-        let mut chosen: Vec<Chosen> = jobs.into_iter().map(|candidate| Chosen { candidate, tasks: None }).collect();
+        let mut chosen: Vec<Chosen> =
+            jobs.into_iter().map(|candidate| Chosen { candidate, tasks: None }).collect();
         for &(job, from, to) in &self.tasks {
             let Some(row) = read::job_row(conn, job)? else { continue };
             let Some(array) = &row.array else { continue };
@@ -131,7 +137,8 @@ impl Choice {
                 };
                 let title = format!("{}.{index}", row.title);
                 let owner_uid = row.owner_uid;
-                let candidate = Candidate { id: job, owner_uid, title, state, substate, tasks: None, some_held: false };
+                let candidate =
+                    Candidate { id: job, owner_uid, title, state, substate, tasks: None, some_held: false };
                 chosen.push(Chosen { candidate, tasks: Some((index, index)) });
             }
         }
@@ -203,18 +210,28 @@ impl Fate {
         });
         let held = job.substate == Some(Substate::Held) || job.some_held;
         let (change, running, rest) = match action {
-            "cancel" => {
-                (counts.queued + counts.running, counts.running, [("already ended", counts.ended()), ("", 0), ("", 0)])
-            }
+            "cancel" => (
+                counts.queued + counts.running,
+                counts.running,
+                [("already ended", counts.ended()), ("", 0), ("", 0)],
+            ),
             "restart" => (
                 counts.failed + counts.cancelled,
                 0,
                 [("completed", counts.completed), ("not ended", counts.queued + counts.running), ("", 0)],
             ),
             "hold" if held && job.tasks.is_none() => (0, 0, [("already held", 1), ("", 0), ("", 0)]),
-            "hold" => (counts.queued, 0, [("running", counts.running), ("already ended", counts.ended()), ("", 0)]),
-            _ if held => (counts.queued, 0, [("running", counts.running), ("already ended", counts.ended()), ("", 0)]),
-            _ => (0, 0, [("not held", counts.queued), ("running", counts.running), ("already ended", counts.ended())]),
+            "hold" => {
+                (counts.queued, 0, [("running", counts.running), ("already ended", counts.ended()), ("", 0)])
+            }
+            _ if held => {
+                (counts.queued, 0, [("running", counts.running), ("already ended", counts.ended()), ("", 0)])
+            }
+            _ => (
+                0,
+                0,
+                [("not held", counts.queued), ("running", counts.running), ("already ended", counts.ended())],
+            ),
         };
         Self { change, running, no_change: rest.into_iter().filter(|(_, count)| *count > 0).collect() }
     }
@@ -232,7 +249,11 @@ impl Runs {
     fn push(&mut self, job: JobId, tasks: Option<(u32, u32)>) {
         match (tasks, &mut self.jobs, &mut self.tasks) {
             (None, Some((_, last)), _) if *last + 1 == job => *last = job,
-            (Some((from, to)), _, Some((same, _, last))) if *same == job && last.checked_add(1) == Some(from) => *last = to,
+            (Some((from, to)), _, Some((same, _, last)))
+                if *same == job && last.checked_add(1) == Some(from) =>
+            {
+                *last = to
+            }
             (None, ..) => {
                 self.close();
                 self.jobs = Some((job, job));
@@ -334,11 +355,17 @@ async fn carry_out(app: &App, caller: &Caller, stored: &StoredPlan) -> Result<Pl
 }
 
 /// Runs one portion; jobs whose rows became stale on the way are asked for again.
-async fn portion_of(app: &App, caller: &Caller, plan: &Plan, portion: &[Target]) -> Result<Vec<Result<u64, Problem>>, Failure> {
+async fn portion_of(
+    app: &App,
+    caller: &Caller,
+    plan: &Plan,
+    portion: &[Target],
+) -> Result<Vec<Result<u64, Problem>>, Failure> {
     let (mut outcomes, mut left) = (Vec::with_capacity(portion.len()), portion.to_vec());
     for last in [false, false, true] {
         let jobs = rows_of(app, &plan.action, &left)?;
-        let reply = app.ask(caller, Call::BulkAction { plan: plan.id, action: plan.action.clone(), jobs }).await?;
+        let reply =
+            app.ask(caller, Call::BulkAction { plan: plan.id, action: plan.action.clone(), jobs }).await?;
         let Reply::Bulk(results) = reply else { return Err(unexpected(&reply)) };
         let mut again = Vec::new();
         for (target, outcome) in left.iter().zip(results) {
@@ -441,7 +468,10 @@ mod tests {
         assert_eq!(ids, ["1-3", "7", "8.4-5", "8.9", "9"]);
         let back: Vec<_> = targets(&ids).map(|t| (t.job, t.tasks)).collect();
         let tasks = |from, to| Some((from, to));
-        assert_eq!(back, [(1, None), (2, None), (3, None), (7, None), (8, tasks(4, 5)), (8, tasks(9, 9)), (9, None)]);
+        assert_eq!(
+            back,
+            [(1, None), (2, None), (3, None), (7, None), (8, tasks(4, 5)), (8, tasks(9, 9)), (9, None)]
+        );
     }
 
     #[test]

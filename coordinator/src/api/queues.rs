@@ -1,10 +1,10 @@
 //! Queues: `publish`, `receive_message`, `clean_queue`, `count_queue_messages`, the three ways to settle, and settings.
+use super::App;
 use super::jobs::{check_size, view};
 use super::listing::{SEARCH, asker, parse};
 use super::reply::{Answer, Failure, json, json_with, missing, unexpected};
 use super::request::{Cx, Nothing, millis};
 use super::submit::{self, key_of, replayed, reused};
-use super::App;
 use crate::effect::Reply;
 use crate::input::{Call, Key, NewMessage, Settle};
 use crate::row::Caller;
@@ -12,8 +12,8 @@ use crate::store::query::{base64, records, sets};
 use crate::store::read;
 use axum::http::StatusCode;
 use reeve_protocol::api::{
-    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, PublishRequest, Published, QueueSettings, QueueView, ReceiveRequest,
-    Received, Total,
+    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, PublishRequest, Published, QueueSettings,
+    QueueView, ReceiveRequest, Received, Total,
 };
 use reeve_protocol::error::parse_json;
 use reeve_protocol::spec_check::{MAX_PAYLOAD, check_name};
@@ -41,7 +41,9 @@ pub(super) async fn show(cx: Cx) -> Answer {
     let queues = all(&cx.app, &cx.caller).await?;
     match queues.iter().find(|q| q.name == cx.param(0)) {
         Some(queue) => Ok(json(queue)),
-        None => Err(missing(Code::UnknownQueue, "queue", cx.param(0), queues.iter().map(|q| q.name.as_str()))),
+        None => {
+            Err(missing(Code::UnknownQueue, "queue", cx.param(0), queues.iter().map(|q| q.name.as_str())))
+        }
     }
 }
 
@@ -96,12 +98,20 @@ pub(super) async fn publish(cx: Cx) -> Answer {
         (false, true) => publish_job(&app, &caller, queue, parse_json(&body)?, key).await,
         (false, false) => {
             let problem = Problem::new(Code::BadValue, "the body is neither a message nor a job");
-            Err(problem.hint("a message has body, body_text or body_base64; a job has command, worker or git").into())
+            Err(problem
+                .hint("a message has body, body_text or body_base64; a job has command, worker or git")
+                .into())
         }
     }
 }
 
-async fn publish_job(app: &App, caller: &Caller, queue: String, mut spec: JobSpec, key: Option<String>) -> Answer {
+async fn publish_job(
+    app: &App,
+    caller: &Caller,
+    queue: String,
+    mut spec: JobSpec,
+    key: Option<String>,
+) -> Answer {
     if spec.queue.as_ref().is_some_and(|other| *other != queue) {
         return Err(Problem::new(Code::BadValue, format!("the body names another queue than {queue}")).into());
     }
@@ -110,7 +120,13 @@ async fn publish_job(app: &App, caller: &Caller, queue: String, mut spec: JobSpe
     submit::one(app, caller, spec, key).await
 }
 
-async fn publish_message(app: &App, caller: &Caller, queue: String, request: PublishRequest, key: Option<String>) -> Answer {
+async fn publish_message(
+    app: &App,
+    caller: &Caller,
+    queue: String,
+    request: PublishRequest,
+    key: Option<String>,
+) -> Answer {
     let canonical = serde_json::to_vec(&request).unwrap_or_default();
     let key = key.map(|key| Key { key, digest: sha256_hex(&canonical) });
     let message = Box::new(message_of(request, key.clone())?);
@@ -140,12 +156,22 @@ fn message_of(request: PublishRequest, key: Option<Key>) -> Result<NewMessage, F
             None => return Err(Problem::new(Code::BadValue, "body_base64 is not base64 with padding").into()),
         },
         (None, None, None) => (0, b"null".to_vec()),
-        _ => return Err(Problem::new(Code::BadValue, "only one of body, body_text and body_base64 may be given").into()),
+        _ => {
+            return Err(Problem::new(
+                Code::BadValue,
+                "only one of body, body_text and body_base64 may be given",
+            )
+            .into());
+        }
     };
     if body.len() > MAX_PAYLOAD {
-        return Err(Problem::new(Code::TooLarge, format!("a message takes at most {MAX_PAYLOAD} bytes")).into());
+        return Err(
+            Problem::new(Code::TooLarge, format!("a message takes at most {MAX_PAYLOAD} bytes")).into()
+        );
     }
-    if request.headers.len() > 64 || request.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > 16 * 1024 {
+    if request.headers.len() > 64
+        || request.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > 16 * 1024
+    {
         return Err(Problem::new(Code::TooLarge, "headers take at most 64 pairs and 16 KiB").into());
     }
     if !(-1_000_000..=1_000_000).contains(&request.priority) {
@@ -167,7 +193,11 @@ pub(super) async fn receive_message(cx: Cx) -> Answer {
     let (app, caller, queue) = begin(&cx)?;
     let request: ReceiveRequest = cx.json_or_default().await?;
     if !(1..=1000).contains(&request.max) {
-        return Err(Problem::new(Code::OutOfRange, format!("max is {}; it must be between 1 and 1000", request.max)).into());
+        return Err(Problem::new(
+            Code::OutOfRange,
+            format!("max is {}; it must be between 1 and 1000", request.max),
+        )
+        .into());
     }
     let wait_ms = millis("wait_s", request.wait_s, 0.0..=3600.0)?;
     let lease_ms = millis("lease_s", request.lease_s, 1.0..=86_400.0)?;
@@ -178,7 +208,9 @@ pub(super) async fn receive_message(cx: Cx) -> Answer {
         () = app.stopped() => return Ok(json(&Received { items: Vec::new() })),
     };
     let items = match reply {
-        Reply::ReceivedMessages(messages) => messages.into_iter().map(|m| Delivery::Message(Box::new(m))).collect(),
+        Reply::ReceivedMessages(messages) => {
+            messages.into_iter().map(|m| Delivery::Message(Box::new(m))).collect()
+        }
         Reply::ReceivedJobs(jobs) => {
             let deliver = |(task, attempt, lease, until)| {
                 let job = view(&app, task)?;
@@ -210,7 +242,9 @@ async fn settle(cx: Cx, how: Settle) -> Answer {
     let (app, caller, queue) = begin(&cx)?;
     let request: LeaseRequest = cx.json().await?;
     if request.lease.is_empty() || request.lease.len() > 256 {
-        return Err(Problem::new(Code::BadValue, "lease is missing").hint("give the lease that receive answered with").into());
+        return Err(Problem::new(Code::BadValue, "lease is missing")
+            .hint("give the lease that receive answered with")
+            .into());
     }
     check_size("result", request.result.as_ref())?;
     request.delay_s.map(|s| millis("delay_s", s, 0.0..=YEARS)).transpose()?;
@@ -292,7 +326,10 @@ mod tests {
     #[test]
     fn a_message_has_exactly_one_body_and_keeps_its_kind() {
         let json = message(r#"{"body":{"a":1},"headers":{"k":"v"},"delay_s":1.5}"#).unwrap();
-        assert_eq!((json.kind, &*json.body, &*json.headers, json.delay_ms), (0, &br#"{"a":1}"#[..], r#"{"k":"v"}"#, 1500));
+        assert_eq!(
+            (json.kind, &*json.body, &*json.headers, json.delay_ms),
+            (0, &br#"{"a":1}"#[..], r#"{"k":"v"}"#, 1500)
+        );
         assert_eq!(message(r#"{"body_text":"hi"}"#).unwrap().kind, 1);
         let bytes = message(r#"{"body_base64":"AP8="}"#).unwrap();
         assert_eq!((bytes.kind, &*bytes.body), (2, &[0u8, 255][..]));

@@ -36,7 +36,10 @@ impl From<store::Error> for Failure {
             );
         }
         tracing::error!(error = %error, "a read of the store failed");
-        Self(Problem::new(Code::Internal, "the store could not be read").hint("the coordinator's log says why"))
+        Self(
+            Problem::new(Code::Internal, "the store could not be read")
+                .hint("the coordinator's log says why"),
+        )
     }
 }
 
@@ -87,7 +90,12 @@ pub(super) fn unexpected(reply: &Reply) -> Failure {
 }
 
 /// A thing that does not exist, with the nearest that does.
-pub(super) fn missing<'a>(code: Code, what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Failure {
+pub(super) fn missing<'a>(
+    code: Code,
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Failure {
     let short = reeve_protocol::text::Clean::short(name, 64);
     let problem = Problem::new(code, format!("there is no {what} {:?}", short.as_str()));
     Failure(match reeve_protocol::nearest::nearest(name, known) {
@@ -113,7 +121,11 @@ mod tests {
     #[test]
     fn a_missing_thing_names_the_nearest() {
         let known = ["default", "vision"];
-        assert!(missing(Code::UnknownQueue, "queue", "vison", known.into_iter()).0.hint.contains("\"vision\""));
-        assert!(missing(Code::UnknownQueue, "queue", "zzzz", known.into_iter()).0.hint.contains("reeve queue ls"));
+        assert!(
+            missing(Code::UnknownQueue, "queue", "vison", known.into_iter()).0.hint.contains("\"vision\"")
+        );
+        assert!(
+            missing(Code::UnknownQueue, "queue", "zzzz", known.into_iter()).0.hint.contains("reeve queue ls")
+        );
     }
 }

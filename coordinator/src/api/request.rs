@@ -49,7 +49,8 @@ impl FromRequest<Arc<App>> for Cx {
         let params = params.map_err(|_| Problem::new(Code::UnknownPath, "the path is no valid UTF-8"))?;
         let path = params.iter().map(|(_, value)| value.to_owned()).collect();
         let caller = parts.extensions.get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Problem::new(Code::Internal, "the caller of a request is not known"))?;
+        let caller =
+            caller.ok_or_else(|| Problem::new(Code::Internal, "the caller of a request is not known"))?;
         Ok(Self { app: app.clone(), caller, parts, body, path })
     }
 }
@@ -94,7 +95,8 @@ impl Cx {
 
     /// The body, whole.
     pub(super) async fn bytes(self, limit: usize) -> Result<Bytes, Failure> {
-        let told = self.parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let told =
+            self.parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         if told.is_some_and(|n| n > limit as u64) {
             return Err(too_large(limit));
         }
@@ -148,7 +150,9 @@ impl Pieces {
                     }
                 }
                 Some(Err(error)) => {
-                    return Err(Problem::new(Code::RequestTimeout, format!("the body broke off: {error}")).into());
+                    return Err(
+                        Problem::new(Code::RequestTimeout, format!("the body broke off: {error}")).into()
+                    );
                 }
             }
         }
@@ -183,13 +187,18 @@ pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     fn read(text: &str, known: &'static [&'static str]) -> Result<Self, Problem> {
-        let uri = format!("/?{text}").parse().map_err(|_| Problem::new(Code::BadValue, "the query is not readable"))?;
+        let uri = format!("/?{text}")
+            .parse()
+            .map_err(|_| Problem::new(Code::BadValue, "the query is not readable"))?;
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&uri);
         let pairs = pairs.map_err(|_| Problem::new(Code::BadValue, "the query is not readable"))?.0;
         for (at, (name, _)) in pairs.iter().enumerate() {
             let short = Clean::short(name, 64);
             if !known.contains(&name.as_str()) {
-                let problem = Problem::new(Code::UnknownParameter, format!("unknown query parameter {:?}", short.as_str()));
+                let problem = Problem::new(
+                    Code::UnknownParameter,
+                    format!("unknown query parameter {:?}", short.as_str()),
+                );
                 return Err(match (nearest(name, known.iter().copied()), known) {
                     (Some(near), _) => problem.hint(format!("did you mean {near:?}?")),
                     (None, []) => problem.hint("this path takes no query parameters"),
@@ -197,7 +206,10 @@ impl Query {
                 });
             }
             if pairs[..at].iter().any(|(other, _)| other == name) {
-                return Err(Problem::new(Code::DuplicateField, format!("query parameter {short} appears twice")));
+                return Err(Problem::new(
+                    Code::DuplicateField,
+                    format!("query parameter {short} appears twice"),
+                ));
             }
         }
         Ok(Self(pairs))
@@ -227,7 +239,11 @@ impl Query {
             Ok(n) if bounds.contains(&n) => Ok(Some(n)),
             Ok(n) => {
                 let (low, high) = bounds.into_inner();
-                Err(Problem::new(Code::OutOfRange, format!("{name} is {n}; it must be between {low} and {high}")).into())
+                Err(Problem::new(
+                    Code::OutOfRange,
+                    format!("{name} is {n}; it must be between {low} and {high}"),
+                )
+                .into())
             }
             Err(_) => Err(bad(name, text, "a number")),
         }
@@ -245,7 +261,8 @@ pub(super) fn millis(name: &str, seconds: f64, bounds: RangeInclusive<f64>) -> R
         return Ok((seconds * 1000.0).round() as u64);
     }
     let (low, high) = bounds.into_inner();
-    Err(Problem::new(Code::OutOfRange, format!("{name} is {seconds}; it must be between {low} and {high}")).into())
+    Err(Problem::new(Code::OutOfRange, format!("{name} is {seconds}; it must be between {low} and {high}"))
+        .into())
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The table of paths. The description in `openapi` and the hints for mistyped paths are made from the same table.
 use super::reply::{Answer, Failure};
 use super::request::Cx;
-use super::{App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, stats, submit, views};
+use super::{
+    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, stats, submit, views,
+};
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::routing::{MethodRouter, get, post};
@@ -71,12 +73,14 @@ table! {
 
 /// The whole API over what handlers see.
 pub(super) fn router(app: Arc<App>) -> Router {
-    let router = TABLE.iter().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
+    let router =
+        TABLE.iter().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
     router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(app)
 }
 
 async fn not_yet(_cx: Cx) -> Answer {
-    let problem = Problem::new(Code::NotYet, "static workers, their launch and calls to them are not in this version");
+    let problem =
+        Problem::new(Code::NotYet, "static workers, their launch and calls to them are not in this version");
     Err(problem.hint("submit jobs to the worker instead: reeve submit --worker NAME").into())
 }
 
@@ -90,8 +94,12 @@ async fn unknown_path(uri: Uri) -> Failure {
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Failure {
-    let methods = TABLE.iter().find(|route| matches(route.path, uri.path())).map_or(&[][..], |route| route.methods);
-    let problem = Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}", Clean::short(uri.path(), 100)));
+    let methods =
+        TABLE.iter().find(|route| matches(route.path, uri.path())).map_or(&[][..], |route| route.methods);
+    let problem = Problem::new(
+        Code::MethodNotAllowed,
+        format!("{} does not take {method}", Clean::short(uri.path(), 100)),
+    );
     Failure(problem.hint(format!("it takes {}", methods.join(", ").to_uppercase())))
 }
 
@@ -106,7 +114,8 @@ fn similar(path: &str) -> Option<String> {
     let fill = |pattern: &str| -> Option<String> {
         let words: Vec<&str> = pattern.split('/').collect();
         (words.len() == parts.len()).then(|| {
-            let filled = words.iter().zip(&parts).map(|(word, part)| if word.starts_with('{') { part } else { word });
+            let filled =
+                words.iter().zip(&parts).map(|(word, part)| if word.starts_with('{') { part } else { word });
             filled.copied().collect::<Vec<_>>().join("/")
         })
     };

@@ -38,7 +38,9 @@ pub(super) fn one(app: &App, caller: &Caller, text: &str) -> Result<TaskId, Fail
         Target { job, tasks: Some((from, to)) } if from == to => Ok(TaskId::of_array(job, from)),
         Target { job, .. } => {
             let problem = Problem::new(Code::BadId, "several tasks are named; this takes one");
-            Err(problem.hint(format!("name one task, such as {job}.1, or the array as a whole: {job}")).into())
+            Err(problem
+                .hint(format!("name one task, such as {job}.1, or the array as a whole: {job}"))
+                .into())
         }
     }
 }

@@ -35,13 +35,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Serves until told to stop, then gives answers in flight a moment.
 pub async fn serve(state: State, listener: UnixListener, shutdown: watch::Receiver<bool>) {
     let app = Arc::new(App::new(state, shutdown));
-    let door = Arc::new(Door {
-        router: routes::router(app.clone()),
-        owner_uid: app.owner_uid,
-        names: Mutex::default(),
-        kill: CancellationToken::new(),
-        app: app.clone(),
-    });
+    let door = Arc::new(Door::new(app.clone(), HEADER_TIME));
     let (slots, open) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new());
     loop {
         let next = async {
@@ -80,33 +74,43 @@ struct Door {
     app: Arc<App>,
     router: Router,
     owner_uid: u32,
+    header_time: Duration,
     /// Looking a name up may ask a directory server: once per uid is enough.
     names: Mutex<HashMap<u32, Arc<str>>>,
     kill: CancellationToken,
 }
 
 impl Door {
+    fn new(app: Arc<App>, header_time: Duration) -> Self {
+        let (router, owner_uid) = (routes::router(app.clone()), app.owner_uid);
+        Self { app, router, owner_uid, header_time, names: Mutex::default(), kill: CancellationToken::new() }
+    }
+
     async fn connection(self: Arc<Self>, stream: UnixStream) {
         let caller = match stream.peer_cred() {
             Ok(peer) => Caller { uid: peer.uid(), name: self.name_of(peer.uid()) },
             Err(error) => return tracing::warn!(%error, "the kernel does not say who connected"),
         };
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADERS);
-        builder.http2().timer(TokioTimer::new()).max_header_list_size(HEADERS as u32).max_concurrent_streams(256);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_time).max_buf_size(HEADERS);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEADERS as u32)
+            .max_concurrent_streams(256);
         let asked = Arc::new(AtomicBool::new(false));
         let service = {
             let (door, asked) = (self.clone(), asked.clone());
-            hyper::service::service_fn(move |request| {
+            hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
-                door.clone().answer(caller.clone(), request)
+                door.clone().answer(caller.clone(), request.map(Body::new))
             })
         };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut stopping = false;
         // Telling HTTP/1.1 from h2c has no bound of its own, so the first request has one here.
-        let first = tokio::time::sleep(HEADER_TIME);
+        let first = tokio::time::sleep(self.header_time);
         tokio::pin!(first);
         let mut waiting = true;
         loop {
@@ -132,10 +136,9 @@ impl Door {
         }
     }
 
-    async fn answer(self: Arc<Self>, caller: Caller, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+    async fn answer(self: Arc<Self>, caller: Caller, mut request: Request) -> Result<Response, Infallible> {
         let id = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= 128).cloned();
         let mut response = if caller.uid == self.owner_uid || caller.uid == 0 {
-            let mut request: Request = request.map(Body::new);
             request.extensions_mut().insert(caller);
             self.router.clone().call(request).await?
         } else {
@@ -145,7 +148,10 @@ impl Door {
             response.headers_mut().insert(REQUEST_ID, id);
         }
         // Answers differ from caller to caller and from moment to moment.
-        response.headers_mut().entry(hyper::header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        response
+            .headers_mut()
+            .entry(hyper::header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
         Ok(response)
     }
 
@@ -160,7 +166,52 @@ impl Door {
 }
 
 fn refuse(caller: &Caller) -> Response {
-    let problem = Problem::new(Code::SingleUser, format!("user {} is not the one this coordinator serves", caller.name))
-        .hint("run your own with: reeve up");
+    let problem = Problem::new(
+        Code::SingleUser,
+        format!("user {} is not the one this coordinator serves", caller.name),
+    )
+    .hint("run your own with: reeve up");
     Failure(problem).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::tests::Bench;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn another_user_is_refused_whatever_is_asked_and_root_is_not() {
+        let bench = Bench::new().await;
+        let door = Arc::new(Door::new(bench.app(1000), HEADER_TIME));
+        let ask = |uid: u32, path: &str| {
+            let request =
+                Request::builder().uri(path).header("x-request-id", "r1").body(Body::empty()).unwrap();
+            door.clone().answer(Caller { uid, name: "x".into() }, request)
+        };
+        for path in ["/version", "/v1/jobs", "/nowhere"] {
+            let refused = ask(1001, path).await.unwrap();
+            assert_eq!(refused.status(), 403, "{path}");
+            assert_eq!(refused.headers()["content-type"], "application/problem+json");
+            assert_eq!(refused.headers()["x-request-id"], "r1");
+        }
+        for uid in [0, 1000] {
+            assert_eq!(ask(uid, "/version").await.unwrap().status(), 200);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_finish_its_headers_is_cut() {
+        let bench = Bench::new().await;
+        let door = Arc::new(Door::new(bench.app(0), Duration::from_millis(20)));
+        for start in ["", "P", "PRI * HTTP/2.0", "GET /version HTTP/1.1\r\nhost:"] {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            let serving = tokio::spawn(door.clone().connection(server));
+            client.write_all(start.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let _ = client.read_to_end(&mut answer).await;
+            assert!(!answer.starts_with(b"HTTP/1.1 200"), "{start:?}");
+            serving.await.unwrap();
+        }
+    }
 }

@@ -28,7 +28,10 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     let mut new = name.to_owned();
     new.push(format!(".{}", std::process::id()));
     if near(&new).as_os_str().len() >= SUN_PATH {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the file name of {} is too long", path.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the file name of {} is too long", path.display()),
+        ));
     }
     let _ = std::fs::remove_file(near(&new));
     let listener = UnixListener::bind(near(&new))?;
@@ -41,7 +44,10 @@ fn parts(path: &Path) -> io::Result<(&Path, &OsStr)> {
     let dir = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
     match (dir, path.file_name()) {
         (Some(dir), Some(name)) if !name.as_bytes().is_empty() => Ok((dir, name)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not the path of a socket", path.display()))),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} is not the path of a socket", path.display()),
+        )),
     }
 }
 
@@ -50,7 +56,8 @@ fn libc_directory() -> i32 {
 }
 
 fn check_free(near: &Path, shown: &Path) -> io::Result<()> {
-    let taken = |why: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} {why}", shown.display())));
+    let taken =
+        |why: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} {why}", shown.display())));
     match std::fs::symlink_metadata(near) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
@@ -59,7 +66,9 @@ fn check_free(near: &Path, shown: &Path) -> io::Result<()> {
     }
     match std::os::unix::net::UnixStream::connect(near) {
         Ok(_) => taken("is served by another coordinator"),
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+            Ok(())
+        }
         // A full backlog, or no right to connect: somebody is there.
         Err(error) => taken(&format!("is in use ({error})")),
     }

@@ -1,8 +1,8 @@
 //! The coordinator about itself: version, health, who asks, and `get_queue_stats` once or as a stream.
+use super::App;
 use super::reply::{Answer, Failure, NDJSON, json, unexpected};
 use super::request::Cx;
 use super::stream::{FOLLOWER, Gone, Out, Shape, respond};
-use super::App;
 use crate::effect::Reply;
 use crate::input::Call;
 use crate::row::Caller;
@@ -34,7 +34,12 @@ pub(super) async fn whoami(cx: Cx) -> Answer {
 pub(super) async fn health(cx: Cx) -> Answer {
     cx.query(&[])?;
     let reasons: Vec<String> = match stats(&cx.app, &cx.caller).await {
-        Ok(stats) => stats.alerts.into_iter().filter(|a| a.level >= 2).map(|a| format!("{}: {}", a.subject, a.text)).collect(),
+        Ok(stats) => stats
+            .alerts
+            .into_iter()
+            .filter(|a| a.level >= 2)
+            .map(|a| format!("{}: {}", a.subject, a.text))
+            .collect(),
         Err(Failure(problem)) => vec![format!("the engine does not answer: {}", problem.detail)],
     };
     let info = &cx.app.info;

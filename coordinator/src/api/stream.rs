@@ -42,7 +42,9 @@ impl Out {
         let room = self.room.acquire_many(weight(piece.len(), self.size));
         let permit = match self.patience {
             None => room.await.map_err(|_| Gone)?,
-            Some(patience) => tokio::time::timeout(patience, room).await.map_err(|_| Gone)?.map_err(|_| Gone)?,
+            Some(patience) => {
+                tokio::time::timeout(patience, room).await.map_err(|_| Gone)?.map_err(|_| Gone)?
+            }
         };
         permit.forget();
         self.pieces.send(piece).map_err(|_| Gone)

@@ -44,7 +44,9 @@ pub(super) async fn submit(cx: Cx) -> Answer {
         return many(&app, &caller, body, key).await;
     }
     if body.len() > BODY {
-        return Err(Problem::new(Code::TooLarge, format!("one job is described in at most {BODY} bytes")).into());
+        return Err(
+            Problem::new(Code::TooLarge, format!("one job is described in at most {BODY} bytes")).into()
+        );
     }
     let spec: JobSpec = parse_json(&body)?;
     spec.validate()?;
@@ -85,7 +87,8 @@ pub(super) fn reused(id: &str) -> Failure {
 }
 
 fn replay(app: &App, id: JobId) -> Answer {
-    let (row, seq) = app.reads.point(|conn| Ok((read::job_row(conn, id)?, records::first_event(conn, id)?)))?;
+    let (row, seq) =
+        app.reads.point(|conn| Ok((read::job_row(conn, id)?, records::first_event(conn, id)?)))?;
     let row = row.ok_or_else(|| super::select::no_such_job(&id.to_string()))?;
     let (state, substate) = (row.standing.state, row.standing.substate);
     // A job of a batch shares its event; following from now on is then the best there is.
@@ -115,7 +118,11 @@ pub(super) fn key_for(key: String, spec: &JobSpec) -> Key {
 
 /// The key of one part of a batch. A long key is replaced by its hash, so that the number always fits.
 pub(super) fn part_key(key: &str, number: u64) -> String {
-    if key.len() <= 100 { format!("{key}/{number}") } else { format!("{}/{number}", sha256_hex(key.as_bytes())) }
+    if key.len() <= 100 {
+        format!("{key}/{number}")
+    } else {
+        format!("{}/{number}", sha256_hex(key.as_bytes()))
+    }
 }
 
 type Keyed = (JobSpec, Option<Key>);
@@ -180,9 +187,9 @@ fn replay_many(app: &App, caller: &Caller, specs: &[Keyed]) -> Result<Option<Sub
 /// What would become of a spec; nothing is stored.
 async fn rehearse(app: &App, caller: &Caller, spec: JobSpec) -> Answer {
     match app.ask(caller, Call::DryRun { spec: Box::new(spec.clone()) }).await? {
-        Reply::DryRun(queue, fits, reasons) => {
-            Ok(json(&json!({"dry_run": true, "queue": queue, "fits": fits, "reasons": reasons, "spec": spec})))
-        }
+        Reply::DryRun(queue, fits, reasons) => Ok(json(
+            &json!({"dry_run": true, "queue": queue, "fits": fits, "reasons": reasons, "spec": spec}),
+        )),
         other => Err(unexpected(&other)),
     }
 }
@@ -193,8 +200,10 @@ mod tests {
 
     #[test]
     fn two_spellings_of_one_request_have_one_digest() {
-        let a: JobSpec = parse_json(br#"{"command":["true"],"priority":0,"labels":{"b":"1","a":"2"}}"#).unwrap();
-        let b: JobSpec = parse_json(br#"{ "labels":{"a":"2","b":"1"}, "command":["true"], "name":null }"#).unwrap();
+        let a: JobSpec =
+            parse_json(br#"{"command":["true"],"priority":0,"labels":{"b":"1","a":"2"}}"#).unwrap();
+        let b: JobSpec =
+            parse_json(br#"{ "labels":{"a":"2","b":"1"}, "command":["true"], "name":null }"#).unwrap();
         let c: JobSpec = parse_json(br#"{"command":["false"]}"#).unwrap();
         let digest = |spec| key_for("k".into(), spec).digest;
         assert_eq!(digest(&a), digest(&b));

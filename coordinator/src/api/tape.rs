@@ -87,7 +87,16 @@ impl Reader {
         for (stream, half) in std::mem::take(&mut self.halves).into_iter().enumerate() {
             if !half.is_empty() {
                 let text = String::from_utf8_lossy(&half).into_owned();
-                line(&LogLine { next: self.at, at: None, stream: name(stream as u8 + 1).to_owned(), text, missing: None }, out);
+                line(
+                    &LogLine {
+                        next: self.at,
+                        at: None,
+                        stream: name(stream as u8 + 1).to_owned(),
+                        text,
+                        missing: None,
+                    },
+                    out,
+                );
             }
         }
     }
@@ -100,7 +109,9 @@ impl Reader {
                 if out.last().is_some_and(|b| *b != b'\n') {
                     out.push(b'\n');
                 }
-                out.extend_from_slice(format!("[reeve: {missing} bytes of output were not kept]\n").as_bytes());
+                out.extend_from_slice(
+                    format!("[reeve: {missing} bytes of output were not kept]\n").as_bytes(),
+                );
             }
             (Form::Lines, _) => {
                 let text = if missing.is_some() { String::new() } else { self.text_of(record) };
@@ -165,7 +176,8 @@ struct Tail {
 
 impl Tail {
     fn push(&mut self, record: Record, next: u64) {
-        let feeds = if record.stream == tape::GAP { 0 } else { record.bytes.iter().filter(|b| **b == b'\n').count() };
+        let feeds =
+            if record.stream == tape::GAP { 0 } else { record.bytes.iter().filter(|b| **b == b'\n').count() };
         self.feeds += feeds;
         self.records.push_back((record, next, feeds));
         // A line more than asked for: the last may still lack its end.
@@ -178,7 +190,10 @@ impl Tail {
 
     /// The last lines, the first record cut to size.
     fn last(mut self) -> impl Iterator<Item = (Record, u64)> {
-        let ends_open = self.records.back().is_some_and(|(r, ..)| r.stream != tape::GAP && r.bytes.last() != Some(&b'\n'));
+        let ends_open = self
+            .records
+            .back()
+            .is_some_and(|(r, ..)| r.stream != tape::GAP && r.bytes.last() != Some(&b'\n'));
         let mut spare = (self.feeds + usize::from(ends_open)).saturating_sub(self.lines);
         if self.lines == 0 {
             self.records.clear();
@@ -186,7 +201,13 @@ impl Tail {
         while spare > 0 {
             let Some((record, _, feeds)) = self.records.front_mut() else { break };
             if *feeds >= spare && record.stream != tape::GAP {
-                let cut = record.bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(spare - 1).map_or(0, |(at, _)| at + 1);
+                let cut = record
+                    .bytes
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, b)| **b == b'\n')
+                    .nth(spare - 1)
+                    .map_or(0, |(at, _)| at + 1);
                 record.bytes.drain(..cut);
                 break;
             }

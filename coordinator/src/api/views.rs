@@ -1,11 +1,11 @@
 //! Views for consoles: a window of rows that stays up to date at a bounded rate. The first line has every row, later ones
 //! what changed; nothing is sent when nothing changed, except a beat.
+use super::App;
 use super::listing::{SEARCH, asker, parse};
 use super::reply::{Answer, Failure, NDJSON};
 use super::request::Cx;
 use super::select::no_such_job;
 use super::stream::{FOLLOWER, Gone, Out, Shape, respond};
-use super::App;
 use crate::store::query::list::{self, Listing, Order, Source};
 use crate::store::read;
 use reeve_protocol::api::{JobView, RowId, Total, ViewRequest, ViewUpdate};
@@ -35,12 +35,22 @@ pub(super) async fn views(cx: Cx) -> Answer {
         return Err(no_such_job(&id.to_string()));
     }
     if !(1..=500).contains(&request.limit) {
-        return Err(Problem::new(Code::OutOfRange, format!("limit is {}; it must be between 1 and 500", request.limit)).into());
+        return Err(Problem::new(
+            Code::OutOfRange,
+            format!("limit is {}; it must be between 1 and 500", request.limit),
+        )
+        .into());
     }
     let every = match request.every_ms {
         0 => 500,
         ms @ 100..=10_000 => ms,
-        ms => return Err(Problem::new(Code::OutOfRange, format!("every_ms is {ms}; it must be between 100 and 10000")).into()),
+        ms => {
+            return Err(Problem::new(
+                Code::OutOfRange,
+                format!("every_ms is {ms}; it must be between 100 and 10000"),
+            )
+            .into());
+        }
     };
     let listing = Listing {
         filter: parse(&request.filter)?,
@@ -51,7 +61,12 @@ pub(super) async fn views(cx: Cx) -> Answer {
         after: None,
         asker,
     };
-    let view = View { app: app.clone(), listing, every: Duration::from_millis(u64::from(every)), sent: Sent::default() };
+    let view = View {
+        app: app.clone(),
+        listing,
+        every: Duration::from_millis(u64::from(every)),
+        sent: Sent::default(),
+    };
     let shape = Shape { media_type: NDJSON, size: FOLLOWER, patience: Some(PATIENCE) };
     Ok(respond(&app, &shape, |out| view.run(out)))
 }
@@ -61,9 +76,13 @@ fn source(request: &ViewRequest) -> Result<Source, Failure> {
         ("jobs", None) => Ok(Source::Jobs),
         ("tasks", Some(id)) if i64::try_from(id).is_ok() => Ok(Source::TasksOf(id)),
         ("tasks", Some(id)) => Err(no_such_job(&id.to_string())),
-        ("tasks", None) => Err(Problem::new(Code::BadValue, "a view of tasks needs the id of their array").into()),
+        ("tasks", None) => {
+            Err(Problem::new(Code::BadValue, "a view of tasks needs the id of their array").into())
+        }
         ("jobs", Some(_)) => Err(Problem::new(Code::BadValue, "id belongs to a view of tasks").into()),
-        _ => Err(Problem::new(Code::BadValue, "there are views of jobs and of tasks").hint("\"of\": \"jobs\"").into()),
+        _ => Err(Problem::new(Code::BadValue, "there are views of jobs and of tasks")
+            .hint("\"of\": \"jobs\"")
+            .into()),
     }
 }
 
@@ -97,7 +116,13 @@ impl View {
             tokio::time::sleep(rest).await;
             while tokio::time::timeout(BEAT, seq.changed()).await.is_err() {
                 let seq = *seq.borrow();
-                let beat = ViewUpdate { kind: "beat".to_owned(), seq, total: self.sent.total, order: None, rows: Vec::new() };
+                let beat = ViewUpdate {
+                    kind: "beat".to_owned(),
+                    seq,
+                    total: self.sent.total,
+                    order: None,
+                    rows: Vec::new(),
+                };
                 out.line(&beat).await?;
             }
         }

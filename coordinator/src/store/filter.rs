@@ -93,7 +93,9 @@ fn test(test: &Test, rows: Rows, asker: Asker, sql: &mut Sql) {
         Test::User(globs) => any_glob("j.owner", globs, sql),
         // The title is the name, or else the command: it is what stands in the column "name" of every table.
         Test::Name(globs) => any_glob("j.title", globs, sql),
-        Test::Machine(globs) => of_any_task(rows, sql, |table, sql| any_glob(&format!("{table}.machine"), globs, sql)),
+        Test::Machine(globs) => {
+            of_any_task(rows, sql, |table, sql| any_glob(&format!("{table}.machine"), globs, sql))
+        }
         Test::Cause(kinds) => of_any_task(rows, sql, |table, sql| {
             one_of(&format!("{table}.cause_kind"), kinds.iter().map(|k| Value::from(k.clone())), sql);
         }),
@@ -109,7 +111,8 @@ fn test(test: &Test, rows: Rows, asker: Asker, sql: &mut Sql) {
         Test::Id(selectors) => ids(selectors, rows, asker, sql),
         Test::Text(text) => contains(text, rows, sql),
         Test::Label(key, globs) => {
-            sql.push("EXISTS (SELECT 1 FROM json_each(j.spec, '$.labels') AS l WHERE l.key = ? AND (").bind(key.clone());
+            sql.push("EXISTS (SELECT 1 FROM json_each(j.spec, '$.labels') AS l WHERE l.key = ? AND (")
+                .bind(key.clone());
             any_glob("l.value", globs, sql);
             sql.push("))");
         }
@@ -133,7 +136,8 @@ fn state(states: &[State], rows: Rows, sql: &mut Sql) {
     sql.push("CASE WHEN j.array_from IS NULL THEN ");
     one_of("j.state", numbers(), sql);
     sql.push(" ELSE ");
-    let counts: Vec<String> = states.iter().map(|s| format!("j.n_{} > 0", s.as_str().to_lowercase())).collect();
+    let counts: Vec<String> =
+        states.iter().map(|s| format!("j.n_{} > 0", s.as_str().to_lowercase())).collect();
     sql.push(&counts.join(" OR ")).push(" END");
 }
 
@@ -223,7 +227,9 @@ fn contains(text: &str, rows: Rows, sql: &mut Sql) {
     pattern.push('%');
     let like = " LIKE ? ESCAPE '\\'";
     sql.push("j.title").push(like).bind(pattern.clone());
-    sql.push(" OR (SELECT group_concat(value, ' ') FROM json_each(j.spec, '$.command'))").push(like).bind(pattern.clone());
+    sql.push(" OR (SELECT group_concat(value, ' ') FROM json_each(j.spec, '$.command'))")
+        .push(like)
+        .bind(pattern.clone());
     sql.push(" OR ");
     of_any_task(rows, sql, |table, sql| {
         // The words of a failure are in its cause, the job's own in its message.

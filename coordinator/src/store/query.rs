@@ -136,8 +136,12 @@ pub fn task_view(conn: &Connection, id: JobId, index: u32, detail: Detail) -> Re
             return Ok(Some(view));
         }
     }
-    let (Some(job), Some(view)) = (read::job_row(conn, id)?, job_view(conn, id, Detail::Row)?) else { return Ok(None) };
-    let Some(array) = job.array.as_ref().filter(|a| (a.from..=a.to).contains(&index)) else { return Ok(None) };
+    let (Some(job), Some(view)) = (read::job_row(conn, id)?, job_view(conn, id, Detail::Row)?) else {
+        return Ok(None);
+    };
+    let Some(array) = job.array.as_ref().filter(|a| (a.from..=a.to).contains(&index)) else {
+        return Ok(None);
+    };
     Ok(Some(undispatched(view, &job, array, index)))
 }
 
@@ -164,7 +168,8 @@ fn undispatched(mut view: JobView, job: &JobRow, array: &ArrayRow, index: u32) -
     view.state = state;
     view.substate = substate;
     view.attempt = 0;
-    (view.started_at, view.machine, view.progress, view.message, view.result) = (None, None, None, None, None);
+    (view.started_at, view.machine, view.progress, view.message, view.result) =
+        (None, None, None, None, None);
     if state != State::Cancelled {
         view.cause = None;
         view.ended_at = None;

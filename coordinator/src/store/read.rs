@@ -79,7 +79,11 @@ impl ReadPool {
         task.await.unwrap_or_else(|e| Err(Error::Value(format!("a read was given up: {e}"))))
     }
 
-    fn scan_here<T>(&self, bound: Duration, read: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+    fn scan_here<T>(
+        &self,
+        bound: Duration,
+        read: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut conn = match idle {
             Some(conn) => conn,
@@ -223,7 +227,12 @@ const TASK: &str = "SELECT state, substate, cause, attempt, tries, losses, run_a
 ///
 /// # Errors
 /// From SQLite, or a value that makes no sense.
-pub fn task_rows(conn: &Connection, job: JobId, range: Option<(u32, u32)>, only_bad: bool) -> Result<Vec<TaskRow>, Error> {
+pub fn task_rows(
+    conn: &Connection,
+    job: JobId,
+    range: Option<(u32, u32)>,
+    only_bad: bool,
+) -> Result<Vec<TaskRow>, Error> {
     let (from, to) = range.unwrap_or((0, u32::MAX));
     let mut statement = conn.prepare_cached(TASK)?;
     let mut rows = statement.query(params![job as i64, from, to, only_bad])?;
@@ -240,7 +249,10 @@ pub fn task_rows(conn: &Connection, job: JobId, range: Option<(u32, u32)>, only_
 /// From SQLite, or a value that makes no sense.
 pub fn state_of(conn: &Connection, job: JobId, index: Option<u32>) -> Result<Option<State>, Error> {
     let found: Option<i64> = match index {
-        None => conn.prepare_cached("SELECT state FROM jobs WHERE id = ?1")?.query_row([job as i64], |r| r.get(0)).optional()?,
+        None => conn
+            .prepare_cached("SELECT state FROM jobs WHERE id = ?1")?
+            .query_row([job as i64], |r| r.get(0))
+            .optional()?,
         Some(index) => conn
             .prepare_cached("SELECT state FROM tasks WHERE job = ?1 AND idx = ?2")?
             .query_row(params![job as i64, index], |r| r.get(0))
@@ -254,7 +266,8 @@ pub fn state_of(conn: &Connection, job: JobId, index: Option<u32>) -> Result<Opt
 /// # Errors
 /// From SQLite.
 pub fn newest_of(conn: &Connection, uid: u32) -> Result<Option<JobId>, Error> {
-    let mut statement = conn.prepare_cached("SELECT id FROM jobs WHERE owner_uid = ?1 ORDER BY id DESC LIMIT 1")?;
+    let mut statement =
+        conn.prepare_cached("SELECT id FROM jobs WHERE owner_uid = ?1 ORDER BY id DESC LIMIT 1")?;
     Ok(statement.query_row([uid], |r| r.get::<_, i64>(0)).optional()?.map(|id| id as u64))
 }
 
@@ -272,7 +285,8 @@ pub fn by_alias(conn: &Connection, uid: u32, alias: &str) -> Result<Option<JobId
 /// # Errors
 /// From SQLite.
 pub fn by_key(conn: &Connection, uid: u32, key: &str) -> Result<Option<(JobId, String)>, Error> {
-    let mut statement = conn.prepare_cached("SELECT id, coalesce(digest, '') FROM jobs WHERE owner_uid = ?1 AND key = ?2")?;
+    let mut statement =
+        conn.prepare_cached("SELECT id, coalesce(digest, '') FROM jobs WHERE owner_uid = ?1 AND key = ?2")?;
     Ok(statement.query_row(params![uid, key], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?))).optional()?)
 }
 
@@ -280,11 +294,23 @@ pub fn by_key(conn: &Connection, uid: u32, key: &str) -> Result<Option<(JobId, S
 ///
 /// # Errors
 /// From SQLite.
-pub fn message_by_key(conn: &Connection, uid: u32, queue: &str, key: &str) -> Result<Option<(u64, String)>, Error> {
-    let sql = "SELECT id, coalesce(digest, '') FROM messages WHERE owner_uid = ?1 AND queue = ?2 AND key = ?3";
+pub fn message_by_key(
+    conn: &Connection,
+    uid: u32,
+    queue: &str,
+    key: &str,
+) -> Result<Option<(u64, String)>, Error> {
+    let sql =
+        "SELECT id, coalesce(digest, '') FROM messages WHERE owner_uid = ?1 AND queue = ?2 AND key = ?3";
     let mut statement = conn.prepare_cached(sql)?;
-    Ok(statement.query_row(params![uid, queue, key], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?))).optional()?)
+    Ok(statement
+        .query_row(params![uid, queue, key], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?)))
+        .optional()?)
 }
+
+#[cfg(test)]
+#[path = "fixture_tests.rs"]
+pub(crate) mod fixture;
 
 #[cfg(test)]
 #[path = "read_tests.rs"]

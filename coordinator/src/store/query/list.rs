@@ -58,7 +58,9 @@ impl Order {
             _ => {
                 let short = reeve_protocol::text::Clean::short(word, 40);
                 let problem = Problem::new(Code::BadValue, format!("there is no order {:?}", short.as_str()));
-                return Err(problem.hint(format!("orders: {}, each also with - before it", Self::WORDS.join(", "))));
+                return Err(
+                    problem.hint(format!("orders: {}, each also with - before it", Self::WORDS.join(", ")))
+                );
             }
         };
         Ok(Self { key, descending })
@@ -115,7 +117,11 @@ impl Cursor {
     /// As callers see it.
     pub fn encode(&self) -> String {
         let bytes = serde_json::to_vec(self).unwrap_or_default();
-        bytes.iter().flat_map(|b| [b >> 4, b & 15]).filter_map(|n| char::from_digit(u32::from(n), 16)).collect()
+        bytes
+            .iter()
+            .flat_map(|b| [b >> 4, b & 15])
+            .filter_map(|n| char::from_digit(u32::from(n), 16))
+            .collect()
     }
 
     /// Reads a cursor back, for the list that it was made for.
@@ -124,7 +130,11 @@ impl Cursor {
     /// `bad-cursor`.
     pub fn decode(text: &str, filter: &str, order: Order, source: Source) -> Result<Self, Problem> {
         let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
-        let bytes: Vec<u8> = digits.unwrap_or_default().chunks(2).map(|pair| pair.iter().fold(0, |all, d| all << 4 | d)).collect();
+        let bytes: Vec<u8> = digits
+            .unwrap_or_default()
+            .chunks(2)
+            .map(|pair| pair.iter().fold(0, |all, d| all << 4 | d))
+            .collect();
         serde_json::from_slice(&bytes)
             .ok()
             .filter(|c: &Self| c.order == order && c.source == source && c.filter == fingerprint(filter))

@@ -22,7 +22,12 @@ pub struct AttemptOutput {
 ///
 /// # Errors
 /// From SQLite.
-pub fn attempt_output(conn: &Connection, job: JobId, index: i64, attempt: u32) -> Result<Option<AttemptOutput>, Error> {
+pub fn attempt_output(
+    conn: &Connection,
+    job: JobId,
+    index: i64,
+    attempt: u32,
+) -> Result<Option<AttemptOutput>, Error> {
     let mut statement = conn.prepare_cached(
         "SELECT machine_id, ended_at IS NOT NULL, out_seg, out_off, out_len FROM attempts \
          WHERE job = ?1 AND idx = ?2 AND attempt = ?3",
@@ -44,8 +49,12 @@ pub fn attempt_output(conn: &Connection, job: JobId, index: i64, attempt: u32) -
 /// # Errors
 /// From SQLite.
 pub fn small_tape(conn: &Connection, job: JobId, index: i64, attempt: u32) -> Result<Vec<u8>, Error> {
-    let mut statement = conn.prepare_cached("SELECT tape FROM outputs WHERE job = ?1 AND idx = ?2 AND attempt = ?3")?;
-    Ok(statement.query_row(params![job as i64, index, attempt], |row| row.get(0)).optional()?.unwrap_or_default())
+    let mut statement =
+        conn.prepare_cached("SELECT tape FROM outputs WHERE job = ?1 AND idx = ?2 AND attempt = ?3")?;
+    Ok(statement
+        .query_row(params![job as i64, index, attempt], |row| row.get(0))
+        .optional()?
+        .unwrap_or_default())
 }
 
 /// The oldest and the newest event kept; `(0, 0)` when there is none.
@@ -64,8 +73,10 @@ pub fn event_bounds(conn: &Connection) -> Result<(u64, u64), Error> {
 /// # Errors
 /// From SQLite.
 pub fn events(conn: &Connection, from: u64, limit: u32) -> Result<Vec<(u64, String)>, Error> {
-    let mut statement = conn.prepare_cached("SELECT seq, body FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
-    let rows = statement.query_map(params![from as i64, limit], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?;
+    let mut statement =
+        conn.prepare_cached("SELECT seq, body FROM events WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?;
+    let rows = statement
+        .query_map(params![from as i64, limit], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -168,8 +179,9 @@ pub struct StoredPlan {
 /// # Errors
 /// From SQLite, or a value that makes no sense.
 pub fn plan(conn: &Connection, id: u64) -> Result<Option<StoredPlan>, Error> {
-    let mut statement =
-        conn.prepare_cached("SELECT view, ids, created_at, owner_uid, result, ran_at IS NOT NULL FROM plans WHERE id = ?1")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT view, ids, created_at, owner_uid, result, ran_at IS NOT NULL FROM plans WHERE id = ?1",
+    )?;
     let mut rows = statement.query([id as i64])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let mut plan: Plan = json(&row.get::<_, String>(0)?)?;

@@ -66,9 +66,17 @@ pub fn candidates(conn: &Connection, filter: &Filter, asker: Asker) -> Result<Ve
 ///
 /// # Errors
 /// From SQLite.
-pub fn waiting_in(conn: &Connection, queue: &str, filter: &Filter, asker: Asker) -> Result<Vec<JobId>, Error> {
+pub fn waiting_in(
+    conn: &Connection,
+    queue: &str,
+    filter: &Filter,
+    asker: Asker,
+) -> Result<Vec<JobId>, Error> {
     let sql = condition(filter, Rows::Jobs, asker);
-    let text = format!("SELECT j.id FROM jobs AS j WHERE ({}) AND j.state = 0 AND j.queue = ? ORDER BY j.id", sql.text);
+    let text = format!(
+        "SELECT j.id FROM jobs AS j WHERE ({}) AND j.state = 0 AND j.queue = ? ORDER BY j.id",
+        sql.text
+    );
     let values = sql.values.into_iter().chain([queue.to_owned().into()]);
     let mut statement = conn.prepare(&text)?;
     let rows = statement.query_map(params_from_iter(values), |row| row.get::<_, i64>(0))?;
