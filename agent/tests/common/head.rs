@@ -1,6 +1,6 @@
 //! A coordinator played by the test: its own CA, a real QUIC port, and frames by hand.
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reeve_agent::{Config, Identity};
 use reeve_protocol::frame::{self, Frame, Reader};
 use reeve_protocol::token::{Token, random_hex, sha256_hex};
@@ -24,6 +24,27 @@ pub struct Head {
     pub cluster: String,
     ca: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// The public key of a request: the point behind the algorithm of an EC key of P-256.
+struct Point(Vec<u8>);
+
+impl Point {
+    fn of(csr: &[u8]) -> Self {
+        let curve = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00];
+        let at = csr.windows(curve.len()).position(|w| w == curve).unwrap() + curve.len();
+        Self(csr[at..at + 65].to_vec())
+    }
+}
+
+impl rcgen::PublicKeyData for Point {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
 }
 
 pub struct Session {
@@ -65,8 +86,8 @@ impl Head {
     pub async fn admit(&self, refuse: Option<&str>) -> Join {
         let (connection, mut send, first, _, _) = self.accept().await;
         let join: Join = first.decode().unwrap();
-        let request = CertificateSigningRequestParams::from_der(&join.csr.clone().into()).unwrap();
-        let certificate = request.signed_by(&self.issuer).unwrap().der().to_vec();
+        let certificate = CertificateParams::default().signed_by(&Point::of(&join.csr), &self.issuer);
+        let certificate = certificate.unwrap().der().to_vec();
         let mut out = Vec::new();
         match refuse {
             None => {
