@@ -21,9 +21,9 @@ pub(super) fn short_count(count: u64) -> String {
     }
 }
 
-/// A rate per second: `0.3`, `170.2`, `9.6k`.
+/// A rate per second: `0.3`, `170.2`, `9,812`, `12.3k`.
 pub(super) fn rate(per_s: f64) -> String {
-    if per_s >= 10_000.0 { short_count(per_s as u64) } else { format!("{:.1}", per_s.max(0.0)) }
+    if per_s >= 1000.0 { short_count(per_s as u64) } else { format!("{:.1}", per_s.max(0.0)) }
 }
 
 /// A span of a run or an age, always as `HH:MM:SS` up to four days, then `9d04h`.

@@ -120,6 +120,11 @@ pub(super) fn detail(body: Rect) -> (Rect, Rect, Rect) {
     (summary, attempts, log)
 }
 
+/// Whether the overview has room for more than the queues. Rows that are not shown cannot be under the cursor.
+pub(super) fn overview_has_alerts(model: &Model) -> bool {
+    areas(model).is_some_and(|a| a.body.height >= 10)
+}
+
 /// The rows inside a box.
 pub(super) const fn inside(area: Rect) -> u16 {
     area.height.saturating_sub(2)

@@ -112,7 +112,7 @@ impl Jobs {
             id: self.scope,
         };
         match had {
-            Some(had) if same_list(had, &wanted) && had.limit == wanted.limit => {
+            Some(had) if same_list(had, &wanted) && had.limit >= wanted.limit => {
                 let end = had.offset + u64::from(had.limit);
                 let margin = visible / 2;
                 let above = had.offset == 0 || self.top >= had.offset + margin;

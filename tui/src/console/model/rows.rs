@@ -32,7 +32,8 @@ impl OverviewRow<'_> {
 /// What needs attention, then the queues.
 pub(in super::super) fn overview(model: &Model) -> Vec<OverviewRow<'_>> {
     let Some(stats) = &model.stats.shown else { return Vec::new() };
-    let alerts = stats.alerts.iter().map(OverviewRow::Alert);
+    let shown = if super::super::layout::overview_has_alerts(model) { stats.alerts.as_slice() } else { &[] };
+    let alerts = shown.iter().map(OverviewRow::Alert);
     alerts.chain(stats.queues.iter().map(OverviewRow::Queue)).collect()
 }
 

@@ -89,7 +89,7 @@ pub(in crate::console) fn live() -> Model {
     send(&mut model, Kind::Who(WhoAmI { uid: 1000, name: "mira".into(), role: "owner".into() }));
     send(&mut model, Kind::Stats(Box::new(stats())));
     send(&mut model, Kind::Machines(machines()));
-    let failed: Vec<JobView> = (0..12).map(|n| job(TOTAL - n)).collect();
+    let failed: Vec<JobView> = (0..12).map(|n| job(TOTAL - 4 * n)).collect();
     answer_view(&mut model, failed, 12);
     model
 }

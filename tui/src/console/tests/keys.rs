@@ -43,7 +43,7 @@ fn every_key_of_the_table_does_something_somewhere() {
                 // Away from the edges, so that every direction is possible; with marks, so that they can be dropped.
                 press(&mut model, if *context == Context::Jobs { "j j j space j j" } else { "j" });
                 if *context == Context::Detail {
-                    press(&mut model, "k k");
+                    press(&mut model, if *key == "n" { "k k p" } else { "k k" });
                 }
                 send(&mut model, Kind::Tick);
                 let before = seen(&model);

@@ -15,7 +15,8 @@ const LATE_MS: u64 = 7_000;
 /// Screens on the left; cluster, user, liveness and clock on the right.
 pub(super) fn tabs(model: &Model, p: &mut Painter<'_>, area: Rect) {
     let width = Width::of(area.width);
-    let mut x = p.at(area, 0, 0, &[(" reeve ", Role::Head)]);
+    let lead = if width >= Width::Wide { " reeve " } else { " reeve" };
+    let mut x = p.at(area, 0, 0, &[(lead, Role::Head)]);
     for screen in Screen::ALL {
         let here = screen == model.screen;
         let digit = screen.digit();
@@ -27,6 +28,9 @@ pub(super) fn tabs(model: &Model, p: &mut Painter<'_>, area: Rect) {
         };
         let (text, role) =
             if here { (format!("[{name}]"), Role::Selected) } else { (format!(" {name}"), Role::Plain) };
+        if here && width < Width::Wide {
+            x += 1;
+        }
         x = p.at(area, 0, x, &[(&text, role)]);
         if !here && width >= Width::Wide {
             x = p.at(area, 0, x, &[(" ", Role::Plain)]);
@@ -135,8 +139,10 @@ pub(super) fn hints(model: &Model, p: &mut Painter<'_>, area: Rect) {
     if !matches!(model.overlay, Overlay::None) {
         return;
     }
+    // The bar of the marks says already what can be done with them.
+    let in_bar = model.screen == Screen::Jobs && model.detail.is_none() && !model.jobs.marks.is_empty();
     let here: Vec<_> = keymap::here(update::context(model))
-        .filter(|b| !b.hint.is_empty() && (!b.changes || model.is_live()))
+        .filter(|b| !b.hint.is_empty() && (!b.changes || model.is_live() && !in_bar))
         .map(|b| {
             (shown(b.keys[0]), if b.changes { format!(" {}...  ", b.hint) } else { format!(" {}  ", b.hint) })
         })

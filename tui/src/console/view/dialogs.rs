@@ -61,7 +61,8 @@ pub(super) fn draw(model: &Model, open: &Dialog, p: &mut Painter<'_>, screen: Re
             Foot::Hint("esc close"),
         ),
         Dialog::Failed { what, problem } => {
-            (format!("Refused: {what}"), problem_lines(problem), Foot::Hint("Enter close"))
+            let word = if problem.outcome == Outcome::Unknown { "No answer" } else { "Refused" };
+            (format!("{word}: {what}"), problem_lines(problem), Foot::Hint("Enter close"))
         }
     };
     paint(p, screen, &title, &lines, &foot).filter(|_| model.is_live())
@@ -252,9 +253,13 @@ fn paint(p: &mut Painter<'_>, screen: Rect, title: &str, lines: &[Line], foot: &
             p.line(inner, last, &[(text, Role::Key), ("     any of  n esc q  closes this box", Role::Dim)]);
         }
         Foot::Count { typed, wrong } => {
-            let ask = "type the number of jobs that will change: ";
+            let ask = if inner.width >= 70 {
+                "type the number of jobs that will change: "
+            } else {
+                "type the count: "
+            };
             let end = p.at(inner, last, 0, &[(ask, Role::Plain), ("[ ", Role::Dim), (typed, Role::Head)]);
-            let after = if *wrong { "_ ]  that is not the number" } else { "_ ]  Enter" };
+            let after = if *wrong { "_ ]  not that number" } else { "_ ]  Enter" };
             p.at(inner, last, end, &[(after, if *wrong { Role::Bad } else { Role::Dim })]);
             return Some(Position::new((inner.x + end).min(inner.right().saturating_sub(1)), inner.y + last));
         }

@@ -87,14 +87,6 @@ fn gpus(machine: &MachineView) -> String {
     if machine.gpus.is_empty() { "-".into() } else { format!("{}/{}", machine.gpus_used, machine.gpus.len()) }
 }
 
-/// Trouble is told by how long it has lasted, health by how fresh it is.
-fn seen(machine: &MachineView) -> String {
-    match machine.seen_s {
-        Some(s) if s >= 60.0 => span(s),
-        other => measured(other),
-    }
-}
-
 fn wide(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
     let labels: Vec<String> = machine.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     lead(theme, machine, at_cursor)
@@ -104,7 +96,7 @@ fn wide(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
         .cell(percent(machine.disk))
         .cell(format::text(&labels.join(",")))
         .cell(format::text(&machine.agent_version))
-        .cell(seen(machine))
+        .cell(measured(machine.seen_s))
 }
 
 fn slim(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
@@ -113,7 +105,7 @@ fn slim(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
         .cell(percent(memory(machine)))
         .cell(gpus(machine))
         .cell(percent(machine.disk))
-        .cell(seen(machine))
+        .cell(measured(machine.seen_s))
 }
 
 fn about(model: &Model, p: &mut Painter<'_>, area: Rect, m: &MachineView) {

@@ -16,8 +16,8 @@ pub(super) fn draw(model: &Model, p: &mut Painter<'_>, area: Rect) {
     };
     let width = Width::of(model.size.0);
     let (above, below) = match area.height {
-        0..10 => (0, 0),
-        10..14 => (4, 0),
+        _ if !layout::overview_has_alerts(model) => (0, 0),
+        0..14 => (4, 0),
         14..26 => (6, 5),
         _ => (11, 9),
     };
@@ -112,8 +112,10 @@ fn activity(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
 
 fn machines(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     let inner = padded(p.frame(area, "Machines"));
+    let mut states: Vec<_> = stats.machines.iter().collect();
+    states.sort_by_key(|(state, _)| *state != "up");
     let mut words = vec![format!("{} machines", stats.machines.values().sum::<u64>())];
-    words.extend(stats.machines.iter().map(|(state, n)| format!("{n} {}", model.theme.machine(state).0)));
+    words.extend(states.into_iter().map(|(state, n)| format!("{n} {}", model.theme.machine(state).0)));
     p.line(inner, 0, &[(&words.join("  "), Role::Head)]);
     let share = |used: u64, total: u64| (total > 0).then(|| used as f64 / total as f64);
     let listed: &[MachineView] = model.machines.shown.as_deref().unwrap_or_default();

@@ -104,7 +104,9 @@ impl<'a> Painter<'a> {
 
     fn put(&mut self, x: u16, y: u16, text: &str, role: Role) {
         if self.buffer.area.contains((x, y).into()) {
-            self.buffer.set_stringn(x, y, text, usize::MAX, self.theme.style(role));
+            // Reset first: a style only adds to what the cell had, and titles stand on dim borders.
+            let style = Style::reset().patch(self.theme.style(role));
+            self.buffer.set_stringn(x, y, text, usize::MAX, style);
         }
     }
 }

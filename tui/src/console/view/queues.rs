@@ -15,8 +15,8 @@ const COLUMNS: [Column; 15] = [
     left("KIND", 8, Width::Wide),
     left("STATE", 6, Width::Narrow),
     right("WAIT", 7, Width::Narrow),
-    right("HELD", 6, Width::Wide),
-    right("RETRY", 6, Width::Wide),
+    right("HELD", 6, Width::Huge),
+    right("RETRY", 5, Width::Wide),
     right("RUN/LIMIT", 9, Width::Narrow),
     right("FAILED", 7, Width::Medium),
     right("START/s", 7, Width::Medium),
@@ -49,7 +49,7 @@ pub(super) fn rows(model: &Model, p: &mut Painter<'_>, area: Rect, queues: &[&Qu
     let cursor = if own {
         Some(model.queue_names.index)
     } else {
-        let alerts = model.stats.shown.as_ref().map_or(0, |s| s.alerts.len());
+        let alerts = model::overview(model).len() - queues.len();
         model.overview.index.checked_sub(alerts)
     };
     let top = if own { model.queue_names.top } else { (cursor.unwrap_or(0) + 1).saturating_sub(fit) };

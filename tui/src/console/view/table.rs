@@ -56,7 +56,9 @@ const LEAD: u16 = 3;
 
 /// Draws the head and the rows.
 pub(super) fn draw(p: &mut Painter<'_>, area: Rect, screen: Width, columns: &[Column], rows: &[Row]) {
-    let shown: Vec<usize> = (0..columns.len()).filter(|i| screen >= columns[*i].from).collect();
+    // One column stays free, so that right-aligned numbers do not touch the border.
+    let area = Rect { width: area.width.saturating_sub(1), ..area };
+    let shown = shown(area.width, screen, columns);
     let (widths, gap) = widths(area.width, columns, &shown);
     let mut x = LEAD;
     for (index, width) in shown.iter().zip(&widths) {
@@ -88,13 +90,27 @@ pub(super) fn draw(p: &mut Painter<'_>, area: Rect, screen: Width, columns: &[Co
     }
 }
 
+/// Which columns are shown: those of this screen, less the last ones while the sharing columns would starve.
+fn shown(total: u16, screen: Width, columns: &[Column]) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..columns.len()).filter(|i| screen >= columns[*i].from).collect();
+    loop {
+        let starving =
+            shown.iter().zip(widths(total, columns, &shown).0).any(|(i, w)| columns[*i].width == 0 && w < 10);
+        let spare = shown.iter().rposition(|i| columns[*i].from > Width::Narrow);
+        match (starving, spare) {
+            (true, Some(at)) => drop(shown.remove(at)),
+            _ => return shown,
+        }
+    }
+}
+
 /// The width of each shown column, and the gap between them: two columns where the sharing ones keep room, else one.
 fn widths(total: u16, columns: &[Column], shown: &[usize]) -> (Vec<u16>, u16) {
     let fixed: u16 = shown.iter().map(|i| columns[*i].width).sum();
     let sharing = shown.iter().filter(|i| columns[**i].width == 0).count() as u16;
     let gaps = (shown.len() as u16).saturating_sub(1);
     let left = |gap: u16| total.saturating_sub(LEAD + fixed + gaps * gap);
-    let gap = if left(2) >= sharing * 14 { 2 } else { 1 };
+    let gap = if left(2) >= sharing * 20 { 2 } else { 1 };
     let (each, mut more) = match left(gap).checked_div(sharing) {
         Some(each) => (each, left(gap) % sharing),
         None => (0, 0),
