@@ -17,6 +17,7 @@ use crate::watchdog;
 use reeve_protocol::token;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,7 +80,6 @@ pub fn is_initialised(config: &Config) -> bool {
 /// # Errors
 /// When there is a store already, or from the file system.
 pub fn init(config: &Config) -> Result<(), Error> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let dir = &config.dir;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -144,7 +144,7 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     let loaded = store::load::load(&opened.conn, who.clone(), opened.seq)?;
     let authority = Arc::new(Authority::load(&config.dir, &who.cluster)?);
     let output = config.dir.join("output");
-    let segments = Arc::new(Segments::open(&output).map_err(|e| Error::Io(output, e))?);
+    let segments = Arc::new(open_output(&output).map_err(|e| Error::Io(output, e))?);
     let machines = Arc::new(Machines::new(&loaded.machines));
     let reads = Arc::new(store::read::ReadPool::open(&config.dir.join(store::open::FILE))?);
     let (hub, sessions) = (Arc::new(Hub::new(opened.seq)), Arc::new(Sessions::default()));
@@ -156,6 +156,13 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     let (engine, handle) = Engine::new(core, recorder);
     let handle = handle.guarded(full.clone());
     Ok((Parts { handle, full, hub, sessions, segments, authority, machines, reads, who }, engine))
+}
+
+/// Output of jobs is for the coordinator's user alone, whatever the mode of the directory above.
+fn open_output(dir: &Path) -> io::Result<Segments> {
+    let segments = Segments::open(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+    Ok(segments)
 }
 
 /// Binds the agents' port. `reeve up` lets the kernel choose once and keeps the port, so that tokens and agents stay

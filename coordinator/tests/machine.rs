@@ -21,10 +21,9 @@ async fn within<F: Future>(future: F) -> F::Output {
 }
 
 struct Head {
-    config: Config,
     ready: Ready,
-    stop: watch::Sender<bool>,
-    running: JoinHandle<Result<(), reeve_coordinator::Error>>,
+    /// `None`: it runs in a process of its own.
+    inside: Option<(watch::Sender<bool>, JoinHandle<Result<(), reeve_coordinator::Error>>)>,
 }
 
 impl Head {
@@ -35,13 +34,14 @@ impl Head {
         }
         let (stop, shutdown) = watch::channel(false);
         let (tx, ready) = oneshot::channel();
-        let running = tokio::spawn(run(config.clone(), move |r| drop(tx.send(r.clone())), shutdown));
-        Self { config, ready: within(ready).await.unwrap(), stop, running }
+        let running = tokio::spawn(run(config, move |r| drop(tx.send(r.clone())), shutdown));
+        Self { ready: within(ready).await.unwrap(), inside: Some((stop, running)) }
     }
 
     async fn stop(self) {
-        self.stop.send(true).unwrap();
-        within(self.running).await.unwrap().unwrap();
+        let (stop, running) = self.inside.unwrap();
+        stop.send(true).unwrap();
+        within(running).await.unwrap().unwrap();
     }
 
     /// One request, one answer's body.
@@ -290,7 +290,53 @@ async fn two_clusters_never_take_each_others_machines() {
     let connecting =
         endpoint.connect_with(config, second.ready.listen, &quic::server_name(&identity.cluster)).unwrap();
     assert!(within(connecting).await.is_err(), "the other cluster's certificate is not trusted");
-    assert_ne!(first.config.dir, second.config.dir);
     first.stop().await;
     second.stop().await;
+}
+
+/// Killed without a word when it is dropped.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the real binary and waits until its socket answers.
+async fn process(config: &Config) -> (Process, Head) {
+    let listen = config.listen.to_string();
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_reeve-coordinator"))
+        .args(["run", "--listen", &listen, "--log", "warn", "--dir"])
+        .arg(&config.dir)
+        .arg("--socket")
+        .arg(&config.socket)
+        .spawn()
+        .unwrap();
+    let head = Head { ready: Ready { socket: config.socket.clone(), listen: config.listen }, inside: None };
+    within(async {
+        while tokio::net::UnixStream::connect(&config.socket).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    (Process(child), head)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_and_a_restart_a_machine_hears_at_once_that_its_connection_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = Config { listen: ([127, 0, 0, 1], port).into(), ..Config::for_dir(dir.path().join("data")) };
+    init(&config).unwrap();
+    let (child, head) = process(&config).await;
+    let identity = join(&head, &head.token().await, "gpu-1").await.ok().unwrap();
+    let (mut peer, _) = open(&head, &identity, Vec::new()).await;
+    drop(child);
+    let (_child, head) = process(&config).await;
+    peer.write(kind::BEAT, &wire::Beat { number: 1, echo: 0 }).await;
+    // Otherwise only the idle timeout would end it, later than this test waits.
+    assert_eq!(within(peer.connection.closed()).await, quinn::ConnectionError::Reset);
+    open(&head, &identity, Vec::new()).await;
 }

@@ -3,6 +3,7 @@
 mod csr;
 
 use crate::clock;
+use aws_lc_rs::hmac;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData,
@@ -13,6 +14,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Days of 24 hours: certificates know no other.
@@ -23,6 +25,9 @@ const AUTHORITY_LIFE: Duration = Duration::from_hours(YEAR_HOURS * 20);
 const MACHINE_LIFE: Duration = Duration::from_hours(YEAR_HOURS);
 /// Clocks of machines that join may be behind by this much.
 const BACKDATED: Duration = Duration::from_hours(1);
+
+/// Bytes of a connection's id.
+const ID_BYTES: usize = 8;
 
 /// What can go wrong with keys and certificates.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +156,17 @@ impl Authority {
         Ok(quic::server_config(&self.ca, chain, PrivateKeyDer::Pkcs8(self.server_key.clone_key()))?)
     }
 
+    /// The endpoint's side of the agents' port. Its keys come from the server's, so that a coordinator that was killed
+    /// and started again can tell machines at once that their connections are gone (RFC 9000, section 10.3).
+    pub fn endpoint_config(&self) -> quinn::EndpointConfig {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, self.server_key.secret_pkcs8_der());
+        let resets = hmac::sign(&secret, b"reeve stateless resets");
+        let mut config =
+            quinn::EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, resets.as_ref())));
+        config.cid_generator(|| Box::new(RandomIds));
+        config
+    }
+
     /// Makes the certificate of a machine: the key comes from its request, everything else from here.
     ///
     /// # Errors
@@ -165,6 +181,26 @@ impl Authority {
             certificate,
             key_hash: token::sha256_hex(&key.subject_public_key_info()),
         })
+    }
+}
+
+/// Connection ids without a mark of the process that gave them: packets of connections that an earlier one had are
+/// answered with a reset instead of being dropped.
+struct RandomIds;
+
+impl quinn::ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        let mut bytes = [0; ID_BYTES];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the kernel's random source always answers after boot");
+        quinn::ConnectionId::new(&bytes)
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
     }
 }
 

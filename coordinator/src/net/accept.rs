@@ -44,12 +44,8 @@ impl Net {
             .incoming_buffer_size(64 * 1024)
             .incoming_buffer_size_total(4 * 1024 * 1024);
         let address = sockets.address();
-        let endpoint = Endpoint::new(
-            quinn::EndpointConfig::default(),
-            Some(server),
-            sockets.udp,
-            Arc::new(quinn::TokioRuntime),
-        );
+        let config = context.authority.endpoint_config();
+        let endpoint = Endpoint::new(config, Some(server), sockets.udp, Arc::new(quinn::TokioRuntime));
         let endpoint = endpoint.map_err(Error::Endpoint)?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(serve(Arc::new(context), endpoint, sockets.tcp, stopped));

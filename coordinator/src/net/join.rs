@@ -71,7 +71,7 @@ async fn join(context: &Context, first: &frame::Frame) -> Result<wire::Joined, R
         }
         Ok(Reply::Refused(refused)) => Err((generic(), refused.reason)),
         Ok(_) => Err((generic(), "the engine's answer makes no sense".to_owned())),
-        Err(problem) => Err((shown(&problem), problem.to_string())),
+        Err(problem) => Err((shown(&problem), problem.detail)),
     }
 }
 
