@@ -63,12 +63,12 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self, live: Option<Receiver<Arc<[Event]>>>, out: Out) -> Result<(), Gone> {
-        self.from_store(&out).await?;
+        self.replay(&out).await?;
         let Some(mut live) = live else { return Ok(()) };
         loop {
             match tokio::time::timeout(SILENCE, live.recv()).await {
                 Ok(Ok(step)) => self.step(&step, &out).await?,
-                Ok(Err(RecvError::Lagged(_))) => self.from_store(&out).await?,
+                Ok(Err(RecvError::Lagged(_))) => self.replay(&out).await?,
                 Ok(Err(RecvError::Closed)) => return Ok(()),
                 Err(_) if self.sse => out.send(": nothing new\n\n").await?,
                 Err(_) => {}
@@ -81,7 +81,7 @@ impl Follower {
     async fn step(&mut self, step: &[Event], out: &Out) -> Result<(), Gone> {
         let Some(first) = step.iter().find(|event| event.seq >= self.next) else { return Ok(()) };
         if first.seq > self.next && step.first().is_some_and(|event| event.seq > self.next) {
-            return self.from_store(out).await;
+            return self.replay(out).await;
         }
         let mut text = String::new();
         for event in step.iter().filter(|event| event.seq >= self.next) {
@@ -93,7 +93,7 @@ impl Follower {
     }
 
     /// Everything the store has from `next` on.
-    async fn from_store(&mut self, out: &Out) -> Result<(), Gone> {
+    async fn replay(&mut self, out: &Out) -> Result<(), Gone> {
         loop {
             let page = match self.app.reads.point(|conn| records::events(conn, self.next, PAGE)) {
                 Ok(page) => page,

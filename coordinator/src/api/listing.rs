@@ -1,4 +1,5 @@
 //! `list_jobs`: a page of the jobs that match.
+use super::now;
 use super::reply::{Answer, Failure, json};
 use super::request::Cx;
 use crate::store::filter::Asker;
@@ -36,7 +37,7 @@ pub(super) async fn list_jobs(cx: Cx) -> Answer {
 
 /// What `last`, `@name`, `since:` and `until:` of a filter are relative to.
 pub(super) fn asker(cx: &Cx) -> Asker {
-    Asker { uid: cx.caller.uid, now: cx.app.now().0 }
+    Asker { uid: cx.caller.uid, now: now().0 }
 }
 
 /// A filter that a body carries.

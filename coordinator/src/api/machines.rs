@@ -1,7 +1,7 @@
 //! Machines, their join tokens, and registered workers.
-use super::App;
 use super::reply::{Answer, Failure, json, json_with, missing, unexpected};
 use super::request::{Cx, millis};
+use super::{App, now};
 use crate::effect::Reply;
 use crate::input::Call;
 use crate::row::Caller;
@@ -73,7 +73,7 @@ pub(super) async fn token(cx: Cx) -> Answer {
         ca_hash: mint.ca_hash.clone(),
         addresses: mint.addresses.clone(),
     };
-    let expires_at = app.now().0 + ttl as i64;
+    let expires_at = now().0 + ttl as i64;
     let secret_hash = sha256_hex(token.secret.as_bytes());
     match app.ask(&caller, Call::PutToken { id: token.id.clone(), secret_hash, expires_at }).await? {
         Reply::Done(_) => {

@@ -130,10 +130,11 @@ impl App {
         // An error means that the sender is gone, which is a stop as well.
         let _ = self.stopping.clone().wait_for(|stop| *stop).await;
     }
+}
 
-    fn now(&self) -> Wall {
-        Wall(crate::clock::now().wall)
-    }
+/// This moment, for what is shown and for times that callers give as a distance from now.
+fn now() -> Wall {
+    Wall(crate::clock::now().wall)
 }
 
 #[cfg(test)]

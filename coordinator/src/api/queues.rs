@@ -20,8 +20,8 @@ use reeve_protocol::spec_check::{MAX_PAYLOAD, check_name};
 use reeve_protocol::time::Wall;
 use reeve_protocol::token::sha256_hex;
 use reeve_protocol::{Code, JobSpec, Problem};
-use serde::de::IgnoredAny;
 use serde_json::json;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Longest delay or life of a message: the same ten years as everywhere.
@@ -91,7 +91,7 @@ pub(super) async fn publish(cx: Cx) -> Answer {
     let key = key_of(&cx.parts.headers)?;
     super::request::expect_json(&cx.parts.headers)?;
     let body = cx.bytes(super::request::BODY).await?;
-    let fields: BTreeMap<String, IgnoredAny> = parse_json(&body)?;
+    let fields: BTreeMap<String, Box<RawValue>> = parse_json(&body)?;
     let has = |names: &[&str]| names.iter().any(|name| fields.contains_key(*name));
     match (has(&["body", "body_text", "body_base64"]), has(&["command", "worker", "git"])) {
         (true, _) => publish_message(&app, &caller, queue, parse_json(&body)?, key).await,

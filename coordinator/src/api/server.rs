@@ -182,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_user_is_refused_whatever_is_asked_and_root_is_not() {
-        let bench = Bench::new().await;
+        let bench = Bench::new();
         let door = Arc::new(Door::new(bench.app(1000), HEADER_TIME));
         let ask = |uid: u32, path: &str| {
             let request =
@@ -202,7 +202,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_finish_its_headers_is_cut() {
-        let bench = Bench::new().await;
+        let bench = Bench::new();
         let door = Arc::new(Door::new(bench.app(0), Duration::from_millis(20)));
         for start in ["", "P", "PRI * HTTP/2.0", "GET /version HTTP/1.1\r\nhost:"] {
             let (mut client, server) = UnixStream::pair().unwrap();

@@ -176,8 +176,8 @@ struct Tail {
 
 impl Tail {
     fn push(&mut self, record: Record, next: u64) {
-        let feeds =
-            if record.stream == tape::GAP { 0 } else { record.bytes.iter().filter(|b| **b == b'\n').count() };
+        let is_gap = record.stream == tape::GAP;
+        let feeds = if is_gap { 0 } else { record.bytes.split(|b| *b == b'\n').count() - 1 };
         self.feeds += feeds;
         self.records.push_back((record, next, feeds));
         // A line more than asked for: the last may still lack its end.

@@ -40,7 +40,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) async fn new() -> Self {
+    pub(super) fn new() -> Self {
         let fixture = Fixture::new();
         // Whoever runs the test owns the jobs, so that `last`, names and keys are theirs.
         fixture.run(&format!("UPDATE jobs SET owner_uid = {} WHERE owner = 'ana'", uid()));

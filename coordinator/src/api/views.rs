@@ -1,11 +1,11 @@
 //! Views for consoles: a window of rows that stays up to date at a bounded rate. The first line has every row, later ones
 //! what changed; nothing is sent when nothing changed, except a beat.
-use super::App;
 use super::listing::{SEARCH, asker, parse};
 use super::reply::{Answer, Failure, NDJSON};
 use super::request::Cx;
 use super::select::no_such_job;
 use super::stream::{FOLLOWER, Gone, Out, Shape, respond};
+use super::{App, now};
 use crate::store::query::list::{self, Listing, Order, Source};
 use crate::store::read;
 use reeve_protocol::api::{JobView, RowId, Total, ViewRequest, ViewUpdate};
@@ -130,7 +130,7 @@ impl View {
 
     async fn search(&self) -> Result<(Vec<JobView>, Total), Failure> {
         let mut listing = self.listing.clone();
-        listing.asker.now = self.app.now().0;
+        listing.asker.now = now().0;
         let search = move |conn: &rusqlite::Connection| {
             Ok((list::page(conn, &listing, "")?.items, list::total(conn, &listing)?))
         };

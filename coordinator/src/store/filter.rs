@@ -94,7 +94,7 @@ fn test(test: &Test, rows: Rows, asker: Asker, sql: &mut Sql) {
         // The title is the name, or else the command: it is what stands in the column "name" of every table.
         Test::Name(globs) => any_glob("j.title", globs, sql),
         Test::Machine(globs) => {
-            of_any_task(rows, sql, |table, sql| any_glob(&format!("{table}.machine"), globs, sql))
+            of_any_task(rows, sql, |table, sql| any_glob(&format!("{table}.machine"), globs, sql));
         }
         Test::Cause(kinds) => of_any_task(rows, sql, |table, sql| {
             one_of(&format!("{table}.cause_kind"), kinds.iter().map(|k| Value::from(k.clone())), sql);

@@ -67,7 +67,7 @@ async fn the_pool_reads_what_was_committed_and_cannot_write() {
     assert_eq!(pool.point(count).unwrap(), 6);
     fixture.run("DELETE FROM jobs WHERE id = 1");
     assert_eq!(pool.point(count).unwrap(), 5);
-    assert_eq!(pool.scan(Duration::from_secs(60), count).await.unwrap(), 5);
+    assert_eq!(pool.scan(Duration::from_mins(1), count).await.unwrap(), 5);
 }
 
 #[tokio::test]
@@ -79,5 +79,5 @@ async fn a_scan_without_end_is_ended_and_its_connection_goes_on() {
     let error = pool.scan(Duration::ZERO, read).await.unwrap_err();
     assert!(is_interrupted(&error), "{error}");
     let one = |conn: &Connection| Ok(conn.query_row("SELECT 1", [], |r| r.get::<_, i64>(0))?);
-    assert_eq!(pool.scan(Duration::from_secs(60), one).await.unwrap(), 1);
+    assert_eq!(pool.scan(Duration::from_mins(1), one).await.unwrap(), 1);
 }

@@ -11,7 +11,7 @@ const LINES: (&str, &str) = ("content-type", "application/x-ndjson");
 
 #[tokio::test]
 async fn a_job_is_submitted_and_a_key_makes_it_once() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(numbering());
     let body = r#"{"command":["true"],"labels":{"b":"1","a":"2"}}"#;
     let first = bench.ask("POST", "/v1/jobs", &[JSON, KEY], body).await;
@@ -38,7 +38,7 @@ async fn a_job_is_submitted_and_a_key_makes_it_once() {
 
 #[tokio::test]
 async fn an_array_is_taken_whole_or_not_at_all() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(numbering());
     let many = bench.post("/v1/jobs", r#" [{"command":["a"]},{"command":["b"]}]"#).await;
     assert_eq!(
@@ -54,7 +54,7 @@ async fn an_array_is_taken_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn lines_are_answered_in_order_with_a_bad_one_between() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(numbering());
     let mut body: String = (0..2500).map(|n| format!("{{\"command\":[\"{n}\"]}}\n")).collect();
     body.insert_str(body.find("{\"command\":[\"1200\"]}").unwrap(), "{\"comand\":1}\n\n");
@@ -73,7 +73,7 @@ async fn lines_are_answered_in_order_with_a_bad_one_between() {
 
 #[tokio::test]
 async fn a_line_is_answered_before_the_next_is_sent() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(numbering());
     let stream = UnixStream::connect(bench.socket()).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_line_is_answered_before_the_next_is_sent() {
 
 #[tokio::test]
 async fn a_stale_row_is_read_again_and_the_change_goes_through() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     let tries = Mutex::new(0);
     bench.engine(move |call| {
         let mut tries = tries.lock().unwrap();
@@ -117,7 +117,7 @@ async fn a_stale_row_is_read_again_and_the_change_goes_through() {
 
 #[tokio::test]
 async fn a_change_names_its_tasks_and_its_grace() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(|_| Err(Problem::new(Code::WrongState, "it has ended")));
     let answer = bench.post("/v1/jobs/6.2-3/cancel", r#"{"grace_s":1.5,"reason":"tidy"}"#).await;
     assert_eq!((answer.status, &answer.json()["code"]), (409, &Value::from("wrong-state")));
@@ -134,7 +134,7 @@ async fn a_change_names_its_tasks_and_its_grace() {
 
 #[tokio::test]
 async fn a_long_poll_is_answered_by_the_end_of_its_job() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     let poll = bench.get("/v1/jobs/4?wait_s=3600");
     let finish = async {
         // A commit that ends nothing must not end the poll.
@@ -150,7 +150,7 @@ async fn a_long_poll_is_answered_by_the_end_of_its_job() {
 
 #[tokio::test]
 async fn lists_page_and_count() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     let page = bench.get("/v1/jobs?filter=user%3Aana&limit=2&order=id").await.json();
     assert_eq!(
         (page["kind"].as_str(), page["total"]["value"].as_u64(), page["items"].as_array().unwrap().len()),
@@ -167,7 +167,7 @@ async fn lists_page_and_count() {
 
 #[tokio::test]
 async fn events_go_from_the_store_to_what_happens_without_a_gap() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.fixture.run(
         &(5..=10)
             .map(|n| format!("INSERT INTO events VALUES ({n}, 0, 4, '{}');", event_text(n)))
@@ -204,7 +204,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn kept_output_comes_from_the_store_or_a_segment() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     let small = [piece(1, "out\n"), piece(2, "err\n")].concat();
     let mut writer = bench.segments.begin().unwrap();
     writer.append(&piece(1, "large\n")).unwrap();
@@ -231,7 +231,7 @@ async fn kept_output_comes_from_the_store_or_a_segment() {
 
 #[tokio::test]
 async fn a_follower_goes_from_the_machine_to_the_store_and_ends_with_the_attempt() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.fixture.run("INSERT INTO attempts (job, idx, attempt, machine_id, machine, dispatched_at) VALUES (4, -1, 1, 'm1', 'cpu-01', 0)");
     let mut outgoing = bench.sessions.enter("m1", 1);
     bench.sessions.accept("m1", 1);
@@ -255,7 +255,7 @@ async fn a_follower_goes_from_the_machine_to_the_store_and_ends_with_the_attempt
 
 #[tokio::test]
 async fn a_view_sends_a_snapshot_and_then_what_changed() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     let body = r#"{"of":"jobs","filter":"user:ana","limit":3,"every_ms":100}"#;
     let mut view = Lines::new(bench.open("POST", "/v1/views", &[JSON], body).await);
     let snapshot = view.json().await;
@@ -280,7 +280,7 @@ async fn a_view_sends_a_snapshot_and_then_what_changed() {
 
 #[tokio::test]
 async fn a_plan_fixes_its_set_and_is_run_once() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(|call| match call {
         Call::PutPlan { mut plan, ids, .. } => {
             plan.id = 3;
@@ -324,7 +324,7 @@ async fn a_plan_fixes_its_set_and_is_run_once() {
 
 #[tokio::test]
 async fn the_fields_of_a_body_say_whether_it_is_a_message_or_a_job() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     let submit = numbering();
     bench.engine(move |call| match call {
         Call::Publish { queue, .. } => {
@@ -346,7 +346,7 @@ async fn the_fields_of_a_body_say_whether_it_is_a_message_or_a_job() {
 
 #[tokio::test]
 async fn consumers_get_jobs_and_settle_them() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(|call| match call {
         Call::ReceiveMessage { max, wait_ms, lease_ms, .. } => {
             assert_eq!((max, wait_ms, lease_ms), (2, 1500, 60_000));
@@ -370,7 +370,7 @@ async fn consumers_get_jobs_and_settle_them() {
 
 #[tokio::test]
 async fn a_token_carries_the_cluster_and_its_secret_is_stored_nowhere() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     bench.engine(|_| Ok(Reply::Done(1)));
     let answer = bench.post("/v1/machines/token", r#"{"ttl_s":60}"#).await;
     let token: reeve_protocol::token::Token = answer.json()["token"].as_str().unwrap().parse().unwrap();
@@ -385,7 +385,7 @@ async fn a_token_carries_the_cluster_and_its_secret_is_stored_nowhere() {
 
 #[tokio::test]
 async fn queues_and_health_come_from_the_engine() {
-    let bench = Bench::new().await;
+    let bench = Bench::new();
     let queue =
         reeve_protocol::api::QueueView { name: "vision".into(), counts: counts(3), ..Default::default() };
     bench.engine(move |call| match call {
