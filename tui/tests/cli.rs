@@ -1,4 +1,5 @@
 //! The binary against a server that plays a coordinator: requests, output, exit codes.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};

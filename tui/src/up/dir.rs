@@ -85,22 +85,41 @@ impl Dir {
         self.root.join("log/up.log")
     }
 
-    /// Sockets and spools. They are the machine's, so they never lie on a network file system.
+    /// Sockets. They are the machine's, so they never lie on a network file system. A running server has written down
+    /// where they are, because another session may have another runtime directory.
     pub fn runtime(&self) -> PathBuf {
-        let run = self.root.join("run");
-        // Where the sockets are must not change between two starts, so an existing place wins.
-        if run.exists() {
-            return run;
+        let settled = std::fs::read_to_string(self.settled_path()).map(|text| PathBuf::from(text.trim_end()));
+        match settled {
+            Ok(path) if path.is_absolute() && path.exists() => path,
+            _ => self.choose_runtime(),
         }
-        let session =
-            std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.exists());
+    }
+
+    /// Makes the place of the sockets and writes down where it is.
+    pub fn settle(&self) -> Result<(), Error> {
+        let runtime = self.runtime();
+        if let Some(parent) = runtime.parent().filter(|parent| !parent.exists()) {
+            private_dir(parent)?;
+        }
+        private_dir(&runtime)?;
+        let path = self.settled_path();
+        std::fs::write(&path, format!("{}\n", runtime.display())).map_err(Error::dir(&path))
+    }
+
+    fn settled_path(&self) -> PathBuf {
+        self.root.join("runtime")
+    }
+
+    fn choose_runtime(&self) -> PathBuf {
+        let variable = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let session = variable.filter(|p| p.is_absolute() && p.exists());
         let mut hasher = std::hash::DefaultHasher::new();
         self.root.hash(&mut hasher);
         let name = format!("{:016x}", hasher.finish());
         match session {
             Some(session) => session.join("reeve").join(name),
             None if is_network(&self.root) => temporary_dir(rustix::process::getuid().as_raw()).join(name),
-            None => run,
+            None => self.root.join("run"),
         }
     }
 

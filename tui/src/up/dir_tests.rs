@@ -53,3 +53,18 @@ fn a_pointer_that_another_server_took_over_is_left_alone() {
         assert_eq!(path.exists(), stays, "{content}");
     }
 }
+
+#[test]
+fn sockets_stay_where_the_first_server_put_them() {
+    let (base, dir) = dir();
+    let elsewhere = base.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(dir.root().join("runtime"), format!("{}\n", elsewhere.display())).unwrap();
+    assert_eq!(dir.runtime(), elsewhere);
+    assert_eq!(dir.socket(), elsewhere.join("coordinator.sock"));
+    // After a restart of the machine that place is gone.
+    std::fs::remove_dir(&elsewhere).unwrap();
+    assert_ne!(dir.runtime(), elsewhere);
+    dir.settle().unwrap();
+    assert!(dir.runtime().exists());
+}

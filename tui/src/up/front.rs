@@ -3,7 +3,7 @@
 use super::demo;
 use super::dir::Dir;
 use super::options::{Down, Up};
-use super::{server, spawn};
+use super::{ServerError, serve, spawn, stop_jobs};
 use crate::cli::note;
 use crate::client::Client;
 use crate::console;
@@ -87,7 +87,7 @@ pub enum Error {
     Console(#[from] console::Error),
     /// A part of the server.
     #[error(transparent)]
-    Server(#[from] server::Error),
+    Server(#[from] ServerError),
 }
 
 impl Error {
@@ -136,10 +136,12 @@ pub fn up(up: &Up) -> Result<(), Error> {
 /// Runs `reeve down`.
 pub fn down(down: &Down) -> Result<(), Error> {
     let dir = Dir::open(down.dir.as_deref())?;
+    let stopped = spawn::stop(&dir)?;
     if down.jobs {
-        server::stop_jobs(&dir)?;
+        // Only now: a server would start them again.
+        stop_jobs(&dir)?;
     }
-    match spawn::stop(&dir)? {
+    match stopped {
         Some(_) if down.jobs => note("stopped, and its jobs with it"),
         Some(_) => note("stopped; running jobs go on, and the next `reeve up` finds them"),
         None => note(format!("no server runs in {}", dir.root().display())),
@@ -154,7 +156,7 @@ fn foreground(up: &Up, dir: &Dir) -> Result<(), Error> {
         let _ = rustix::process::setsid();
     }
     if let Some(lock) = dir.lock()? {
-        return server::run(up, dir, lock);
+        return serve(up, dir, lock);
     }
     let socket = spawn::wait_ready(dir, None)?;
     note(format!("a server runs in {} already", dir.root().display()));
@@ -179,7 +181,7 @@ fn help(up: &Up, dir: &Dir) {
     note(format!("stop:    reeve down{named}      (jobs go on; with --jobs they end)"));
 }
 
-fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(work)
