@@ -12,6 +12,7 @@ use reeve_protocol::api::{
 };
 use reeve_protocol::{Code, Problem};
 use serde::de::DeserializeOwned;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -323,7 +324,7 @@ fn word(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.~@".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

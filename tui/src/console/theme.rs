@@ -90,7 +90,7 @@ impl Theme {
     }
 
     /// The word and role of a machine's state: trouble is spelt in capitals.
-    pub(super) fn machine(self, state: &str) -> (String, Role) {
+    pub(super) fn machine(state: &str) -> (String, Role) {
         match state {
             "up" => ("up".into(), Role::Good),
             "lost" => ("LOST".into(), Role::Bad),

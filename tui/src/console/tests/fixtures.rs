@@ -155,7 +155,7 @@ pub(in crate::console) fn job(id: u64) -> JobView {
         3 => format!("embed/shard-{id:03}-with-a-name-that-is-too-long"),
         _ => format!("ingest/cam{}", id % 9),
     };
-    let array = (id % 16 == 9).then(|| ArrayView {
+    let array = (id % 16 == 9).then_some(ArrayView {
         total: 1000,
         counts: StateCounts { queued: 600, running: 24, completed: 370, failed: 6, cancelled: 0 },
         from: 1,

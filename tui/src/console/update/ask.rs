@@ -75,10 +75,11 @@ fn all(action: &str, filter: &str, except: &std::collections::BTreeSet<RowId>) -
         format!("all matching  {}", format::text(filter))
     };
     let excluded = if except.is_empty() { String::new() } else { format!(", {} excluded", except.len()) };
-    let mut text = filter.to_owned();
-    if !except.is_empty() {
-        text = format!("{text} -id:{}", selectors(except).join(",")).trim_start().to_owned();
-    }
+    let text = if except.is_empty() {
+        filter.to_owned()
+    } else {
+        format!("{filter} -id:{}", selectors(except).join(",")).trim_start().to_owned()
+    };
     Asked {
         selection: format!("{shown}{excluded}"),
         command: format!("reeve bulk {action} -f {}", quote(&text)),

@@ -172,7 +172,7 @@ pub(super) fn ran(model: &mut Model, ticket: u64, result: Result<PlanResult, Box
     }
     match result {
         Ok(done) => {
-            model.say(format!("Plan {}: {} changed, {} skipped.", done.id, done.changed, done.skipped))
+            model.say(format!("Plan {}: {} changed, {} skipped.", done.id, done.changed, done.skipped));
         }
         Err(problem) => model.complain(one_line(&problem)),
     }

@@ -28,15 +28,14 @@ pub(super) fn filter_key(model: &mut Model, mut line: Input, name: &str) -> Vec<
             }
             return Vec::new();
         }
-        "enter" => return Vec::new(),
         // Closes the line; the filter that holds stays. A second esc clears it.
-        "esc" => return Vec::new(),
+        "enter" | "esc" => return Vec::new(),
         "up" | "down" if model.screen == Screen::Jobs => line.recall(&model.jobs.history, name == "up"),
         "tab" => complete(&mut line),
         _ => edit(&mut line, name),
     }
     if let Some(list) = model.names_mut() {
-        list.filter = line.text().trim().to_owned();
+        line.text().trim().clone_into(&mut list.filter);
     }
     model.overlay = Overlay::Filter(line);
     Vec::new()

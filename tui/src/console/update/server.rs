@@ -18,7 +18,7 @@ pub(super) fn take(model: &mut Model, news: Kind) -> Vec<Command> {
         }
         Kind::Machines(machines) => model.machines.set(machines, frozen),
         Kind::View { generation, update } if generation == model.generations.view => {
-            view(model, *update, frozen)
+            view(model, *update, frozen);
         }
         Kind::ViewRefused { generation, problem } if generation == model.generations.view => {
             model.jobs.problem = Some(problem);
@@ -26,7 +26,9 @@ pub(super) fn take(model: &mut Model, news: Kind) -> Vec<Command> {
         Kind::Job { generation, result } if generation == model.generations.job => job(model, result),
         Kind::Log { generation, lines } if generation == model.generations.log => {
             if let Some(open) = &mut model.detail {
-                lines.iter().for_each(|line| open.log.take(line));
+                for line in &lines {
+                    open.log.take(line);
+                }
             }
         }
         Kind::LogEnded { generation } if generation == model.generations.log => {

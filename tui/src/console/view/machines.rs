@@ -51,7 +51,7 @@ pub(super) fn draw(model: &Model, p: &mut Painter<'_>, area: Rect) {
         let rows: Vec<Row> = shown.map(|(at, m)| wide(model.theme, m, at == names.index)).collect();
         table::draw(p, inner, width, &WIDE, &rows);
     } else {
-        let rows: Vec<Row> = shown.map(|(at, m)| slim(model.theme, m, at == names.index)).collect();
+        let rows: Vec<Row> = shown.map(|(at, m)| slim(m, at == names.index)).collect();
         table::draw(p, inner, width, &SLIM, &rows);
     }
     if let Some(machine) = machines.get(names.index) {
@@ -59,8 +59,8 @@ pub(super) fn draw(model: &Model, p: &mut Painter<'_>, area: Rect) {
     }
 }
 
-fn lead(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
-    let (state, role) = theme.machine(&machine.state);
+fn lead(machine: &MachineView, at_cursor: bool) -> Row {
+    let (state, role) = Theme::machine(&machine.state);
     let attention =
         matches!(machine.state.as_str(), "lost" | "disconnected") || machine.disk.is_some_and(|d| d > 0.95);
     Row { at_cursor, attention, ..Row::default() }
@@ -89,7 +89,7 @@ fn gpus(machine: &MachineView) -> String {
 
 fn wide(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
     let labels: Vec<String> = machine.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    lead(theme, machine, at_cursor)
+    lead(machine, at_cursor)
         .cell(gauge(machine.cpu_busy, theme))
         .cell(gauge(memory(machine), theme))
         .cell(gpus(machine))
@@ -99,8 +99,8 @@ fn wide(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
         .cell(measured(machine.seen_s))
 }
 
-fn slim(theme: Theme, machine: &MachineView, at_cursor: bool) -> Row {
-    lead(theme, machine, at_cursor)
+fn slim(machine: &MachineView, at_cursor: bool) -> Row {
+    lead(machine, at_cursor)
         .cell(percent(machine.cpu_busy))
         .cell(percent(memory(machine)))
         .cell(gpus(machine))

@@ -2,7 +2,7 @@
 use super::super::format::{self, measured, rate};
 use super::super::layout::{self, Width};
 use super::super::model::Model;
-use super::super::theme::Role;
+use super::super::theme::{Role, Theme};
 use super::paint::{Painter, padded};
 use super::{queues, waiting_words};
 use ratatui::layout::Rect;
@@ -115,7 +115,7 @@ fn machines(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     let mut states: Vec<_> = stats.machines.iter().collect();
     states.sort_by_key(|(state, _)| *state != "up");
     let mut words = vec![format!("{} machines", stats.machines.values().sum::<u64>())];
-    words.extend(states.into_iter().map(|(state, n)| format!("{n} {}", model.theme.machine(state).0)));
+    words.extend(states.into_iter().map(|(state, n)| format!("{n} {}", Theme::machine(state).0)));
     p.line(inner, 0, &[(&words.join("  "), Role::Head)]);
     let share = |used: u64, total: u64| (total > 0).then(|| used as f64 / total as f64);
     let listed: &[MachineView] = model.machines.shown.as_deref().unwrap_or_default();
@@ -165,10 +165,10 @@ fn failure(model: &Model, job: &JobView) -> [(String, Role); 4] {
     [
         (format!("{at} "), Role::Dim),
         (
-            format!("{:<8} {:<16} ", format::id((job.id, job.index)), format::fit(&format::text(&name), 16)),
+            format!("{:<7} {:<16} ", format::id((job.id, job.index)), format::fit(&format::text(&name), 16)),
             Role::Plain,
         ),
-        (format!("{:<14} ", format::fit(&format::outcome(job), 14)), Role::Bad),
+        (format!("{:<13} ", format::fit(&format::outcome(job), 13)), Role::Bad),
         (machine, Role::Plain),
     ]
 }

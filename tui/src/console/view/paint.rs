@@ -122,8 +122,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut rows = vec![String::new()];
     for word in text.split(' ') {
         let mut word = word.to_owned();
-        loop {
-            let Some(row) = rows.last_mut() else { break };
+        while let Some(row) = rows.last_mut() {
             let gap = usize::from(!row.is_empty());
             if format::columns(row) + gap + format::columns(&word) <= width {
                 row.push_str(if gap == 1 { " " } else { "" });
