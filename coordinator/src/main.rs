@@ -56,6 +56,17 @@ enum StoreCommand {
         /// Must not exist
         file: PathBuf,
     },
+    /// Put a backup in the store's place; the coordinator must not run
+    Restore {
+        #[command(flatten)]
+        settings: Settings,
+        /// Made by backup
+        #[arg(required_unless_present = "accept_loss")]
+        file: Option<PathBuf>,
+        /// Use the store as it is, although its end is lost
+        #[arg(long, conflicts_with = "file")]
+        accept_loss: bool,
+    },
 }
 
 /// Flags win over the environment (`REEVE_DIR`, ..), that over the file.
@@ -143,6 +154,9 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Token { settings, ttl } => token(&load(settings)?, &ttl),
         Command::Store(StoreCommand::Verify(settings)) => verify(&load(settings)?),
         Command::Store(StoreCommand::Backup { settings, file }) => backup(&load(settings)?, &file),
+        Command::Store(StoreCommand::Restore { settings, file, .. }) => {
+            restore(&load(settings)?, file.as_deref())
+        }
     }
 }
 
@@ -222,6 +236,17 @@ fn backup(config: &Config, file: &Path) -> Result<(), Failure> {
         file.display(),
         config.dir.join("ca").display()
     );
+    Ok(())
+}
+
+fn restore(config: &Config, file: Option<&Path>) -> Result<(), Failure> {
+    if let Some(before) = store::maintain::restore(&config.dir, file)? {
+        println!("the store that was there is kept as {}", before.display());
+    }
+    if !config.dir.join("ca/ca.key").exists() {
+        println!("{} has no keys: put your copy of the directory ca there first", config.dir.display());
+    }
+    println!("restored; next: reeve-coordinator run --dir {}", config.dir.display());
     Ok(())
 }
 

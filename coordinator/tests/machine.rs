@@ -1,4 +1,5 @@
 //! A whole coordinator, in this process, and a machine that the test plays over real QUIC.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use reeve_coordinator::{Config, Ready, init, run};
 use reeve_protocol::frame::{self, Frame};
@@ -23,8 +24,10 @@ async fn within<F: Future>(future: F) -> F::Output {
 struct Head {
     ready: Ready,
     /// `None`: it runs in a process of its own.
-    inside: Option<(watch::Sender<bool>, JoinHandle<Result<(), reeve_coordinator::Error>>)>,
+    inside: Option<(watch::Sender<bool>, Running)>,
 }
+
+type Running = JoinHandle<Result<(), reeve_coordinator::Error>>;
 
 impl Head {
     async fn start(dir: &Path) -> Self {

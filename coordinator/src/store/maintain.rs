@@ -1,19 +1,21 @@
-//! Looking after a store from outside the engine: check it, copy it. Both only read, so both work while a coordinator
-//! serves from it.
+//! Looking after a store from outside the engine: check it, copy it, put a copy back. The first two only read, so they
+//! work while a coordinator serves from it; the third wants the store for itself.
 use super::Error;
-use super::open::FILE;
+use super::open::{APPLICATION, FILE};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Pages copied at once; between two portions others may write.
 const PAGES: i32 = 1024;
 /// Between two portions.
 const PAUSE: Duration = Duration::from_millis(1);
+/// Numbers of jobs left out at a restore: more than were submitted since the backup.
+const JOBS_SKIPPED: u64 = 1_000_000;
 /// For a lock of somebody else.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -59,17 +61,81 @@ fn copy(from: &Connection, to: &Path) -> Result<(), Error> {
     copy.close().map_err(|(_, e)| e.into())
 }
 
+/// Puts a backup in the store's place; `None`: the store itself, whose lost tail is given up. What was there before stays
+/// beside it and is named in the answer. The lineage becomes another one and the numbers of jobs jump, so that nothing
+/// that happened after the backup can be taken for something new.
+///
+/// # Errors
+/// When the backup is not sound or is no store, the store is in use, or from the file system. The old store is then
+/// untouched.
+pub fn restore(dir: &Path, backup: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+    let _lock = super::open::lock(dir)?;
+    let (store, new) = (dir.join(FILE), dir.join("reeve.db.new"));
+    let from = backup.map_or_else(|| reader(dir), read_only)?;
+    let _ = std::fs::remove_file(&new);
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&new).map_err(io_at(&new))?;
+    copy(&from, &new)?;
+    drop(from);
+    begin_again(&new)?;
+    file.sync_all().map_err(io_at(&new))?;
+    let before = dir.join(format!("reeve.db.before-{}", crate::clock::now().wall));
+    let had_one = store.exists();
+    // The log belongs to the old file: left behind, it would be replayed into the new one.
+    for end in ["", "-wal", "-shm"] {
+        let with = |path: &Path| PathBuf::from(format!("{}{end}", path.display()));
+        match std::fs::rename(with(&store), with(&before)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_at(&store)(e)),
+            _ => {}
+        }
+    }
+    std::fs::rename(&new, &store).map_err(io_at(&store))?;
+    File::open(dir).and_then(|d| d.sync_all()).map_err(io_at(dir))?;
+    Ok(had_one.then_some(before))
+}
+
+/// Makes a copy a store of its own.
+fn begin_again(file: &Path) -> Result<(), Error> {
+    let conn = Connection::open(file)?;
+    let next = "SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs),
+                           (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))";
+    let next: u64 = conn.query_row(next, [], |row| row.get(0))?;
+    let words = [
+        ("next_job", (next + JOBS_SKIPPED).to_string()),
+        ("lineage", reeve_protocol::token::random_hex(8)),
+        ("clean", "1".to_owned()),
+    ];
+    for (key, value) in words {
+        conn.execute("UPDATE meta SET value = ?2 WHERE key = ?1", (key, value))?;
+    }
+    conn.close().map_err(|(_, e)| e.into())
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |e| Error::Io(path, e)
+}
+
 fn reader(dir: &Path) -> Result<Connection, Error> {
     let file = dir.join(FILE);
     if !file.exists() {
         return Err(Error::Missing(dir.display().to_string()));
     }
+    read_only(&file)
+}
+
+fn read_only(file: &Path) -> Result<Connection, Error> {
+    let place = || file.display().to_string();
+    std::fs::metadata(file).map_err(io_at(file))?;
     let conn = Connection::open_with_flags(
-        &file,
+        file,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     conn.busy_timeout(BUSY)?;
-    Ok(conn)
+    let application = conn.query_row("PRAGMA application_id", [], |row| row.get::<_, i64>(0));
+    match application.map_err(|e| Error::Damaged(place(), e.to_string()))? {
+        APPLICATION => Ok(conn),
+        _ => Err(Error::Damaged(place(), "it is not a store of reeve".to_owned())),
+    }
 }
 
 fn sound(conn: &Connection, place: &Path) -> Result<(), Error> {
@@ -106,6 +172,41 @@ mod tests {
         verify(other.path()).unwrap();
         assert_eq!(open::open(other.path()).unwrap().cluster, opened.cluster);
         assert!(matches!(backup(dir.path(), &to), Err(Error::Io(..))), "an existing file is left alone");
+    }
+
+    #[test]
+    fn a_restored_store_is_another_one_with_numbers_that_were_never_used() {
+        let dir = tempfile::tempdir().unwrap();
+        open::create(dir.path(), "lab").unwrap();
+        let copy = dir.path().join("copy.db");
+        backup(dir.path(), &copy).unwrap();
+        let first = open::open(dir.path()).unwrap();
+        assert!(matches!(restore(dir.path(), Some(&copy)), Err(Error::InUse(..))));
+        let (lineage, cluster) = (first.lineage.clone(), first.cluster.clone());
+        drop(first);
+        let before = restore(dir.path(), Some(&copy)).unwrap().unwrap();
+        assert!(before.exists(), "what was there is kept");
+        let second = open::open(dir.path()).unwrap();
+        assert_eq!(second.cluster, cluster);
+        assert_ne!(second.lineage, lineage);
+        let next = "SELECT value FROM meta WHERE key = 'next_job'";
+        assert_eq!(second.conn.query_row(next, [], |r| r.get::<_, String>(0)).unwrap(), "1000001");
+    }
+
+    #[test]
+    fn a_lost_tail_can_be_given_up_and_junk_restores_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        open::create(dir.path(), "lab").unwrap();
+        let mut opened = open::open(dir.path()).unwrap();
+        opened.mark.put(5, 0).unwrap();
+        drop(opened);
+        assert!(matches!(open::open(dir.path()), Err(Error::Regressed { .. })));
+        let junk = dir.path().join("junk");
+        std::fs::write(&junk, vec![7; 8192]).unwrap();
+        assert!(matches!(restore(dir.path(), Some(&junk)), Err(Error::Damaged(..))));
+        assert!(matches!(open::open(dir.path()), Err(Error::Regressed { .. })), "untouched");
+        restore(dir.path(), None).unwrap();
+        assert!(open::open(dir.path()).is_ok());
     }
 
     #[test]

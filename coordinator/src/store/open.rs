@@ -14,7 +14,7 @@ pub const FILE: &str = "reeve.db";
 pub const BALLAST: &str = "ballast";
 const BALLAST_BYTES: usize = 4 * 1024 * 1024;
 const MARK: &str = "high-water";
-const APPLICATION: i64 = 0x7265_6576;
+pub(super) const APPLICATION: i64 = 0x7265_6576;
 /// The schema this version writes.
 pub const SCHEMA: i64 = 1;
 const INITIAL: &str = include_str!("../../migrations/0001_initial.sql");
@@ -126,7 +126,7 @@ pub fn open(dir: &Path) -> Result<Opened, Error> {
     Ok(Opened { conn, lineage, epoch: epoch + 1, seq, cluster, name, mark, lock })
 }
 
-fn lock(dir: &Path) -> Result<File, Error> {
+pub(super) fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("lock");
     let mut file = File::options()
         .mode(0o600)
