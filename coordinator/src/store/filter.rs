@@ -128,17 +128,27 @@ fn state(states: &[State], rows: Rows, sql: &mut Sql) {
     if rows == Rows::Tasks {
         return one_of("t.state", numbers(), sql);
     }
-    // An array with a running task is RUNNING and one with a waiting task is QUEUED or RUNNING: said aloud, the index on
-    // the state serves the two filters that are asked most.
-    if !states.iter().any(|s| s.is_terminal()) {
-        sql.push(if states.contains(&State::Queued) { "j.state IN (0, 1) AND " } else { "j.state = 1 AND " });
+    // An array is RUNNING while a task runs, QUEUED while one waits, and ends as its worst task: its own state is never
+    // wrong, only not all of it. The two filters that are asked most are worded so that the index on the state serves
+    // them, and the rows are not looked at.
+    let has = |state| states.contains(&state);
+    match (states.iter().any(|s| s.is_terminal()), has(State::Queued), has(State::Running)) {
+        (false, false, _) => {
+            sql.push("j.state = 1");
+        }
+        (false, true, false) => {
+            sql.push("j.state IN (0, 1) AND (j.state = 0 OR j.n_queued > 0)");
+        }
+        (false, true, true) => {
+            sql.push("j.state IN (0, 1)");
+        }
+        (true, ..) => {
+            one_of("j.state", numbers(), sql);
+            for state in states {
+                sql.push(&format!(" OR j.n_{} > 0", state.as_str().to_lowercase()));
+            }
+        }
     }
-    sql.push("CASE WHEN j.array_from IS NULL THEN ");
-    one_of("j.state", numbers(), sql);
-    sql.push(" ELSE ");
-    let counts: Vec<String> =
-        states.iter().map(|s| format!("j.n_{} > 0", s.as_str().to_lowercase())).collect();
-    sql.push(&counts.join(" OR ")).push(" END");
 }
 
 fn substate(substates: &[Substate], rows: Rows, sql: &mut Sql) {

@@ -39,7 +39,7 @@ fn columns(rows: Rows, detail: Detail) -> String {
         ),
     };
     format!(
-        "j.id, {index} AS idx, j.alias, j.name, j.owner, j.queue, {own}.state, {own}.substate, {own}.cause, \
+        "j.id, {index}, j.alias, j.name, j.owner, j.queue, {own}.state, {own}.substate, {own}.cause, \
          {own}.attempt, j.priority, j.created_at, {own}.started_at, {own}.ended_at, {own}.run_at, {own}.machine, \
          {own}.progress, {own}.message, {own}.result, {spec}, j.definition, j.worker, j.array_from, j.array_to, \
          j.array_limit, j.n_queued, j.n_running, j.n_completed, j.n_failed, j.n_cancelled"

@@ -1,5 +1,5 @@
 //! Pages of jobs: filter, order, cursor, window and the number of all that match.
-use super::{Detail, columns, view_of};
+use super::{Detail, job_view, task_view};
 use crate::store::Error;
 use crate::store::filter::{Asker, Rows, Sql, condition};
 use reeve_protocol::api::{JobView, Total};
@@ -162,33 +162,45 @@ pub struct Page {
 
 /// Reads one page. `filter` is the filter's text, for the cursor.
 ///
+/// The rows are picked by their keys alone and read one by one afterwards: what is sorted stays small, however many match
+/// and however large their specs are.
+///
 /// # Errors
 /// From SQLite, or a value that makes no sense.
 pub fn page(conn: &Connection, listing: &Listing, filter: &str) -> Result<Page, Error> {
-    let sql = select(listing);
-    let mut statement = conn.prepare(&sql.text)?;
-    let mut rows = statement.query(params_from_iter(sql.values))?;
-    let (mut items, mut more, mut last) = (Vec::new(), false, None);
-    while let Some(row) = rows.next()? {
-        // One row more than asked for tells whether there is a next page.
-        if items.len() == listing.limit as usize {
-            more = true;
-            break;
-        }
-        let view = view_of(row)?;
-        let key = match row.get::<_, Value>("sort")? {
-            Value::Integer(n) => Place::Number(n),
-            Value::Text(text) => Place::Text(text),
-            other => return Err(Error::Value(format!("{other:?} in an ordered column"))),
-        };
-        last = Some((key, view.id as i64, view.index.map_or(-1, i64::from)));
-        items.push(view);
+    let mut picked = pick(conn, listing)?;
+    // One row more than asked for tells whether there is a next page.
+    let more = picked.len() > listing.limit as usize;
+    picked.truncate(listing.limit as usize);
+    let mut items = Vec::with_capacity(picked.len());
+    for (_, id, index) in &picked {
+        items.extend(match u32::try_from(*index) {
+            Ok(index) => task_view(conn, *id as u64, index, Detail::Row)?,
+            Err(_) => job_view(conn, *id as u64, Detail::Row)?,
+        });
     }
-    let next = last.filter(|_| more).map(|(key, id, index)| {
+    let next = picked.pop().filter(|_| more).map(|(key, id, index)| {
         let Listing { order, source, .. } = *listing;
         Cursor { order, source, key, id, index, filter: fingerprint(filter) }.encode()
     });
     Ok(Page { items, next })
+}
+
+/// The sort keys, ids and indices of a page, and of the row after it.
+fn pick(conn: &Connection, listing: &Listing) -> Result<Vec<(Place, i64, i64)>, Error> {
+    let sql = select(listing);
+    let mut statement = conn.prepare(&sql.text)?;
+    let mut rows = statement.query(params_from_iter(sql.values))?;
+    let mut picked = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key = match row.get(0)? {
+            Value::Integer(n) => Place::Number(n),
+            Value::Text(text) => Place::Text(text),
+            other => return Err(Error::Value(format!("{other:?} in an ordered column"))),
+        };
+        picked.push((key, row.get(1)?, row.get(2)?));
+    }
+    Ok(picked)
 }
 
 /// How many rows match, counted up to a bound.
@@ -211,7 +223,7 @@ fn select(listing: &Listing) -> Sql {
     let mut sql = Sql::default();
     let key = listing.order.column();
     each_part(listing, &mut sql, |rows, sql| {
-        sql.push(&columns(rows, Detail::Row)).push(&format!(", {key} AS sort, j.id AS sid"));
+        sql.push(&format!("{key} AS sort, j.id AS sid, {} AS idx", rows.index()));
     });
     let direction = if listing.order.descending { "DESC" } else { "ASC" };
     sql.push(&format!(" ORDER BY sort {direction}, sid {direction}, idx {direction} LIMIT ? OFFSET ?"));
