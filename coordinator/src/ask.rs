@@ -66,7 +66,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     /// A coordinator that gives this answer to whatever comes.
-    async fn answering(answer: &'static str) -> (tempfile::TempDir, PathBuf) {
+    fn answering(answer: &'static str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.sock");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -88,13 +88,13 @@ mod tests {
     async fn a_token_comes_back() {
         let body = r#"{"token":"reeve1.x","expires_at":"2026-11-24T10:00:00Z"}"#;
         let answer = format!("HTTP/1.1 201 Created\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        let (_dir, path) = answering(answer.leak()).await;
+        let (_dir, path) = answering(answer.leak());
         assert_eq!(token(&path, 60.0).await.unwrap().token, "reeve1.x");
     }
 
     #[tokio::test]
     async fn a_refusal_is_shown_in_the_coordinators_words() {
-        let (_dir, path) = answering("HTTP/1.1 502 Bad\r\ncontent-length: 2\r\n\r\n{}").await;
+        let (_dir, path) = answering("HTTP/1.1 502 Bad\r\ncontent-length: 2\r\n\r\n{}");
         assert!(matches!(token(&path, 60.0).await, Err(Error::Answer(_))));
     }
 

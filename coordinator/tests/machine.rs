@@ -213,7 +213,7 @@ async fn a_job_goes_to_a_machine_that_joined_and_comes_back_with_its_output() {
     let (mut peer, _) = open(&head, &identity, Vec::new()).await;
     let (mut small, mut large) = (Vec::new(), Vec::new());
     reeve_protocol::tape::append(reeve_protocol::tape::STDOUT, 1, b"small\n", &mut small);
-    reeve_protocol::tape::append(reeve_protocol::tape::STDOUT, 1, &[b'x'; 50_000], &mut large);
+    reeve_protocol::tape::append(reeve_protocol::tape::STDOUT, 1, &vec![b'x'; 50_000], &mut large);
     for tape in [small, large] {
         let id = head.http("POST", "/v1/jobs", r#"{"command":["echo"]}"#).await["id"].as_u64().unwrap();
         let start: wire::Start = peer.expect(kind::START).await;

@@ -1,0 +1,99 @@
+//! Output on streams of its own: whole tapes and followed ones.
+use super::*;
+
+#[tokio::test]
+async fn an_end_waits_for_its_tape_and_lets_others_pass() {
+    let mut head = Head::start();
+    let (_, mut peer) = head.session().await;
+    peer.write(kind::MACHINE, &wire::Machine::default()).await;
+    head.hears().await;
+    let tape: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+    peer.write(kind::FINISHED, &finished(1, tape.len() as u64)).await;
+    peer.write(kind::FINISHED, &finished(2, 0)).await;
+    assert_eq!(head.hears().await, AgentSaid::Finished(Box::new(finished(2, 0)), None));
+    peer.upload(&whole(1, tape.len() as u64), &tape).await;
+    let AgentSaid::Finished(end, Some(segment)) = head.hears().await else {
+        panic!("the end comes with its segment")
+    };
+    assert_eq!(end.attempt, attempt(1));
+    assert_eq!(head.segments.read(segment, 0, usize::MAX).unwrap(), tape);
+    assert!(head.dir.path().join("output").exists());
+}
+
+#[tokio::test]
+async fn a_tape_of_another_length_than_promised_is_not_kept() {
+    let mut head = Head::start();
+    let (_, mut peer) = head.session().await;
+    peer.write(kind::MACHINE, &wire::Machine::default()).await;
+    head.hears().await;
+    for (job, total, sent) in [(1, 100, 50), (2, 100, 150), (3, 1 << 40, 10)] {
+        peer.upload(&whole(job, total), &vec![7; sent]).await;
+        peer.write(kind::FINISHED, &finished(job, total)).await;
+        assert_eq!(
+            head.hears().await,
+            AgentSaid::Finished(Box::new(finished(job, total)), None),
+            "job {job}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_a_proper_head_ends_the_session() {
+    let mut head = Head::start();
+    let (_, peer) = head.session().await;
+    let mut stream = within(peer.connection.open_uni()).await.unwrap();
+    let mut bytes = Vec::new();
+    frame::append(kind::BEAT, 0, &wire::Beat { number: 1, echo: 1 }, &mut bytes).unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    assert_eq!(peer.closed().await, close::UNEXPECTED);
+    assert_eq!(head.hears().await, AgentSaid::Closed);
+}
+
+#[tokio::test]
+async fn output_is_followed_while_it_is_written_until_either_side_ends() {
+    let head = Head::start();
+    let (identity, mut peer) = head.session().await;
+    let (into, mut bytes) = mpsc::channel(4);
+    assert!(head.sessions.follow(&identity.machine, attempt(5), 10, into));
+    let asked: wire::Follow = peer.expect(kind::FOLLOW).await;
+    assert_eq!((asked.attempt, asked.from), (attempt(5), 10));
+    peer.upload(
+        &wire::OutputHead { attempt: attempt(5), follow: Some(asked.id), from: 10, total: 0 },
+        b"hello",
+    )
+    .await;
+    let mut seen = Vec::new();
+    while let Some(piece) = within(bytes.recv()).await {
+        seen.extend(piece);
+    }
+    assert_eq!(seen, b"hello");
+
+    let (into, bytes) = mpsc::channel(4);
+    assert!(head.sessions.follow(&identity.machine, attempt(5), 0, into));
+    let asked: wire::Follow = peer.expect(kind::FOLLOW).await;
+    let mut stream = within(peer.connection.open_uni()).await.unwrap();
+    let mut bytes_out = Vec::new();
+    frame::append(
+        kind::OUTPUT_HEAD,
+        0,
+        &wire::OutputHead { attempt: attempt(5), follow: Some(asked.id), from: 0, total: 0 },
+        &mut bytes_out,
+    )
+    .unwrap();
+    stream.write_all(&bytes_out).await.unwrap();
+    drop(bytes);
+    assert!(within(stream.stopped()).await.unwrap().is_some(), "the machine is told to stop");
+}
+
+#[tokio::test]
+async fn a_follower_that_left_before_anything_came_is_unfollowed() {
+    let head = Head::start();
+    let (identity, mut peer) = head.session().await;
+    let (into, bytes) = mpsc::channel(4);
+    assert!(head.sessions.follow(&identity.machine, attempt(5), 0, into));
+    let asked: wire::Follow = peer.expect(kind::FOLLOW).await;
+    drop(bytes);
+    peer.write(kind::BEAT, &wire::Beat { number: 1, echo: 0 }).await;
+    peer.expect::<wire::Beat>(kind::BEAT_ECHO).await;
+    assert_eq!(peer.expect::<wire::Unfollow>(kind::UNFOLLOW).await.id, asked.id);
+}
