@@ -27,9 +27,7 @@ pub(super) async fn list_jobs(cx: Cx) -> Answer {
         asker: asker(&cx),
     };
     let read = move |conn: &rusqlite::Connection| {
-        let page = list::page(conn, &listing, &text)?;
-        // The number is that of the whole list, wherever in it the page lies.
-        let total = list::total(conn, &Listing { after: None, ..listing })?;
+        let (page, total) = list::page_and_total(conn, &listing, &text)?;
         Ok(List::new("JobList", page.items, page.next, total))
     };
     Ok(json(&cx.app.reads.scan(SEARCH, read).await?))

@@ -132,7 +132,8 @@ impl View {
         let mut listing = self.listing.clone();
         listing.asker.now = now().0;
         let search = move |conn: &rusqlite::Connection| {
-            Ok((list::page(conn, &listing, "")?.items, list::total(conn, &listing)?))
+            let (page, total) = list::page_and_total(conn, &listing, "")?;
+            Ok((page.items, total))
         };
         Ok(self.app.reads.scan(SEARCH, search).await?)
     }

@@ -2,6 +2,7 @@
 use super::{Detail, job_view, task_view};
 use crate::store::Error;
 use crate::store::filter::{Asker, Rows, Sql, condition};
+use crate::store::read::is_interrupted;
 use reeve_protocol::api::{JobView, Total};
 use reeve_protocol::filter::Filter;
 use reeve_protocol::{Code, JobId, Problem};
@@ -201,6 +202,22 @@ fn pick(conn: &Connection, listing: &Listing) -> Result<Vec<(Place, i64, i64)>, 
         picked.push((key, row.get(1)?, row.get(2)?));
     }
     Ok(picked)
+}
+
+/// A page and how many rows the whole list has, wherever in it the page lies. A count that takes too long must not cost
+/// the page, which is there already: it is then only a lower bound.
+///
+/// # Errors
+/// As [`page`].
+pub fn page_and_total(conn: &Connection, listing: &Listing, filter: &str) -> Result<(Page, Total), Error> {
+    let page = page(conn, listing, filter)?;
+    let total = match total(conn, &Listing { after: None, ..listing.clone() }) {
+        Err(error) if is_interrupted(&error) => {
+            Total { value: listing.offset + page.items.len() as u64, exact: false }
+        }
+        total => total?,
+    };
+    Ok((page, total))
 }
 
 /// How many rows match, counted up to a bound.
