@@ -9,10 +9,19 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 fn main() {
-    let number = |at: usize, usual: u64| std::env::args().nth(at).and_then(|a| a.parse().ok()).unwrap_or(usual);
+    let number =
+        |at: usize, usual: u64| std::env::args().nth(at).and_then(|a| a.parse().ok()).unwrap_or(usual);
     let (jobs, at_once) = (number(1, 10_000), number(2, 2));
     for _ in 0..3 {
+        // For a profiler: one side alone.
+        if std::env::args().nth(3).is_some_and(|only| only == "keeper") {
+            println!("keeper {:.0}/s", keeper(jobs, at_once));
+            continue;
+        }
         let bare = spawn_loop(jobs, at_once);
+        if std::env::args().nth(3).is_some() {
+            continue;
+        }
         let kept = keeper(jobs, at_once);
         println!("posix_spawn {bare:.0}/s, keeper {kept:.0}/s, ratio {:.2}", kept / bare);
     }
@@ -41,7 +50,7 @@ fn keeper(jobs: u64, at_once: u64) -> f64 {
     let agent = std::env::current_exe().expect("this program has a path");
     let agent = agent.ancestors().nth(2).expect("examples lie below the target").join("reeve-agent");
     let mut keeper = Command::new(agent)
-        .args(["keeper", "--allow-root", "--linger-s", "0", "--dir"])
+        .args(["keeper", "--allow-root", "--linger-s", "1", "--dir"])
         .arg(&dir)
         .stdin(Stdio::null())
         .spawn()

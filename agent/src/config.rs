@@ -106,7 +106,8 @@ impl Config {
         }
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let home = variable("HOME").unwrap_or_else(|| PathBuf::from("/"));
-        let state = variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("reeve-agent");
+        let state =
+            variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")).join("reeve-agent");
         let mut config = Self::below(&state);
         if let Some(runtime) = variable("XDG_RUNTIME_DIR") {
             config.runtime_dir = runtime.join("reeve-agent");
@@ -122,8 +123,8 @@ impl Config {
         let path = named.unwrap_or(Path::new("/etc/reeve/agent.toml"));
         match std::fs::read_to_string(path) {
             Ok(text) => {
-                self.settings = parse(&text)
-                    .map_err(|problem| Error::Content { path: path.to_path_buf(), problem })?;
+                self.settings =
+                    parse(&text).map_err(|problem| Error::Content { path: path.to_path_buf(), problem })?;
                 Ok(())
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(()),

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no identity.
-    #[error("{0} holds no identity: this machine has not joined a cluster (reeve-agent join HOST --token-file F)")]
+    #[error(
+        "{0} holds no identity: this machine has not joined a cluster (reeve-agent join HOST --token-file F)"
+    )]
     None(PathBuf),
     /// A file cannot be read or written.
     #[error("cannot use {path}")]
@@ -98,7 +100,13 @@ impl Credentials {
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn store(dir: &Path, identity: &Identity, key_pem: &str, certificate: &[u8], ca: &[u8]) -> Result<(), Error> {
+pub fn store(
+    dir: &Path,
+    identity: &Identity,
+    key_pem: &str,
+    certificate: &[u8],
+    ca: &[u8],
+) -> Result<(), Error> {
     make_dir(dir)?;
     replace(&dir.join(KEY), key_pem.as_bytes())?;
     replace(&dir.join(CERTIFICATE), certificate)?;
@@ -118,7 +126,10 @@ pub fn remove(dir: &Path) {
 impl Seen {
     /// What was seen last; nothing at first, or when the file is damaged.
     pub fn load(dir: &Path) -> Self {
-        std::fs::read(dir.join(SEEN)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        std::fs::read(dir.join(SEEN))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
     }
 
     /// Notes it.

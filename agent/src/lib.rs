@@ -10,6 +10,8 @@ mod life;
 mod machine;
 mod peer;
 
-pub use agent::{DialError, Error, JoinError, KeeperError, LeaveError, StopError, join, leave, run, stop_jobs};
+pub use agent::{
+    DialError, Error, JoinError, KeeperError, LeaveError, StopError, join, leave, run, stop_jobs,
+};
 pub use config::Config;
 pub use identity::Identity;

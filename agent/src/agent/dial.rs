@@ -62,13 +62,14 @@ pub(crate) async fn dial(
             }
         };
         for target in found {
-            let connecting = match endpoint.connect_with(config.clone(), mapped(endpoint, target), server_name) {
-                Ok(connecting) => connecting,
-                Err(error) => {
-                    tried.push(format!("{target}: {error}"));
-                    continue;
-                }
-            };
+            let connecting =
+                match endpoint.connect_with(config.clone(), mapped(endpoint, target), server_name) {
+                    Ok(connecting) => connecting,
+                    Err(error) => {
+                        tried.push(format!("{target}: {error}"));
+                        continue;
+                    }
+                };
             match timeout(PATIENCE, connecting).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(quinn::ConnectionError::ApplicationClosed(close))) => return Err(turned_away(&close)),
@@ -126,7 +127,8 @@ mod tests {
     #[tokio::test]
     async fn what_was_tried_is_told() {
         let (config, _) = reeve_protocol::quic::joining_config(String::new()).unwrap();
-        let error = dial(&endpoint().unwrap(), &config, &["no such host:1".into()], "x.reeve").await.unwrap_err();
+        let error =
+            dial(&endpoint().unwrap(), &config, &["no such host:1".into()], "x.reeve").await.unwrap_err();
         assert!(error.to_string().contains("no such host"), "{error}");
     }
 }

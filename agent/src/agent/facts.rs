@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn gpus_come_in_the_order_of_their_bus() {
         let dir = tempfile::tempdir().unwrap();
-        for (bus, uuid) in [("0000:81:00.0", "GPU-b"), ("0000:01:00.0", "GPU-a"), ("0000:91:00.0", "GPU-??")] {
+        for (bus, uuid) in [("0000:81:00.0", "GPU-b"), ("0000:01:00.0", "GPU-a"), ("0000:91:00.0", "GPU-??")]
+        {
             let path = dir.path().join(bus);
             std::fs::create_dir(&path).unwrap();
             std::fs::write(path.join("information"), format!("Model: \t X\nGPU UUID: \t {uuid}\n")).unwrap();

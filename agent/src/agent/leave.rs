@@ -66,7 +66,8 @@ pub async fn stop_jobs(runtime_dir: &Path, cause: &Cause, patience: Duration) ->
         other => other?,
     };
     let keeper = Pid::from_raw(link.hello.pid.cast_signed()).ok_or(local::Error::Silent)?;
-    let process = pidfd_open(keeper, PidfdFlags::NONBLOCK).map_err(io::Error::from).map_err(local::Error::from)?;
+    let process =
+        pidfd_open(keeper, PidfdFlags::NONBLOCK).map_err(io::Error::from).map_err(local::Error::from)?;
     let mut bytes = Vec::new();
     frame::append(kind::SHUTDOWN, 0, &Shutdown { cause: cause.to_wire() }, &mut bytes)
         .map_err(|e| local::Error::Frame(frame::Error::Body(kind::SHUTDOWN, e)))?;

@@ -58,7 +58,14 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         credentials.key.clone_key(),
     )?;
     let endpoint = dial::endpoint()?;
-    let mut agent = Agent { config, credentials, tls, endpoint: endpoint.clone(), starter: Starter::default(), ready: false };
+    let mut agent = Agent {
+        config,
+        credentials,
+        tls,
+        endpoint: endpoint.clone(),
+        starter: Starter::default(),
+        ready: false,
+    };
     let mut backoff = SHORTEST;
     loop {
         let round = async {

@@ -115,7 +115,11 @@ pub(crate) async fn upload(
 ///
 /// # Errors
 /// [`Error`].
-pub(crate) async fn follow(connection: Connection, runtime_dir: PathBuf, wanted: Follow) -> Result<(), Error> {
+pub(crate) async fn follow(
+    connection: Connection,
+    runtime_dir: PathBuf,
+    wanted: Follow,
+) -> Result<(), Error> {
     let Follow { id, attempt, from } = wanted;
     let head = OutputHead { attempt, follow: Some(id), from, total: 0 };
     let mut stream = begin(&connection, &head).await?;

@@ -112,7 +112,8 @@ pub(crate) async fn open(
     };
     say_now(&mut send, kind::HELLO, &hello).await?;
     let mut frames = Reader::new();
-    let first = timeout(FIRST_ANSWER, first_frame(&mut recv, &mut frames)).await.map_err(|_| Error::Silent)??;
+    let first =
+        timeout(FIRST_ANSWER, first_frame(&mut recv, &mut frames)).await.map_err(|_| Error::Silent)??;
     match first.kind {
         kind::WELCOME => Ok(Open { send, recv, frames, welcome: first.decode()? }),
         kind::REFUSED => Err(Error::Refused(first.decode()?)),
@@ -121,7 +122,11 @@ pub(crate) async fn open(
 }
 
 /// Writes one frame at once.
-pub(crate) async fn say_now<T: serde::Serialize>(send: &mut SendStream, kind: u16, body: &T) -> Result<(), Error> {
+pub(crate) async fn say_now<T: serde::Serialize>(
+    send: &mut SendStream,
+    kind: u16,
+    body: &T,
+) -> Result<(), Error> {
     let mut bytes = Vec::new();
     frame::append(kind, 0, body, &mut bytes).map_err(|e| Error::Frame(frame::Error::Body(kind, e)))?;
     send.write_all(&bytes).await.map_err(broken_write)
@@ -175,12 +180,7 @@ struct Session<'a> {
 }
 
 /// Serves until either side is gone, and says why.
-pub(crate) async fn run(
-    connection: &Connection,
-    config: &Config,
-    opened: Open,
-    link: Link,
-) -> Error {
+pub(crate) async fn run(connection: &Connection, config: &Config, opened: Open, link: Link) -> Error {
     let Open { mut send, recv, frames, welcome } = opened;
     let machine = facts::machine(&config.settings);
     let Link { read, mut write, frames: keeper_frames, .. } = link;

@@ -82,6 +82,8 @@ pub(crate) fn run(task: &Task<'_>, keeper: UnixStream) -> ! {
     sys::exit_now(code)
 }
 
+/// Bytes per read of a pipe. Memory of this size comes from the kernel as zeroes: only what is used costs anything.
+const UNTOUCHED: usize = 4 * SCRATCH;
 /// Where a guardian keeps its end of the socket pair while every other descriptor is closed.
 const KEEPER_FD: i32 = 3;
 
@@ -141,7 +143,7 @@ impl<'a> Guardian<'a> {
             listener,
             signals,
             lease: ending::Lease::new(start.stop_after_ms)?,
-            scratch: vec![0; SCRATCH],
+            scratch: vec![0; UNTOUCHED],
         })
     }
 

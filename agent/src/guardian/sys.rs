@@ -61,8 +61,8 @@ pub(crate) struct Used {
 
 /// Signals whose disposition the keeper changes; a command gets the default of each.
 const CHANGED: [c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGPIPE, libc::SIGCHLD];
-/// Enough for [`child`], which calls nothing but `syscall`.
-const STACK: usize = 32 * 1024;
+/// More than [`child`] needs: memory of this size comes from the kernel as zeroes, and only the touched page costs.
+const STACK: usize = 256 * 1024;
 
 /// A copy of this process: `None` in the copy.
 pub(crate) fn fork() -> io::Result<Option<u32>> {

@@ -301,6 +301,8 @@ impl Keeper {
     pub(super) fn lose(&mut self, token: u64) {
         let Some(link) = self.links.remove(&token) else { return };
         let id = link.attempt;
+        // Closing alone does not take it out while a guardian that was just forked still holds a copy.
+        let _ = epoll::delete(&self.epoll, &link.peer);
         drop(link);
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         attempt.link = None;

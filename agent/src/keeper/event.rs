@@ -51,7 +51,8 @@ impl Keeper {
             let added =
                 epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(token), epoll::EventFlags::IN);
             if let (Ok(()), Ok(peer)) = (added, Peer::new(stream)) {
-                // The newer one is the one that is alive; dropping the old closes it.
+                // The newer one is the one that is alive.
+                self.drop_agent();
                 self.agent = Some(Agent { peer, token, writing: false });
                 self.greet();
             }
@@ -84,7 +85,9 @@ impl Keeper {
     }
 
     fn drop_agent(&mut self) {
-        self.agent = None;
+        if let Some(agent) = self.agent.take() {
+            let _ = epoll::delete(&self.epoll, &agent.peer);
+        }
         self.idle_since = Instant::now();
     }
 

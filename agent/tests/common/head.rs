@@ -3,9 +3,9 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reeve_agent::{Config, Identity};
 use reeve_protocol::frame::{self, Frame, Reader};
+use reeve_protocol::quic;
 use reeve_protocol::token::{Token, random_hex, sha256_hex};
 use reeve_protocol::wire::{self, Hello, Join, Joined, OutputHead, Welcome, kind};
-use reeve_protocol::quic;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -148,7 +148,8 @@ impl Head {
     pub async fn machine(&self, dir: &Path) -> Machine {
         let config = configured(dir);
         let token = self.token();
-        let (identity, _) = tokio::join!(reeve_agent::join(&token, "m1", &config.state_dir), self.admit(None));
+        let (identity, _) =
+            tokio::join!(reeve_agent::join(&token, "m1", &config.state_dir), self.admit(None));
         Machine::start(config, identity.unwrap())
     }
 }
@@ -157,8 +158,12 @@ pub fn configured(dir: &Path) -> Config {
     let mut config = Config::below(dir);
     config.settings.cpus = Some(4.0);
     config.settings.allow_root = true;
-    config.settings.keeper_command =
-        Some(vec![env!("CARGO_BIN_EXE_reeve-agent").into(), "keeper".into(), "--linger-s".into(), "1".into()]);
+    config.settings.keeper_command = Some(vec![
+        env!("CARGO_BIN_EXE_reeve-agent").into(),
+        "keeper".into(),
+        "--linger-s".into(),
+        "1".into(),
+    ]);
     config
 }
 
@@ -189,7 +194,8 @@ pub struct Cleanup(pub std::path::PathBuf);
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        for pid in crate::common::processes_with(&self.0).into_iter().filter(|pid| *pid != std::process::id()) {
+        for pid in crate::common::processes_with(&self.0).into_iter().filter(|pid| *pid != std::process::id())
+        {
             let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
