@@ -219,5 +219,5 @@ impl Tail {
 }
 
 #[cfg(test)]
-#[path = "tape_tests.rs"]
+#[path = "tape_test.rs"]
 mod tests;

@@ -1,5 +1,6 @@
 //! The API over a real socket, with an engine that a test answers for and a real store.
 mod flows;
+mod following;
 mod refusals;
 
 use super::*;

@@ -184,5 +184,5 @@ fn fingerprint(row: &JobView) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "views_tests.rs"]
+#[path = "views_test.rs"]
 mod tests;

@@ -250,5 +250,5 @@ fn contains(text: &str, rows: Rows, sql: &mut Sql) {
 }
 
 #[cfg(test)]
-#[path = "filter_tests.rs"]
+#[path = "filter_test.rs"]
 mod tests;

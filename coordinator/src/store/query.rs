@@ -208,5 +208,5 @@ fn attempts(conn: &Connection, id: JobId, index: Option<u32>) -> Result<Vec<Atte
 }
 
 #[cfg(test)]
-#[path = "query_tests.rs"]
+#[path = "query_test.rs"]
 mod tests;

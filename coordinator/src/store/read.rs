@@ -309,9 +309,9 @@ pub fn message_by_key(
 }
 
 #[cfg(test)]
-#[path = "fixture_tests.rs"]
+#[path = "fixture_test.rs"]
 pub(crate) mod fixture;
 
 #[cfg(test)]
-#[path = "read_tests.rs"]
+#[path = "read_test.rs"]
 mod tests;
