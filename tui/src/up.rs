@@ -24,7 +24,7 @@ use reeve_protocol::token::Token;
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -330,6 +330,7 @@ fn part_ended<E: Into<ServerError>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn jobs_end_only_at_a_clear_no() {

@@ -6,7 +6,8 @@ use super::{submit, values};
 use crate::client::Client;
 use bytes::Bytes;
 use reeve_protocol::api::{
-    Delivery, LeaseRequest, MessageView, PublishRequest, Published, QueueView, ReceiveRequest, Received,
+    Delivery, JobView, LeaseRequest, MessageView, PublishRequest, Published, QueueView, ReceiveRequest,
+    Received,
 };
 use reeve_protocol::text::Clean;
 use serde_json::Value;
@@ -154,8 +155,38 @@ pub async fn receive(receive: Receive, context: &mut Context) -> Result<(), Erro
     Ok(())
 }
 
+/// What comes next in a queue: nobody holds it, so there is no lease.
+#[derive(Debug, serde::Deserialize)]
+pub struct Peeked {
+    /// Oldest first.
+    pub items: Vec<Waiting>,
+}
+
+/// One thing that waits.
+#[derive(Debug, serde::Deserialize)]
+#[serde(untagged)]
+pub enum Waiting {
+    /// In a queue of jobs.
+    Job {
+        /// The job.
+        job: Box<JobView>,
+    },
+    /// In a queue of messages.
+    Message(Box<MessageView>),
+}
+
+impl Waiting {
+    /// `12 BODY`, in one line.
+    pub fn line(&self) -> String {
+        match self {
+            Self::Job { job } => format!("{} {}", job.id, Clean::line(&job.spec.title())),
+            Self::Message(message) => format!("{} {}", Clean::line(&message.id), Clean::line(&body(message))),
+        }
+    }
+}
+
 /// `12 LEASE BODY`, in one line.
-pub fn line(item: &Delivery) -> String {
+fn line(item: &Delivery) -> String {
     match item {
         Delivery::Job(job) => {
             format!("{} {} {}", job.job.id, Clean::line(&job.lease), Clean::line(&job.job.spec.title()))
@@ -210,6 +241,15 @@ mod tests {
         assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), wanted);
         assert_eq!(job_body("{}".to_owned(), &given).unwrap_err().exit_code(), 2);
         assert!(job_body("{}".to_owned(), &publish(&["{}"])).is_ok());
+    }
+
+    #[test]
+    fn what_waits_has_no_lease() {
+        let job = serde_json::to_value(crate::cli::show::tests::job()).unwrap();
+        let message = json!({"id": "12", "queue": "q", "body": {"a": 1}, "headers": {}, "priority": 0, "deliveries": 0});
+        let peeked: Peeked = serde_json::from_value(json!({"items": [{"job": job}, message]})).unwrap();
+        let lines: Vec<String> = peeked.items.iter().map(Waiting::line).collect();
+        assert_eq!(lines, ["7 true", "12 {\"a\":1}"]);
     }
 
     #[test]

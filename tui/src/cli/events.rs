@@ -89,7 +89,7 @@ fn words(event: &Event) -> String {
         if let Some(tasks) = event.index.map(|i| i.to_string()).or_else(|| event.indices.clone()) {
             _ = write!(text, ".{tasks}");
         }
-        if let Some(count) = event.count.filter(|count| *count > 1) {
+        if let Some(count) = event.count.filter(|count| *count > 1 && event.indices.is_none()) {
             _ = write!(text, "-{}", id + count - 1);
         }
     }
@@ -202,7 +202,7 @@ mod tests {
                 "1 job 7-9 QUEUED by user:ana",
             ),
             (
-                json!({"seq": 2, "at": at, "kind": "job", "id": 7, "indices": "1-4", "from": "RUNNING", "to": "FAILED", "cause": {"kind": "exit", "code": 3}, "actor": "a"}),
+                json!({"seq": 2, "at": at, "kind": "job", "id": 7, "indices": "1-4", "count": 4, "from": "RUNNING", "to": "FAILED", "cause": {"kind": "exit", "code": 3}, "actor": "a"}),
                 "2 job 7.1-4 RUNNING -> FAILED: exit 3 by a",
             ),
             (

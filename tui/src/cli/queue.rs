@@ -1,14 +1,13 @@
 //! `reeve queue ...`: queues of jobs and of messages.
 use super::args::comes_later;
 use super::context::Context;
+use super::delivery::Peeked;
 use super::error::{Error, note};
 use super::table::Table;
 use super::{delivery, values};
 use crate::client::escape;
 use hyper::Method;
-use reeve_protocol::api::{
-    CleanRequest, Cleaned, LeaseRequest, List, QueueCount, QueueSettings, QueueView, Received,
-};
+use reeve_protocol::api::{CleanRequest, Cleaned, LeaseRequest, List, QueueCount, QueueSettings, QueueView};
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::{show_count, show_duration};
 use reeve_protocol::{Code, Problem};
@@ -282,12 +281,12 @@ async fn clean(clean: Removal, context: &mut Context) -> Result<(), Error> {
 
 async fn peek(peek: Peek, context: &mut Context) -> Result<(), Error> {
     let path = path(&peek.queue, &format!("/peek?limit={}", peek.limit));
-    let Some(received) = context.get::<Received>(&path).await? else { return Ok(()) };
-    if received.items.is_empty() {
+    let Some(peeked) = context.get::<Peeked>(&path).await? else { return Ok(()) };
+    if peeked.items.is_empty() {
         note("nothing waits there");
     }
-    for item in &received.items {
-        context.line(delivery::line(item))?;
+    for item in &peeked.items {
+        context.line(item.line())?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `reeve wait`, and the waiting half of `submit --wait`: the end of a job becomes an exit code.
 use super::context::Context;
 use super::error::{Error, note};
+use super::list::id_of;
 use super::select::{Named, Selection, job_path};
 use super::show::end_words;
 use super::values;
@@ -77,7 +78,7 @@ pub async fn interruptible(names: &str, work: impl Future<Output = Result<(), Er
 
 async fn one(client: &Client, name: &str, hint: Option<String>, context: &mut Context) -> Result<(), Error> {
     let (job, reply) = ended(client, name).await?;
-    tell(name, &job, &reply, context)?;
+    tell(&job, &reply, context)?;
     if let Some(hint) = hint.filter(|_| job.state == State::Failed) {
         note(format!("hint: {hint}"));
     }
@@ -98,7 +99,7 @@ async fn all(client: &Client, named: &[Named], context: &mut Context) -> Result<
         };
         found += 1;
         good += u32::from(job.state == State::Completed);
-        tell(name, &job, &reply, context)?;
+        tell(&job, &reply, context)?;
     }
     if found == 0 {
         note("no job matches");
@@ -113,14 +114,13 @@ async fn any(client: &Client, named: &[Named], context: &mut Context) -> Result<
             named.len()
         )));
     }
-    let mut waiting: FuturesUnordered<_> =
-        named.iter().map(|(name, _)| async move { (name, ended(client, name).await) }).collect();
-    let Some((name, ended)) = waiting.next().await else {
+    let mut waiting: FuturesUnordered<_> = named.iter().map(|(name, _)| ended(client, name)).collect();
+    let Some(ended) = waiting.next().await else {
         note("no job matches");
         return Ok(());
     };
     let (job, reply) = ended?;
-    tell(name, &job, &reply, context)?;
+    tell(&job, &reply, context)?;
     if job.state == State::Completed { Ok(()) } else { Err(Error::Exit(1)) }
 }
 
@@ -164,8 +164,8 @@ pub fn is_away(problem: &Problem) -> bool {
     problem.is(Code::NoCoordinator) || problem.is(Code::Unavailable)
 }
 
-fn tell(name: &str, job: &JobView, reply: &Reply, context: &mut Context) -> Result<(), Error> {
-    note(format!("job {name} {}", end_words(job)));
+fn tell(job: &JobView, reply: &Reply, context: &mut Context) -> Result<(), Error> {
+    note(format!("job {} {}", id_of(job), end_words(job)));
     if context.json {
         context.raw(&reply.body)?;
         context.raw(b"\n")?;
@@ -178,7 +178,7 @@ async fn too_late(client: &Client, named: &[Named]) -> Error {
         if let Ok(job) = client.get::<JobView>(&job_path(name, "")).await
             && !job.state.is_terminal()
         {
-            note(format!("job {name} still {}", job.state));
+            note(format!("job {} still {}", id_of(&job), job.state));
         }
     }
     Error::Exit(124)
