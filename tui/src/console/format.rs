@@ -21,6 +21,11 @@ pub(super) fn short_count(count: u64) -> String {
     }
 }
 
+/// `1 job`, `1,204 jobs`. A task of an array counts as a job.
+pub(super) fn jobs(count: u64) -> String {
+    format!("{} job{}", reeve_protocol::units::show_count(count), if count == 1 { "" } else { "s" })
+}
+
 /// A rate per second: `0.3`, `170.2`, `9,812`, `12.3k`.
 pub(super) fn rate(per_s: f64) -> String {
     if per_s >= 1000.0 { short_count(per_s as u64) } else { format!("{:.1}", per_s.max(0.0)) }

@@ -136,7 +136,11 @@ pub(super) fn why(model: &mut Model) -> Vec<Command> {
 fn job_here(model: &Model) -> Option<String> {
     match &model.detail {
         Some(open) => Some(open.selector()),
-        None if model.screen == Screen::Jobs => model.jobs.at_cursor().map(|j| format::id((j.id, j.index))),
+        // An array without a started task has no rows; then the array itself is meant.
+        None if model.screen == Screen::Jobs => match model.jobs.at_cursor() {
+            Some(job) => Some(format::id((job.id, job.index))),
+            None => model.jobs.scope.map(|array| array.to_string()),
+        },
         None => None,
     }
 }

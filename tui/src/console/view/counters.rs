@@ -41,20 +41,21 @@ pub(super) fn tabs(model: &Model, p: &mut Painter<'_>, area: Rect) {
     let cluster =
         model.stats.newest().map(|s| format::fit(&format::text(&s.cluster), 14)).unwrap_or_default();
     let user = format!("  {}  ", format::fit(&model.user, 10));
-    let mut parts = vec![(state.as_str(), role), (clock.as_str(), Role::Plain)];
-    if width >= Width::Wide {
-        parts.insert(0, (user.as_str(), Role::Plain));
-        parts.insert(0, (cluster.as_str(), Role::Plain));
-    }
-    if width == Width::Narrow {
-        parts.pop();
-    }
-    let wide: usize = parts.iter().map(|(text, _)| format::columns(text)).sum();
-    if usize::from(x) + wide < usize::from(area.width) {
-        p.right(area, 0, &parts);
-    } else {
-        p.right(area, 0, &[(" ", Role::Plain), (&state, role)]);
-    }
+    // What fits: the liveness always, then the clock, then whose cluster it is.
+    let live = (state.as_str(), role);
+    let all =
+        [(cluster.as_str(), Role::Plain), (user.as_str(), Role::Plain), live, (clock.as_str(), Role::Plain)];
+    let choices: [&[(&str, Role)]; 3] = [&all, &all[2..], &[live, (" ", Role::Plain)]];
+    let from = match width {
+        Width::Narrow => 2,
+        Width::Medium => 1,
+        Width::Wide | Width::Huge => 0,
+    };
+    let room = usize::from(area.width.saturating_sub(x + 1));
+    let fits =
+        |parts: &[(&str, Role)]| parts.iter().map(|(text, _)| format::columns(text)).sum::<usize>() <= room;
+    let parts = choices[from..].iter().find(|parts| fits(parts)).unwrap_or(&choices[2]);
+    p.right(area, 0, parts);
 }
 
 /// The age of what is shown, always.

@@ -131,7 +131,7 @@ fn attempts(model: &Model, open: &Detail, job: &JobView, p: &mut Painter<'_>, ar
     if job.attempts.is_empty() {
         return p.line(inner, 0, &[(" nothing was started yet; e explains", Role::Dim)]);
     }
-    let head = format!("  {:<3} {:<10} {:<8} {:<8} RESULT", "#", "MACHINE", "START", "RUN TIME");
+    let head = format!("  {:<3} {:<13} {:<8} {:<8} RESULT", "#", "MACHINE", "START", "RUN TIME");
     p.line(inner, 0, &[(&head, Role::Head)]);
     for (row, attempt) in job.attempts.iter().rev().enumerate() {
         let pointer = if attempt.attempt == open.attempt() { "> " } else { "  " };
@@ -146,8 +146,8 @@ fn attempt_row(model: &Model, attempt: &AttemptView) -> (String, String, Role) {
         || "-".into(),
         |from| format::span(attempt.ended_at.unwrap_or(model.now.wall).seconds_since(from)),
     );
-    let machine = format::fit(&format::text(&attempt.machine), 10);
-    let text = format!("{:<3} {machine:<10} {start:<8} {ran:<8} ", attempt.attempt);
+    let machine = format::fit(&format::text(&attempt.machine), 13);
+    let text = format!("{:<3} {machine:<13} {start:<8} {ran:<8} ", attempt.attempt);
     let peak = match attempt.rss_peak_bytes {
         0 => String::new(),
         bytes => format!("   peak {}", show_bytes(bytes)),
@@ -183,13 +183,23 @@ fn log(model: &Model, open: &Detail, p: &mut Painter<'_>, area: Rect) {
     }
     let inner = p.frame(area, &log_words(open));
     if open.log.len() == 0 {
-        let text = if open.log.ended { "This attempt wrote nothing." } else { "Nothing was written yet." };
-        return p.notice(inner, &[text.into()]);
+        return p.notice(inner, &[no_output(open).into()]);
     }
     let rows = visible_rows(&open.log, inner, model.theme, &model.zone);
     for (row, parts) in rows.iter().enumerate() {
         let parts: Vec<(&str, Role)> = parts.iter().map(|(text, role)| (text.as_str(), *role)).collect();
         p.line(inner, row as u16, &parts);
+    }
+}
+
+/// Why there is no line. The output of a job that a consumer took stays with the consumer.
+fn no_output(open: &Detail) -> &'static str {
+    let consumer =
+        open.job.as_ref().and_then(|j| j.machine.as_deref()).is_some_and(|m| m.starts_with("consumer:"));
+    match (consumer, open.log.ended) {
+        (true, _) => "A consumer of the queue runs this; its output is not kept here.",
+        (false, true) => "This attempt wrote nothing.",
+        (false, false) => "Nothing was written yet.",
     }
 }
 

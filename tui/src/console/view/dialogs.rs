@@ -1,5 +1,5 @@
 //! The boxes between a key and a change: what is chosen, what will change, what will not, and how to say yes.
-use super::super::format::text;
+use super::super::format::{jobs, text};
 use super::super::layout::centred;
 use super::super::model::{Asked, Confirm, Dialog, Model, Preview, confirm_for};
 use super::super::theme::Role;
@@ -44,7 +44,7 @@ pub(super) fn draw(model: &Model, open: &Dialog, p: &mut Painter<'_>, screen: Re
         Dialog::Running { asked, plan, .. } => {
             let lines = vec![
                 fact("selection", &asked.selection, Role::Plain),
-                fact("changing", format!("{} jobs", show_count(plan.will_change)), Role::Busy),
+                fact("changing", jobs(plan.will_change), Role::Busy),
                 blank(),
             ];
             (title(&asked.request.action, "running"), lines, Foot::Hint("esc closes this box, it goes on"))
@@ -97,11 +97,7 @@ fn preview_lines(asked: &Asked, plan: &Plan) -> Vec<Line> {
         fact("selection", &asked.selection, Role::Plain),
         fact(
             "",
-            format!(
-                "{} jobs, fixed at event {} (later ones stay out)",
-                show_count(plan.matched),
-                show_count(plan.seq)
-            ),
+            format!("{}, fixed at event {} (later ones stay out)", jobs(plan.matched), show_count(plan.seq)),
             Role::Dim,
         ),
         blank(),
@@ -124,8 +120,7 @@ fn preview_lines(asked: &Asked, plan: &Plan) -> Vec<Line> {
         lines.push(fact("not allowed", counted(&plan.refused), Role::Warn));
     }
     if plan.action == "cancel" && plan.running > 0 {
-        let text =
-            format!("{} process trees get SIGTERM, SIGKILL after the grace time", show_count(plan.running));
+        let text = "their process trees get SIGTERM, and SIGKILL after the grace time";
         lines.push(fact("effects", text, Role::Warn));
     }
     lines.push(blank());
@@ -201,7 +196,7 @@ fn confirm_foot(preview: &Preview) -> Foot {
     }
     match confirm_for(count) {
         Confirm::Choose => Foot::Choice { yes: preview.yes },
-        Confirm::Letter => Foot::Letter(format!("y changes {} jobs", show_count(count))),
+        Confirm::Letter => Foot::Letter(format!("y changes {}", jobs(count))),
         Confirm::Count => Foot::Count { typed: preview.typed.text(), wrong: preview.wrong },
     }
 }

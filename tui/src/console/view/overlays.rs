@@ -43,7 +43,7 @@ fn help(model: &Model, top: usize, p: &mut Painter<'_>, screen: Rect) {
     let rules = [
         "",
         "Lower case looks, upper case changes, and every change asks first.",
-        "\"All\" means all that match the filter; the dialog says how many.",
+        "\"All\" means all that match the filter; the dialog says how many, tasks of arrays included.",
         "Marks are ids: sorting, paging and new jobs do not move them.",
         "Quitting stops nothing: jobs and bulk changes live in the coordinator.",
         "",
@@ -91,7 +91,7 @@ fn explain(why: &WhyBox, p: &mut Painter<'_>, screen: Rect) {
         Some(lines) => lines.iter().flat_map(|line| hanging(line, room)).collect(),
     };
     let area = centred(screen, width, (rows.len() as u16).saturating_add(4));
-    let inner = padded(p.popup(area, &format!("Why is {} not further", why.selector)));
+    let inner = padded(p.popup(area, &format!("Why {} is where it is", why.selector)));
     let fit = usize::from(inner.height.saturating_sub(2));
     for (at, row) in rows.iter().take(fit).enumerate() {
         p.line(inner, at as u16, &[(row, Role::Plain)]);
