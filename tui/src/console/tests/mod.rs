@@ -3,6 +3,7 @@ pub(super) mod fixtures;
 mod flows;
 mod grid;
 mod keys;
+mod link;
 mod pictures;
 mod random;
 mod sweep;
