@@ -35,8 +35,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Sockets, guardians and the directories of attempts: the keeper's.
     pub runtime_dir: PathBuf,
-    /// Where output goes that is too large for memory.
-    pub spool_dir: PathBuf,
+    /// On a disk: directories of attempts, and output that is too large for memory.
+    pub data_dir: PathBuf,
     /// The part that a file may say.
     pub settings: Settings,
 }
@@ -91,7 +91,7 @@ impl Config {
         Self {
             state_dir: dir.to_path_buf(),
             runtime_dir: dir.join("run"),
-            spool_dir: dir.join("spool"),
+            data_dir: dir.join("data"),
             settings: Settings::default(),
         }
     }

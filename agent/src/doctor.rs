@@ -45,7 +45,7 @@ impl fmt::Display for Line {
 
 /// Looks at everything.
 pub async fn examine(config: &Config) -> Vec<Line> {
-    let mut lines = vec![user(), offered(), tree(), disk(&config.spool_dir)];
+    let mut lines = vec![user(), offered(), tree(), disk(&config.data_dir)];
     lines.push(keeper(&config.runtime_dir).await);
     lines.extend(coordinator(config).await);
     lines

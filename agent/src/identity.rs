@@ -142,11 +142,12 @@ impl Seen {
     }
 }
 
-/// Makes a directory that is ours alone.
+/// Makes a directory that is ours alone. Root's lets others pass through, to the directories of their attempts.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
+    let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
     DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(mode)
         .create(dir)
         .map_err(|source| Error::File { path: dir.to_path_buf(), source })
 }

@@ -126,8 +126,8 @@ fn the_environment_is_exactly_what_was_said_and_what_the_machine_adds() {
     let end = rig.run(&job);
     let text = stdout(&end);
     let lines: Vec<&str> = text.lines().collect();
-    let work = rig.root.join("work").join(job.attempt.file_name());
-    let work = work.to_str().unwrap();
+    let work = lines.iter().find_map(|line| line.strip_prefix("REEVE_WORKDIR=")).unwrap();
+    assert!(work.starts_with(rig.root.join("work").to_str().unwrap()), "{work}");
     for wanted in
         ["A=1", "LANG=xx", "REEVE_MACHINE=m1", "CUDA_VISIBLE_DEVICES=", "from stdin", "the payload", "0022"]
     {

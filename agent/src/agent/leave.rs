@@ -104,7 +104,7 @@ pub async fn leave(config: &Config, purge: bool) -> Result<(), LeaveError> {
     let told = tell(config, &credentials).await;
     identity::remove(&config.state_dir);
     if purge {
-        for dir in [&config.runtime_dir, &config.spool_dir, &config.state_dir] {
+        for dir in [&config.runtime_dir, &config.data_dir, &config.state_dir] {
             let _ = std::fs::remove_dir_all(dir);
         }
     }

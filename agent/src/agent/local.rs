@@ -115,7 +115,7 @@ fn start(config: &Config) -> Result<Child, Error> {
     let log_path = config.runtime_dir.join("keeper.log");
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(log_path)?;
     let mut keeper = Command::new(program);
-    keeper.args(arguments).arg("--dir").arg(&config.runtime_dir).arg("--spool").arg(&config.spool_dir);
+    keeper.args(arguments).arg("--dir").arg(&config.runtime_dir).arg("--data").arg(&config.data_dir);
     keeper.args(["--path", &settings.path]);
     if settings.allow_root {
         keeper.arg("--allow-root");

@@ -1,14 +1,13 @@
 //! How an attempt ends: by itself, by its deadline, by its lease, by request; and that its whole tree has ended before
 //! anybody is told so.
-use super::sys;
-use super::tree::{self, Reaped};
+use super::sys::{Used, Waited, wait_any};
+use super::tree;
 use super::{Guardian, environment};
 use crate::machine::memory;
 use reeve_protocol::cause::Cause;
 use reeve_protocol::tape::{STDERR, STDOUT};
 use reeve_protocol::time::Wall;
 use reeve_protocol::wire::INLINE_OUTPUT;
-use rustix::process::WaitStatus;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -49,6 +48,8 @@ pub(super) struct Ending {
     exited: Option<Cause>,
     /// No child is left.
     empty: bool,
+    /// What the tree has used.
+    used: Used,
     /// When to say that the command runs. A little late: most short commands have ended by then, and one message tells
     /// both.
     announce_at: Option<Instant>,
@@ -65,6 +66,7 @@ impl Ending {
             stopped: None,
             exited: None,
             empty: false,
+            used: Used::default(),
             announce_at: None,
         }
     }
@@ -136,13 +138,16 @@ impl Guardian<'_> {
         // Emptied first: a signal that comes during the loop must wake us again.
         while matches!(self.signals.read_signal(), Ok(Some(_))) {}
         loop {
-            match tree::reap() {
-                Reaped::Ended(pid, status) if pid == self.state.pid => {
-                    self.ending.exited = Some(self.exit_cause(status));
+            match wait_any() {
+                Waited::Ended(pid, status, used) => {
+                    self.ending.used.cpu_ms += used.cpu_ms;
+                    self.ending.used.rss_peak = self.ending.used.rss_peak.max(used.rss_peak);
+                    if pid == self.state.pid {
+                        self.ending.exited = Some(self.exit_cause(status));
+                    }
                 }
-                Reaped::Ended(..) => {}
-                Reaped::Alive => break,
-                Reaped::Empty => {
+                Waited::Alive => break,
+                Waited::Empty => {
                     self.ending.empty = true;
                     return;
                 }
@@ -154,12 +159,16 @@ impl Guardian<'_> {
         }
     }
 
-    fn exit_cause(&self, status: WaitStatus) -> Cause {
-        match (status.exit_status(), status.terminating_signal()) {
-            (Some(0), _) => Cause::Ok,
-            (Some(code), _) => Cause::Exit { code },
-            (None, Some(libc::SIGKILL)) if !self.ending.killing => self.killed_cause(),
-            (None, signal) => Cause::Signal { signal: signal.unwrap_or(0) },
+    fn exit_cause(&self, status: i32) -> Cause {
+        if libc::WIFEXITED(status) {
+            return match libc::WEXITSTATUS(status) {
+                0 => Cause::Ok,
+                code => Cause::Exit { code },
+            };
+        }
+        match libc::WTERMSIG(status) {
+            libc::SIGKILL if !self.ending.killing => self.killed_cause(),
+            signal => Cause::Signal { signal },
         }
     }
 
@@ -240,7 +249,6 @@ impl Guardian<'_> {
         self.drain(STDOUT, LAST_READS);
         self.drain(STDERR, LAST_READS);
         (self.stdout, self.stderr, self.lease) = (None, None, None);
-        let used = sys::children_used();
         let result = if self.state.pid == 0 { None } else { self.read_result() };
         self.tape.seal();
         let state = &mut self.state;
@@ -248,8 +256,8 @@ impl Guardian<'_> {
         state.phase = Phase::Ended as u16;
         state.cause = cause.to_wire();
         state.ended_ms = Wall::now().0;
-        state.cpu_ms = used.cpu_ms;
-        state.rss_peak = used.rss_peak;
+        state.cpu_ms = self.ending.used.cpu_ms;
+        state.rss_peak = self.ending.used.rss_peak;
         state.output = self.tape.small(INLINE_OUTPUT).unwrap_or_default();
         state.result = result;
         self.announce();
@@ -257,7 +265,7 @@ impl Guardian<'_> {
 
     /// What the job left in its result file, if it is JSON and not too large.
     fn read_result(&mut self) -> Option<Vec<u8>> {
-        let path = format!("{}/{}", environment::work_path(self.task.start.attempt), environment::RESULT);
+        let path = format!("{}/{}", self.workdir.path(), environment::RESULT);
         // A job could leave a link or a pipe there: neither is followed or waited for.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let fd =

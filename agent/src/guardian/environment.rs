@@ -1,11 +1,12 @@
 //! The environment of a command: what only the machine knows, completed by what Start brings, which wins. Pure.
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::Start;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 
 /// The account a command runs under, as the machine's user database has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) name: String,
     pub(crate) home: String,
@@ -21,8 +22,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) machine: &'a str,
     /// The attempt's own directory, absolute.
     pub(crate) workdir: &'a str,
+    /// Where its guardian listens, absolute: no other attempt has this in its environment.
+    pub(crate) socket: &'a str,
 }
 
+/// The variable that tells whose a process is.
+pub(crate) const MARK: &str = "REEVE_GUARDIAN";
 /// The file a job writes its progress to.
 pub(crate) const STATUS: &str = "status";
 /// The file a job writes its result to.
@@ -32,7 +37,7 @@ pub(crate) const PAYLOAD: &str = "payload";
 
 /// The complete environment. Of several entries with one name the last one of Start counts.
 pub(crate) fn complete(start: &Start, facts: &Facts<'_>) -> BTreeMap<String, String> {
-    let Facts { account, path, machine, workdir } = facts;
+    let Facts { account, path, machine, workdir, socket } = facts;
     let mut env = BTreeMap::new();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
     set("PATH", path);
@@ -58,6 +63,7 @@ pub(crate) fn complete(start: &Start, facts: &Facts<'_>) -> BTreeMap<String, Str
     for (name, value) in &start.env {
         set(name, value);
     }
+    set(MARK, socket);
     env
 }
 
@@ -86,19 +92,19 @@ pub(crate) fn socket_path(attempt: AttemptId) -> String {
     format!("g/{}", attempt.file_name())
 }
 
-/// The directory of an attempt, below the runtime directory.
-pub(crate) fn work_path(attempt: AttemptId) -> String {
-    format!("work/{}", attempt.file_name())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn env_of(start: &Start) -> BTreeMap<String, String> {
         let account = Account { name: "ana".into(), home: "/home/ana".into(), shell: "/bin/sh".into() };
-        let facts =
-            Facts { account: &account, path: "/usr/bin:/bin", machine: "gpu-07", workdir: "/rt/work/7.-1.1" };
+        let facts = Facts {
+            account: &account,
+            path: "/usr/bin:/bin",
+            machine: "gpu-07",
+            workdir: "/rt/work/7",
+            socket: "/rt/g/7.-1.1",
+        };
         complete(start, &facts)
     }
 
@@ -110,10 +116,11 @@ mod tests {
             ("HOME", "/home/ana"),
             ("LOGNAME", "ana"),
             ("LANG", "C.UTF-8"),
-            ("TMPDIR", "/rt/work/7.-1.1"),
-            ("REEVE_STATUS", "/rt/work/7.-1.1/status"),
+            ("TMPDIR", "/rt/work/7"),
+            ("REEVE_STATUS", "/rt/work/7/status"),
             ("REEVE_MACHINE", "gpu-07"),
             ("CUDA_VISIBLE_DEVICES", ""),
+            ("REEVE_GUARDIAN", "/rt/g/7.-1.1"),
             ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
             ("PYTHONUNBUFFERED", "1"),
         ] {
@@ -135,7 +142,7 @@ mod tests {
         assert_eq!((env["LANG"].as_str(), env["X"].as_str()), ("de_DE", "2"));
         assert_eq!(env["PYTHONUNBUFFERED"], "");
         assert_eq!(env["CUDA_VISIBLE_DEVICES"], "GPU-a,GPU-b");
-        assert_eq!(env["REEVE_PAYLOAD"], "/rt/work/7.-1.1/payload");
+        assert_eq!(env["REEVE_PAYLOAD"], "/rt/work/7/payload");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 
 /// What a guardian needs to start its command.
 pub(crate) struct Order<'a> {
@@ -23,6 +23,8 @@ pub(crate) struct Order<'a> {
     pub(crate) machine: &'a str,
     /// The attempt's directory, absolute.
     pub(crate) workdir: &'a str,
+    /// The guardian's socket, absolute.
+    pub(crate) socket: &'a str,
 }
 
 /// A command that runs.
@@ -40,7 +42,7 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
     let Some(program) = order.start.command.first().filter(|p| !p.is_empty()) else {
         return Err(spawn_cause(libc::ENOENT, "the command is empty".to_owned()));
     };
-    prepare_directory(order).map_err(|e| refused("the attempt's directory cannot be made", &e))?;
+    write_payload(order).map_err(|e| refused("its payload cannot be written", &e))?;
     let env = environment::complete(order.start, &facts(order));
     let path = env.get("PATH").map_or(order.path, String::as_str);
     let candidates = environment::candidates(program, path);
@@ -71,31 +73,19 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
 }
 
 fn facts<'a>(order: &Order<'a>) -> Facts<'a> {
-    Facts { account: order.account, path: order.path, machine: order.machine, workdir: order.workdir }
+    let Order { account, path, machine, workdir, socket, .. } = *order;
+    Facts { account, path, machine, workdir, socket }
 }
 
-/// The attempt's directory, which is its TMPDIR too, and the payload in it, owned by the user it runs as.
-fn prepare_directory(order: &Order<'_>) -> io::Result<()> {
-    let dir = order.workdir;
-    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        // Left over from an attempt of the same number before the machine's store was replaced.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            std::fs::remove_dir_all(dir)?;
-            std::fs::DirBuilder::new().mode(0o700).create(dir)?;
-        }
-        other => other?,
-    }
-    let own = |path: &str| match order.identity {
+fn write_payload(order: &Order<'_>) -> io::Result<()> {
+    let Some(payload) = &order.start.payload else { return Ok(()) };
+    let path = format!("{}/{}", order.workdir, environment::PAYLOAD);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+    file.write_all(payload)?;
+    match order.identity {
         Some(user) => std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)),
         None => Ok(()),
-    };
-    if let Some(payload) = &order.start.payload {
-        let path = format!("{dir}/{}", environment::PAYLOAD);
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-        file.write_all(payload)?;
-        own(&path)?;
     }
-    own(dir)
 }
 
 /// The guardian's end never blocks, the command's end is an ordinary pipe.
@@ -114,7 +104,7 @@ fn stdin_file(start: &Start) -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-fn refused(what: &str, error: &io::Error) -> Cause {
+pub(crate) fn refused(what: &str, error: &io::Error) -> Cause {
     let errno = error.raw_os_error().unwrap_or(0);
     if errno == libc::ENOSPC || errno == libc::EDQUOT {
         return Cause::NoSpace;

@@ -2,7 +2,9 @@
 //! remembers the end until it is told to forget. It outlives keeper, agent and coordinator, and speaks only the five
 //! messages of [`reeve_protocol::guardian`], so it never needs to be restarted for an upgrade.
 //!
-//! Forked from the single-threaded keeper without exec: everything it needs is in its memory already.
+//! Forked from the single-threaded keeper without exec: everything it needs is in its memory already. When its attempt
+//! is forgotten it may hold another one, which saves most of a fork: the two messages for that, [`IDLE`] and [`NEXT`], are
+//! spoken only with the keeper that forked it, so they may change with any version.
 mod ending;
 pub(crate) mod environment;
 mod launch;
@@ -11,6 +13,7 @@ mod serve;
 mod spool;
 pub(crate) mod sys;
 pub(crate) mod tree;
+mod workdir;
 
 use crate::peer::{Peer, SCRATCH, is_trusted};
 use ending::{Ending, Phase};
@@ -18,10 +21,12 @@ use environment::Account;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use reeve_protocol::guardian::State;
+use reeve_protocol::ids::AttemptId;
 use reeve_protocol::tape::{STDERR, STDOUT};
 use reeve_protocol::time::Wall;
 use reeve_protocol::wire::Start;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
 use serve::Client;
 use spool::Tape;
 use std::io;
@@ -30,28 +35,45 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use sys::Identity;
+use workdir::Workdir;
 
-/// What the keeper prepares for a guardian before it forks. The working directory of both is the runtime directory.
-pub(crate) struct Task<'a> {
-    pub(crate) start: &'a Start,
-    pub(crate) account: &'a Account,
-    pub(crate) identity: Option<&'a Identity>,
-    pub(crate) no_new_privs: bool,
+/// Guardian -> keeper: the attempt is forgotten, nothing of it is left, another may come.
+pub(crate) const IDLE: u16 = 190;
+/// Keeper -> guardian: a [`Task`].
+pub(crate) const NEXT: u16 = 191;
+
+/// What all attempts of a keeper have in common. The working directory of everybody is the runtime directory.
+pub(crate) struct Setting<'a> {
+    /// Where programs are looked for.
     pub(crate) path: &'a str,
-    pub(crate) machine: &'a str,
     /// The runtime directory, absolute.
     pub(crate) root: &'a str,
-    pub(crate) spool: PathBuf,
+    /// Below it the directories of attempts are made, absolute.
+    pub(crate) work: &'a str,
     pub(crate) nonce: &'a str,
     /// Users besides our own and root whose processes may ask.
     pub(crate) trusted: &'a [u32],
+}
+
+/// One attempt, as the keeper gives it to a guardian.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) start: Start,
+    pub(crate) account: Account,
+    /// `None`: as the keeper's own user.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) no_new_privs: bool,
+    pub(crate) machine: String,
+    pub(crate) spool: PathBuf,
     /// How often the kernel had killed for memory in our cgroup.
     pub(crate) oom_kills: Option<u64>,
 }
 
 /// A guardian at work.
 pub(crate) struct Guardian<'a> {
-    task: &'a Task<'a>,
+    setting: &'a Setting<'a>,
+    task: Task,
+    workdir: Workdir,
     state: State,
     tape: Tape,
     stdout: Option<OwnedFd>,
@@ -65,21 +87,18 @@ pub(crate) struct Guardian<'a> {
 }
 
 /// The life of a guardian; `keeper` is its end of a socket pair.
-pub(crate) fn run(task: &Task<'_>, keeper: UnixStream) -> ! {
-    let code = match Guardian::prepare(task, keeper) {
-        Ok(mut guardian) => {
-            guardian.start_command();
-            guardian.hold();
-            guardian.leave();
-            0
-        }
-        // The keeper sees the socket pair end without a State and answers for the attempt.
-        Err(error) => {
-            tracing::error!(attempt = %task.start.attempt, %error, "a guardian could not be set up");
-            1
-        }
-    };
-    sys::exit_now(code)
+pub(crate) fn run(setting: &Setting<'_>, task: Task, keeper: UnixStream) -> ! {
+    let attempt = task.start.attempt;
+    let held = Guardian::prepare(setting, task, keeper).and_then(|mut guardian| {
+        let result = guardian.hold_all();
+        guardian.workdir.remove();
+        result
+    });
+    // The keeper sees the socket pair end without a State and answers for the attempt.
+    if let Err(error) = &held {
+        tracing::error!(%attempt, %error, "a guardian could not be set up");
+    }
+    sys::exit_now(i32::from(held.is_err()))
 }
 
 /// Bytes per read of a pipe. Memory of this size comes from the kernel as zeroes: only what is used costs anything.
@@ -88,7 +107,7 @@ const UNTOUCHED: usize = 4 * SCRATCH;
 const KEEPER_FD: i32 = 3;
 
 impl<'a> Guardian<'a> {
-    fn prepare(task: &'a Task<'a>, keeper: UnixStream) -> io::Result<Self> {
+    fn prepare(setting: &'a Setting<'a>, task: Task, keeper: UnixStream) -> io::Result<Self> {
         sys::move_fd(keeper.as_raw_fd(), KEEPER_FD)?;
         std::mem::forget(keeper);
         sys::close_from(KEEPER_FD + 1);
@@ -105,71 +124,72 @@ impl<'a> Guardian<'a> {
         let mut children = SigSet::empty();
         children.add(Signal::SIGCHLD);
         let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let start = task.start;
-        let path = environment::socket_path(start.attempt);
-        let listener = match UnixListener::bind(&path) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                std::fs::remove_file(&path)?;
-                UnixListener::bind(&path)?
-            }
-            other => other?,
-        };
-        listener.set_nonblocking(true)?;
-        let state = State {
-            attempt: start.attempt,
-            lineage: start.lineage.clone(),
-            phase: Phase::Running as u16,
-            guardian_pid: std::process::id(),
-            pid: 0,
-            started_ms: 0,
-            ended_ms: 0,
-            cause: reeve_protocol::Cause::Unknown.to_wire(),
-            cpu_ms: 0,
-            rss_peak: 0,
-            tape: 0,
-            output: Vec::new(),
-            result: None,
-            cpu_milli: start.cpu_milli,
-            memory_bytes: start.memory_bytes,
-        };
+        let start = &task.start;
         Ok(Self {
-            task,
-            state,
+            setting,
+            workdir: Workdir::new(format!("{}/{}", setting.work, std::process::id())),
+            state: first_state(start),
             tape: Tape::new(start.output_cap, task.spool.clone()),
             stdout: None,
             stderr: None,
             ending: Ending::new(start.grace_ms),
             clients: vec![Client::keeper(Peer::new(keeper)?)],
-            listener,
+            listener: listen(start.attempt)?,
             signals,
             lease: ending::Lease::new(start.stop_after_ms)?,
             scratch: vec![0; UNTOUCHED],
+            task,
         })
     }
 
-    fn workdir(&self) -> String {
-        format!("{}/{}", self.task.root, environment::work_path(self.task.start.attempt))
+    /// One attempt after the other.
+    fn hold_all(&mut self) -> io::Result<()> {
+        loop {
+            self.start_command();
+            self.hold();
+            self.clean_up();
+            let Some(task) = self.wait_for_task() else { return Ok(()) };
+            self.assume(task)?;
+        }
+    }
+
+    /// Becomes the guardian of another attempt. The socket is a new one: whoever was about to ask for the attempt before
+    /// must not get this one's answers.
+    fn assume(&mut self, task: Task) -> io::Result<()> {
+        let start = &task.start;
+        self.listener = listen(start.attempt)?;
+        self.lease = ending::Lease::new(start.stop_after_ms)?;
+        self.state = first_state(start);
+        self.tape = Tape::new(start.output_cap, task.spool.clone());
+        self.ending = Ending::new(start.grace_ms);
+        self.task = task;
+        Ok(())
     }
 
     fn start_command(&mut self) {
-        let task = self.task;
-        let workdir = self.workdir();
+        let task = &self.task;
+        let socket = format!("{}/{}", self.setting.root, environment::socket_path(task.start.attempt));
+        let lent = self.workdir.lend(task.identity.as_ref());
         let order = launch::Order {
-            start: task.start,
-            account: task.account,
-            identity: task.identity,
+            start: &task.start,
+            account: &task.account,
+            identity: task.identity.as_ref(),
             no_new_privs: task.no_new_privs,
-            path: task.path,
-            machine: task.machine,
-            workdir: &workdir,
+            path: self.setting.path,
+            machine: &task.machine,
+            workdir: self.workdir.path(),
+            socket: &socket,
         };
-        match launch::launch(&order) {
+        let launched = lent
+            .map_err(|error| launch::refused("the attempt's directory cannot be made", &error))
+            .and_then(|()| launch::launch(&order));
+        match launched {
             Ok(running) => {
                 self.state.pid = running.pid;
                 self.state.started_ms = Wall::now().0;
                 self.stdout = Some(running.stdout);
                 self.stderr = Some(running.stderr);
-                self.ending.run_until(task.start.timeout_ms);
+                self.ending.run_until(self.task.start.timeout_ms);
             }
             Err(cause) => self.finish(&cause),
         }
@@ -260,15 +280,45 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// Removes everything on disk; the end is known elsewhere.
-    fn leave(&mut self) {
+    /// Removes what is on disk of the attempt; its end is known elsewhere.
+    fn clean_up(&mut self) {
         self.tape.remove();
-        let attempt = self.task.start.attempt;
-        let _ = std::fs::remove_file(environment::socket_path(attempt));
-        let work = environment::work_path(attempt);
-        if std::fs::remove_dir(&work).is_err() {
-            let _ = std::fs::remove_dir_all(&work);
+        let _ = std::fs::remove_file(environment::socket_path(self.task.start.attempt));
+        self.workdir.take_back();
+    }
+}
+
+/// The socket of an attempt.
+fn listen(attempt: AttemptId) -> io::Result<UnixListener> {
+    let path = environment::socket_path(attempt);
+    let listener = match UnixListener::bind(&path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            std::fs::remove_file(&path)?;
+            UnixListener::bind(&path)?
         }
+        other => other?,
+    };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn first_state(start: &Start) -> State {
+    State {
+        attempt: start.attempt,
+        lineage: start.lineage.clone(),
+        phase: Phase::Running as u16,
+        guardian_pid: std::process::id(),
+        pid: 0,
+        started_ms: 0,
+        ended_ms: 0,
+        cause: reeve_protocol::Cause::Unknown.to_wire(),
+        cpu_ms: 0,
+        rss_peak: 0,
+        tape: 0,
+        output: Vec::new(),
+        result: None,
+        cpu_milli: start.cpu_milli,
+        memory_bytes: start.memory_bytes,
     }
 }
 

@@ -2,10 +2,11 @@
 //! [`super::ending`].
 use super::ending::Phase;
 use super::spool::CHUNK;
-use super::{Guardian, Peer, Ready, is_trusted, tree};
+use super::{Guardian, IDLE, NEXT, Peer, Ready, Task, is_trusted, tree};
 use reeve_protocol::cause::Cause;
 use reeve_protocol::frame::Frame;
 use reeve_protocol::guardian::{Forget, Hello, Output, Signal, kind};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal as Sig;
 
 /// Connections at once; more are an error of somebody.
@@ -20,6 +21,8 @@ pub(super) struct Client {
     behind: bool,
     /// Waits for output from here.
     wanted: Option<u64>,
+    /// The keeper that forked us: it may give us another attempt.
+    is_parent: bool,
 }
 
 /// What becomes of a client.
@@ -32,7 +35,7 @@ enum Turn {
 
 impl Client {
     pub(super) fn keeper(peer: Peer) -> Self {
-        Self { peer, greeted: true, behind: false, wanted: None }
+        Self { peer, greeted: true, behind: false, wanted: None, is_parent: true }
     }
 }
 
@@ -40,6 +43,7 @@ impl Guardian<'_> {
     /// Takes what clients said. `true`: forgotten.
     pub(super) fn serve(&mut self, ready: &Ready) -> bool {
         let mut keep = Vec::with_capacity(self.clients.len());
+        let mut forgotten = false;
         for (at, mut client) in std::mem::take(&mut self.clients).into_iter().enumerate() {
             let turn = if ready.clients.get(at).copied().unwrap_or(false) {
                 self.listen(&mut client)
@@ -49,23 +53,56 @@ impl Guardian<'_> {
             match turn {
                 Turn::Stay => keep.push(client),
                 Turn::Drop => {}
-                Turn::Forgotten => return true,
+                Turn::Forgotten => {
+                    forgotten = true;
+                    keep.push(client);
+                }
             }
         }
         self.clients = keep;
         if ready.listener {
             self.accept();
         }
-        false
+        forgotten
+    }
+
+    /// Says goodbye to everybody but the keeper that forked us, and waits for its next word. `None`: it has none, or it
+    /// is gone.
+    pub(super) fn wait_for_task(&mut self) -> Option<Task> {
+        self.clients.retain(|client| client.is_parent);
+        let parent = self.clients.first_mut()?;
+        parent.peer.say(IDLE, 0, &());
+        loop {
+            if !parent.peer.flush() {
+                return None;
+            }
+            poll(&mut [PollFd::new(&parent.peer, PollFlags::IN)], None).ok()?;
+            let open = parent.peer.fill(&mut self.scratch);
+            while let Some(frame) = parent.peer.next_frame().ok()? {
+                // Anything else was about the attempt that is forgotten.
+                if frame.kind == NEXT {
+                    return frame.decode().ok();
+                }
+            }
+            if !open {
+                return None;
+            }
+        }
     }
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() >= MAX_CLIENTS || !is_trusted(&stream, self.task.trusted) {
+            if self.clients.len() >= MAX_CLIENTS || !is_trusted(&stream, self.setting.trusted) {
                 continue;
             }
             if let Ok(peer) = Peer::new(stream) {
-                self.clients.push(Client { peer, greeted: false, behind: false, wanted: None });
+                self.clients.push(Client {
+                    peer,
+                    greeted: false,
+                    behind: false,
+                    wanted: None,
+                    is_parent: false,
+                });
             }
         }
     }
@@ -88,7 +125,7 @@ impl Guardian<'_> {
     fn hear(&mut self, client: &mut Client, frame: &Frame) -> Turn {
         match frame.kind {
             kind::HELLO => match frame.decode::<Hello>() {
-                Ok(hello) if client.greeted || hello.nonce == self.task.nonce => {
+                Ok(hello) if client.greeted || hello.nonce == self.setting.nonce => {
                     client.greeted = true;
                     client.behind = true;
                     Turn::Stay

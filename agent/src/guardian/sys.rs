@@ -4,6 +4,7 @@
     unsafe_code,
     reason = "fork, clone and sigaction have no safe form; every block says why it is sound"
 )]
+use serde::{Deserialize, Serialize};
 use std::ffi::{CString, c_int, c_long, c_void};
 use std::io;
 use std::os::fd::{FromRawFd as _, RawFd};
@@ -11,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::ptr;
 
 /// The user that a command runs as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -127,16 +128,37 @@ fn disposition(signal: c_int, handler: libc::sighandler_t) {
     unsafe { libc::signal(signal, handler) };
 }
 
-/// The sum over every child that was waited for.
-pub(crate) fn children_used() -> Used {
+/// A child that has ended, or what there is to know otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waited {
+    /// One more has ended: its process id, the kernel's word about how, what it and its own children used.
+    Ended(u32, c_int, Used),
+    /// Children are left and none has ended.
+    Alive,
+    /// No child is left.
+    Empty,
+}
+
+/// Reaps one child without waiting.
+pub(crate) fn wait_any() -> Waited {
+    let mut status = 0;
     // SAFETY: all-zero bytes are a valid rusage.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a local that outlives the call.
-    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } != 0 {
-        return Used::default();
-    }
+    // SAFETY: both pointers are to locals that outlive the call.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
     let ms = |t: libc::timeval| t.tv_sec as u64 * 1000 + t.tv_usec as u64 / 1000;
-    Used { cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), rss_peak: usage.ru_maxrss as u64 * 1024 }
+    match pid {
+        0 => Waited::Alive,
+        pid if pid < 0 => Waited::Empty,
+        pid => {
+            let cpu_ms = ms(usage.ru_utime) + ms(usage.ru_stime);
+            Waited::Ended(
+                pid.unsigned_abs(),
+                status,
+                Used { cpu_ms, rss_peak: usage.ru_maxrss as u64 * 1024 },
+            )
+        }
+    }
 }
 
 /// What parent and child share while the parent is suspended.

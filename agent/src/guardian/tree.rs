@@ -1,26 +1,7 @@
-//! The process tree of an attempt: who is in it, TERM and KILL to all of it, reaping. It decides nothing.
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
+//! The process tree of an attempt: who is in it, TERM and KILL to all of it. It decides nothing.
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::collections::HashMap;
 use std::fs;
-
-/// A child that has ended, or what there is to know otherwise.
-pub(crate) enum Reaped {
-    /// One more has ended.
-    Ended(u32, WaitStatus),
-    /// Children are left and none has ended.
-    Alive,
-    /// No child is left.
-    Empty,
-}
-
-/// Reaps one child, whoever it is: orphans of the command are children of the guardian.
-pub(crate) fn reap() -> Reaped {
-    match wait(WaitOptions::NOHANG) {
-        Ok(Some((pid, status))) => Reaped::Ended(pid.as_raw_pid() as u32, status),
-        Ok(None) => Reaped::Alive,
-        Err(_) => Reaped::Empty,
-    }
-}
 
 /// Asks all below `root` to end: the group of `leader` first, then everybody who left it.
 pub(crate) fn terminate(root: u32, leader: u32) {
@@ -131,10 +112,10 @@ impl Stat {
     }
 }
 
-/// What is left of an attempt whose guardian is gone: processes of its session, or that carry its work directory in
+/// What is left of an attempt whose guardian is gone: processes of its session, or that carry the guardian's socket in
 /// their environment. Best effort: a process can hide from both.
-pub(crate) fn leftovers(session: u32, workdir: &str) -> Vec<u32> {
-    let mark = format!("REEVE_WORKDIR={workdir}");
+pub(crate) fn leftovers(session: u32, socket: &str) -> Vec<u32> {
+    let mark = format!("{}={socket}", super::environment::MARK);
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let own = std::process::id();
     all.flatten()
@@ -174,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn the_work_directory_in_the_environment_gives_a_leftover_away() {
+    fn the_mark_in_the_environment_gives_a_leftover_away() {
         let mark = format!("/nowhere/{}", std::process::id());
         let mut child =
-            std::process::Command::new("sleep").arg("60").env("REEVE_WORKDIR", &mark).spawn().unwrap();
+            std::process::Command::new("sleep").arg("60").env("REEVE_GUARDIAN", &mark).spawn().unwrap();
         // The environment of a process is readable a moment after its exec has let the parent go on.
         while leftovers(0, &mark) != [child.id()] {
             assert_eq!(child.try_wait().unwrap(), None);

@@ -26,6 +26,18 @@ impl Keeper {
                 None => tracing::warn!(?name, "no socket of ours in the directory of guardians"),
             }
         }
+        self.remove_abandoned();
+    }
+
+    /// Directories whose guardian is gone. Those of guardians that were idle are removed by them.
+    fn remove_abandoned(&self) {
+        let Ok(directories) = std::fs::read_dir(&self.place.work) else { return };
+        for entry in directories.flatten() {
+            let owner = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            if owner.is_none_or(|pid| !self.links.values().any(|link| link.guardian_pid == pid)) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     fn adopt_one(&mut self, id: AttemptId) {
@@ -35,7 +47,7 @@ impl Keeper {
                 tracing::warn!(attempt = %id, %error, "a guardian is dead");
                 let lineage = Place::lineage();
                 self.kill_leftovers(id, 0);
-                self.remove_files(id, &lineage);
+                self.remove_files(id, 0, &lineage);
                 let end = plain_end(id, Cause::KeeperLost.to_wire(), 0, 0);
                 self.attempts.insert(id, Attempt::ended(end, lineage));
             }
@@ -43,10 +55,11 @@ impl Keeper {
     }
 
     fn adopt_living(&mut self, id: AttemptId, stream: UnixStream, state: Option<State>) {
-        let Ok(link) = self.add_link(stream, id) else { return };
+        let guardian_pid = state.as_ref().map_or(0, |s| s.guardian_pid);
+        let Ok(link) = self.add_link(stream, id, guardian_pid) else { return };
         let attempt = Attempt {
             link: Some(link),
-            guardian_pid: state.as_ref().map_or(0, |s| s.guardian_pid),
+            guardian_pid,
             pid: 0,
             phase: 1,
             lineage: state.as_ref().map_or_else(Place::lineage, |s| s.lineage.clone()),

@@ -6,7 +6,7 @@ use super::place::{Place, is_plain};
 use super::queue::{Queue, Size, Tombstones, Turn};
 use super::users::Users;
 use super::watch::Watch;
-use crate::guardian::{Task, environment, run as guardian, sys, tree};
+use crate::guardian::{NEXT, Setting, Task, environment, run as guardian, sys, tree};
 use crate::machine::memory;
 use crate::peer::{Peer, SCRATCH};
 use reeve_protocol::cause::{Cause, WireCause};
@@ -23,6 +23,10 @@ use std::time::{Duration, Instant};
 
 /// How old the kernel's count of kills for memory may be when a guardian inherits it.
 const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
+/// Guardians without attempt that are kept.
+const MAX_IDLE: usize = 16;
+/// Bytes of a task that are certain to go into a socket at once.
+const SMALL: usize = 32 * 1024;
 
 /// A keeper at work.
 pub(super) struct Keeper {
@@ -34,6 +38,8 @@ pub(super) struct Keeper {
     pub(super) queue: Queue,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
     pub(super) links: HashMap<u64, Link>,
+    /// Connections to guardians that hold nothing, the one that was last at work last.
+    pub(super) idle: Vec<u64>,
     pub(super) tombstones: Tombstones,
     pub(super) agent: Option<Agent>,
     pub(super) epoll: OwnedFd,
@@ -46,13 +52,17 @@ pub(super) struct Keeper {
     pub(super) scratch: Vec<u8>,
     pub(super) watched_at: Instant,
     pub(super) rounds: u64,
+    /// When a guardian was last added to the idle ones.
+    pub(super) rested_at: Instant,
     oom: (Instant, Option<u64>),
 }
 
 /// A connection to a guardian.
 pub(super) struct Link {
     pub(super) peer: Peer,
+    /// What it holds, or held last.
     pub(super) attempt: AttemptId,
+    pub(super) guardian_pid: u32,
 }
 
 /// An attempt that has started, or has ended without.
@@ -87,6 +97,7 @@ impl Keeper {
             queue: Queue::default(),
             attempts: HashMap::new(),
             links: HashMap::new(),
+            idle: Vec::new(),
             tombstones: Tombstones::default(),
             agent: None,
             epoll,
@@ -98,6 +109,7 @@ impl Keeper {
             scratch: vec![0; SCRATCH],
             watched_at: Instant::now(),
             rounds: 0,
+            rested_at: Instant::now(),
             oom: (Instant::now(), memory::oom_kills()),
         })
     }
@@ -137,7 +149,7 @@ impl Keeper {
 
     fn launch(&mut self, start: &Start) {
         let refused = match self.users.resolve(start) {
-            Ok(person) => self.fork(start, &person).err().map(|error| Cause::Spawn {
+            Ok(person) => self.hand_out(start, &person).err().map(|error| Cause::Spawn {
                 errno: error.raw_os_error().map_or_else(String::new, crate::guardian::errno_name),
                 detail: format!("no guardian could be made on machine {}: {error}", self.machine),
             }),
@@ -149,7 +161,7 @@ impl Keeper {
         }
     }
 
-    fn fork(&mut self, start: &Start, person: &super::users::Person) -> io::Result<()> {
+    fn hand_out(&mut self, start: &Start, person: &super::users::Person) -> io::Result<()> {
         if start.lineage != self.lineage {
             self.lineage.clone_from(&start.lineage);
             Place::set_lineage(&start.lineage);
@@ -157,23 +169,19 @@ impl Keeper {
         if self.oom.0.elapsed() > OOM_COUNT_AGE {
             self.oom = (Instant::now(), memory::oom_kills());
         }
-        let (ours, theirs) = UnixStream::pair()?;
         let task = Task {
-            start,
-            account: &person.account,
-            identity: person.identity.as_deref(),
+            start: start.clone(),
+            account: (*person.account).clone(),
+            identity: person.identity.as_deref().cloned(),
             no_new_privs: person.uid != 0,
-            path: &self.args.path,
-            machine: &self.machine,
-            root: &self.place.root,
+            machine: self.machine.clone(),
             spool: self.place.spool_path(&start.lineage, start.attempt),
-            nonce: &self.place.nonce,
-            trusted: &self.args.agent_uids,
             oom_kills: self.oom.1,
         };
-        let Some(guardian_pid) = sys::fork()? else { guardian(&task, theirs) };
-        drop(theirs);
-        let link = self.add_link(ours, start.attempt)?;
+        let (link, guardian_pid) = match self.employ(&task) {
+            Some(employed) => employed,
+            None => self.fork(task)?,
+        };
         let attempt = Attempt {
             link: Some(link),
             guardian_pid,
@@ -190,12 +198,69 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn add_link(&mut self, stream: UnixStream, attempt: AttemptId) -> io::Result<u64> {
+    /// Gives the task to a guardian that holds nothing, if there is one and the task fits into its socket at once.
+    fn employ(&mut self, task: &Task) -> Option<(u64, u32)> {
+        let size = |start: &Start| {
+            let parts = [start.payload.as_ref(), start.stdin.as_ref()].into_iter().flatten().map(Vec::len);
+            let env = start.env.iter().map(|(name, value)| name.len() + value.len());
+            parts.chain(env).chain(start.command.iter().map(String::len)).sum::<usize>()
+        };
+        if size(&task.start) > SMALL {
+            return None;
+        }
+        let token = self.idle.pop()?;
+        let link = self.links.get_mut(&token)?;
+        link.attempt = task.start.attempt;
+        let guardian_pid = link.guardian_pid;
+        self.say_to(token, NEXT, task);
+        Some((token, guardian_pid))
+    }
+
+    fn fork(&mut self, task: Task) -> io::Result<(u64, u32)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let setting = Setting {
+            path: &self.args.path,
+            root: &self.place.root,
+            work: &self.place.work,
+            nonce: &self.place.nonce,
+            trusted: &self.args.agent_uids,
+        };
+        let attempt = task.start.attempt;
+        let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };
+        drop(theirs);
+        Ok((self.add_link(ours, attempt, guardian_pid)?, guardian_pid))
+    }
+
+    pub(super) fn add_link(
+        &mut self,
+        stream: UnixStream,
+        attempt: AttemptId,
+        guardian_pid: u32,
+    ) -> io::Result<u64> {
         let token = self.token();
         let data = epoll::EventData::new_u64(token);
         epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt });
+        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid });
         Ok(token)
+    }
+
+    /// A guardian holds nothing: it may be used again, or leave when there are many.
+    pub(super) fn rest(&mut self, token: u64) {
+        if self.links.contains_key(&token) {
+            self.idle.push(token);
+            self.rested_at = Instant::now();
+        }
+        if self.idle.len() > MAX_IDLE {
+            let longest = self.idle.remove(0);
+            self.part(longest);
+        }
+    }
+
+    /// Lets a guardian without attempt go: it leaves when its connection ends.
+    pub(super) fn part(&mut self, token: u64) {
+        if let Some(link) = self.links.remove(&token) {
+            let _ = epoll::delete(&self.epoll, &link.peer);
+        }
     }
 
     pub(super) fn token(&mut self) -> u64 {
@@ -289,7 +354,7 @@ impl Keeper {
                 match attempt.link {
                     // The guardian removes its files itself.
                     Some(link) => self.say_to(link, says::kind::FORGET, &says::Forget { reason: 1 }),
-                    None => self.remove_files(id, &attempt.lineage.clone()),
+                    None => self.remove_files(id, attempt.guardian_pid, &attempt.lineage.clone()),
                 }
                 self.attempts.remove(&id);
             }
@@ -300,14 +365,17 @@ impl Keeper {
     /// The connection to a guardian has ended: it was told to forget, or it was killed.
     pub(super) fn lose(&mut self, token: u64) {
         let Some(link) = self.links.remove(&token) else { return };
+        self.idle.retain(|idle| *idle != token);
         let id = link.attempt;
         // Closing alone does not take it out while a guardian that was just forked still holds a copy.
         let _ = epoll::delete(&self.epoll, &link.peer);
         drop(link);
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        let Some(attempt) = self.attempts.get_mut(&id).filter(|a| a.link == Some(token)) else { return };
         attempt.link = None;
+        let guardian_pid = attempt.guardian_pid;
         let (lineage, session) = (attempt.lineage.clone(), attempt.pid);
         if attempt.end.is_some() {
+            attempt.guardian_pid = 0;
             // Its output is gone with it; how it ended is known.
             let report = std::mem::take(&mut attempt.report);
             if report {
@@ -320,7 +388,7 @@ impl Keeper {
         attempt.end = Some(end.clone());
         let size = attempt.size;
         self.kill_leftovers(id, session);
-        self.remove_files(id, &lineage);
+        self.remove_files(id, guardian_pid, &lineage);
         self.queue.release(size);
         self.say(kind::FINISHED, &end);
     }
@@ -328,10 +396,10 @@ impl Keeper {
     /// Kills what a dead guardian left: its orphans are children of this keeper if this keeper forked it, and carry marks
     /// otherwise.
     pub(super) fn kill_leftovers(&self, id: AttemptId, session: u32) {
-        let workdir = format!("{}/{}", self.place.root, environment::work_path(id));
+        let socket = format!("{}/{}", self.place.root, environment::socket_path(id));
         // A killed process can leave children that come to us only now: again, until a round finds nobody.
         for _ in 0..100 {
-            let mut found = tree::leftovers(session, &workdir);
+            let mut found = tree::leftovers(session, &socket);
             found.extend(self.orphans());
             if found.is_empty() {
                 return;
@@ -348,32 +416,28 @@ impl Keeper {
     /// Children that are no guardians, with everything below them.
     fn orphans(&self) -> Vec<u32> {
         let own = std::process::id();
-        let guardians: Vec<u32> =
-            self.attempts.values().filter(|a| a.link.is_some()).map(|a| a.guardian_pid).collect();
+        let guardians: Vec<u32> = self.links.values().map(|link| link.guardian_pid).collect();
         let mut found = Vec::new();
-        for child in tree::children(own) {
-            let forgotten = tree::Stat::read(child).is_some_and(|s| s.parent == own && s.session == child);
-            let is_guardian = guardians.contains(&child) || forgotten && self.is_leaving_guardian(child);
-            if !is_guardian {
-                found.push(child);
-                found.extend(tree::descendants(child));
-            }
+        for child in tree::children(own).into_iter().filter(|child| !guardians.contains(child)) {
+            found.push(child);
+            found.extend(tree::descendants(child));
         }
         found
     }
 
-    /// A guardian that was told to forget and has not left yet is no orphan: its program is ours.
-    fn is_leaving_guardian(&self, pid: u32) -> bool {
-        let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-        program(pid).is_some() && program(pid) == program(std::process::id())
-    }
-
-    pub(super) fn remove_files(&self, id: AttemptId, lineage: &str) {
+    pub(super) fn remove_files(&self, id: AttemptId, guardian_pid: u32, lineage: &str) {
         let _ = std::fs::remove_file(environment::socket_path(id));
-        let _ = std::fs::remove_dir_all(environment::work_path(id));
+        if guardian_pid != 0 {
+            let _ = std::fs::remove_dir_all(self.workdir(guardian_pid));
+        }
         if is_plain(lineage) {
             let _ = std::fs::remove_file(self.place.spool_path(lineage, id));
         }
+    }
+
+    /// The directory that a guardian lends to its attempts.
+    pub(super) fn workdir(&self, guardian_pid: u32) -> String {
+        format!("{}/{guardian_pid}", self.place.work)
     }
 
     /// Whether anything may still start or run.

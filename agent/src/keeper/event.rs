@@ -2,6 +2,7 @@
 //! once.
 use super::agent::{Agent, MAX_PENDING};
 use super::attempts::Keeper;
+use crate::guardian::IDLE;
 use crate::peer::{Peer, is_trusted};
 use reeve_protocol::guardian::{State, kind};
 use rustix::event::{Timespec, epoll};
@@ -14,6 +15,8 @@ pub(super) const LISTENER: u64 = 0;
 const EVENTS: usize = 256;
 /// Between two looks at what running attempts say and use.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long guardians without attempt are kept.
+const REST: Duration = Duration::from_secs(1);
 
 impl Keeper {
     /// Serves until everything has ended and nobody wants anything.
@@ -35,6 +38,7 @@ impl Keeper {
             }
             self.admit();
             self.watch_if_due();
+            self.part_if_due();
             self.flush();
             if self.may_leave() {
                 return Ok(());
@@ -101,6 +105,7 @@ impl Keeper {
                     Ok(state) if state.attempt == id => self.note(id, state),
                     _ => open = false,
                 },
+                Ok(Some(frame)) if frame.kind == IDLE => self.rest(token),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => {
@@ -145,14 +150,28 @@ impl Keeper {
         self.agent.is_some() && self.attempts.values().any(|a| a.end.is_none())
     }
 
+    /// Nothing has ended for a while: memory is worth more than the next start.
+    fn part_if_due(&mut self) {
+        if self.rested_at.elapsed() >= REST {
+            for token in std::mem::take(&mut self.idle) {
+                self.part(token);
+            }
+        }
+    }
+
     fn timeout(&self) -> Option<Timespec> {
+        let rest = (!self.idle.is_empty()).then(|| REST.saturating_sub(self.rested_at.elapsed()));
         let left = if self.is_watching() {
             LOOK.saturating_sub(self.watched_at.elapsed())
         } else if self.is_idle() {
             Duration::from_secs(self.args.linger_s).saturating_sub(self.idle_since.elapsed())
         } else {
-            return None;
+            Duration::MAX
         };
+        let left = rest.map_or(left, |rest| rest.min(left));
+        if left == Duration::MAX {
+            return None;
+        }
         let left = left + Duration::from_millis(1);
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
     }

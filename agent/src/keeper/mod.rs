@@ -35,9 +35,9 @@ pub struct Args {
     /// The runtime directory.
     #[arg(long)]
     pub dir: PathBuf,
-    /// Where output goes that is too large for memory [default: DIR/spool].
+    /// Where attempts get their directories, and output goes that is too large for memory [default: DIR].
     #[arg(long)]
-    pub spool: Option<PathBuf>,
+    pub data: Option<PathBuf>,
     /// Where programs are looked for.
     #[arg(long, default_value = DEFAULT_PATH)]
     pub path: String,
@@ -65,7 +65,7 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub fn run(args: &Args) -> Result<(), Error> {
     // Files of the keeper are its own; a command gets 022 again.
     rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o077));
-    let place = Place::enter(&args.dir, args.spool.as_deref())?;
+    let place = Place::enter(&args.dir, args.data.as_deref())?;
     sys::keeper_signals();
     // Fails when it leads a session already, which is as good.
     let _ = rustix::process::setsid();

@@ -33,13 +33,15 @@ pub(crate) struct Place {
     pub(crate) nonce: String,
     /// The name of this keeper.
     pub(crate) word: String,
+    /// Where attempts get their directories, absolute.
+    pub(crate) work: String,
     spool: PathBuf,
     _lock: File,
 }
 
 impl Place {
     /// Makes what is missing and takes the lock.
-    pub(crate) fn enter(dir: &Path, spool: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn enter(dir: &Path, data: Option<&Path>) -> Result<Self, Error> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |source| Error::File { path, source }
@@ -48,9 +50,14 @@ impl Place {
         let passage = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
         make(dir, passage).map_err(at(dir))?;
         let dir = &dir.canonicalize().map_err(at(dir))?;
-        let root = dir.to_str().ok_or_else(|| Error::Name(dir.clone()))?.to_owned();
-        for (name, mode) in [("g", 0o700), ("work", passage)] {
-            make(&dir.join(name), mode).map_err(at(&dir.join(name)))?;
+        let data = data.unwrap_or(dir);
+        make(data, passage).map_err(at(data))?;
+        let data = data.canonicalize().map_err(at(data))?;
+        let text =
+            |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| Error::Name(path.to_path_buf()));
+        let (root, work) = (text(dir)?, data.join("work"));
+        for (path, mode) in [(dir.join("g"), 0o700), (work.clone(), passage)] {
+            make(&path, mode).map_err(at(&path))?;
         }
         let lock_path = dir.join("keeper.lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
@@ -59,8 +66,7 @@ impl Place {
         let word = |name: &str| drawn(&dir.join(name)).map_err(at(&dir.join(name)));
         let (nonce, word) = (word("nonce")?, word("keeper")?);
         std::env::set_current_dir(dir).map_err(at(dir))?;
-        let spool = spool.map_or_else(|| dir.join("spool"), Path::to_path_buf);
-        Ok(Self { root, nonce, word, spool, _lock: lock })
+        Ok(Self { root, nonce, word, work: text(&work)?, spool: data.join("spool"), _lock: lock })
     }
 
     /// Where the output of an attempt goes. The lineage is checked by the caller: it becomes part of a path.

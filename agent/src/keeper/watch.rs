@@ -1,7 +1,7 @@
 //! What running attempts say about themselves and what they use: read from their status file and from /proc, while an
 //! agent listens.
 use super::attempts::Keeper;
-use crate::guardian::environment::{STATUS, work_path};
+use crate::guardian::environment::STATUS;
 use crate::guardian::tree::{self, Stat};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{Progress, Usage, kind};
@@ -30,8 +30,10 @@ impl Keeper {
         self.rounds += 1;
         let with_usage = self.rounds.is_multiple_of(USAGE_ROUNDS);
         let (mut progress, mut usage) = (Vec::new(), Vec::new());
+        let work = self.place.work.clone();
         for (id, attempt) in self.attempts.iter_mut().filter(|(_, a)| a.end.is_none() && a.pid != 0) {
-            progress.extend(attempt.watch.progress(*id));
+            progress
+                .extend(attempt.watch.progress(*id, &format!("{work}/{}/{STATUS}", attempt.guardian_pid)));
             if with_usage {
                 usage.push(attempt.watch.usage(*id, attempt.guardian_pid));
             }
@@ -47,10 +49,9 @@ impl Keeper {
 
 impl Watch {
     /// The last thing the job has said, if it is new.
-    fn progress(&mut self, attempt: AttemptId) -> Option<Progress> {
+    fn progress(&mut self, attempt: AttemptId, path: &str) -> Option<Progress> {
         // The directory is the job's: neither is a link followed nor a pipe waited for.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let path = format!("{}/{STATUS}", work_path(attempt));
         let mut file = File::from(open(path, flags, Mode::empty()).ok()?);
         let meta = file.metadata().ok()?;
         if !meta.is_file() || meta.len() == self.len {

@@ -1,5 +1,5 @@
 //! A rig for the tests of a real keeper: starts one, plays its agent, and ends every process of both at the end.
-#![allow(dead_code, reason = "every test binary uses its own part of the rig")]
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of the rig")]
 use reeve_protocol::frame::{self, Frame, Reader};
 use reeve_protocol::ids::{AttemptId, TaskId};
 use reeve_protocol::tape::{Decoder, STDERR, STDOUT};
@@ -143,9 +143,7 @@ impl Rig {
     /// Whether files of the attempt are left.
     pub fn has_files(&self, attempt: AttemptId) -> bool {
         let name = attempt.file_name();
-        [format!("g/{name}"), format!("work/{name}"), format!("spool/l1/{name}")]
-            .iter()
-            .any(|path| self.root.join(path).exists())
+        [format!("g/{name}"), format!("spool/l1/{name}")].iter().any(|path| self.root.join(path).exists())
     }
 
     pub fn guardian(&self, attempt: AttemptId) -> GuardianLink {
