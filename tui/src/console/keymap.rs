@@ -88,14 +88,17 @@ pub(super) struct Binding {
 }
 
 use Context::{Detail, Jobs, Later, Machines, Overview, Queues};
+/// Where keys work. Lists of contexts, not of screens: the detail of a job is a context of its own.
 const ANY: &[Context] = &[Overview, Queues, Jobs, Machines, Later, Detail];
 const LISTS: &[Context] = &[Overview, Queues, Jobs, Machines];
+/// Wherever there is something to scroll.
 const MOVING: &[Context] = &[Overview, Queues, Jobs, Machines, Detail];
 const JOB: &[Context] = &[Jobs, Detail];
 const ONLY_JOBS: &[Context] = &[Jobs];
 const ONLY_DETAIL: &[Context] = &[Detail];
 const QUEUE: &[Context] = &[Overview, Queues];
 
+/// A key that changes nothing in the cluster.
 const fn looks(
     action: Action,
     id: &'static str,
@@ -107,6 +110,7 @@ const fn looks(
     Binding { action, keys, contexts, changes: false, id, label, hint, command: "" }
 }
 
+/// A key that can change the cluster: its word is also its hint, and it has a command line.
 const fn changes(
     action: Action,
     id: &'static str,
@@ -207,6 +211,8 @@ pub(super) fn name(event: &KeyEvent) -> Option<String> {
     Some(if shift && arrow { format!("shift-{plain}") } else { plain.to_owned() })
 }
 
+/// Control keys that terminals cannot tell apart from others are named as those others: `ctrl-h` is Backspace, `ctrl-j`
+/// and `ctrl-m` are Enter. Alt is left to the terminal and the window manager.
 fn char_name(c: char, modifiers: KeyModifiers) -> Option<String> {
     if modifiers.contains(KeyModifiers::ALT) {
         return None;

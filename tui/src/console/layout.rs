@@ -77,6 +77,7 @@ pub(super) fn has_bulk_box(model: &Model) -> bool {
         && height >= 30
 }
 
+/// One line for messages is always there: a list that jumps when something is said would move under the cursor.
 fn message_rows(model: &Model) -> u16 {
     if has_bulk_box(model) { 3 } else { 1 }
 }

@@ -20,7 +20,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// Without a line for so long the stream of statistics is dead: the coordinator sends one at least every five seconds.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Measured values of machines are no events; they are asked for, and only while they are on the screen.
 const MACHINES_EVERY: Duration = Duration::from_secs(2);
+/// Progress and attempts of the open job.
 const JOB_EVERY: Duration = Duration::from_secs(1);
 /// Most lines of a log in one message; after a full one the reader rests, so that a log that writes without end costs
 /// about a megabyte a second at most.
@@ -127,6 +129,7 @@ impl Wire {
         }
     }
 
+    /// For ever: a console that has lost its coordinator waits for it, it never ends because of that.
     async fn stats(self) {
         let mut attempt = 0;
         loop {
@@ -163,6 +166,7 @@ impl Wire {
         }
     }
 
+    /// Keeps the view open until it is replaced. After a lost link the coordinator sends a whole snapshot again.
     async fn view(self, generation: u64, request: ViewRequest) {
         let mut attempt = 0;
         loop {
@@ -177,6 +181,7 @@ impl Wire {
         }
     }
 
+    /// Follows the view until that fails.
     async fn view_once(&self, generation: u64, request: &ViewRequest, attempt: &mut u32) -> Problem {
         let body = match serde_json::to_vec(request) {
             Ok(body) => Bytes::from(body),
@@ -200,6 +205,7 @@ impl Wire {
         }
     }
 
+    /// Asks for the machines until it is ended.
     async fn machines(self) {
         loop {
             // A failure is not said here: the stream of statistics says it.
@@ -225,6 +231,7 @@ impl Wire {
         }
     }
 
+    /// Follows a log over lost links until its attempt has ended.
     async fn log(self, generation: u64, want: LogWant) {
         let mut from = None;
         let mut attempt = 0;
@@ -272,6 +279,7 @@ impl Wire {
         })
     }
 
+    /// Lets the coordinator count; nothing changes.
     async fn plan(self, ticket: u64, request: PlanRequest) {
         let result: Result<Plan, Problem> = self.client.post("/v1/plans", &request).await;
         self.send(Kind::Planned { ticket, result: result.map(Box::new).map_err(Box::new) }).await;
@@ -296,6 +304,7 @@ async fn next<T: DeserializeOwned>(lines: &mut Lines) -> Result<Option<T>, Probl
     }
 }
 
+/// A failure of the link itself, which is worth another try.
 fn gone(why: &str) -> Problem {
     Problem::new(Code::NoCoordinator, why)
 }

@@ -39,6 +39,7 @@ struct Signals {
 }
 
 impl Signals {
+    /// Must run inside the runtime, before the terminal is taken: a signal between the two would leave it raw.
     fn listen() -> std::io::Result<Self> {
         let ends =
             [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()];
@@ -129,10 +130,12 @@ pub(super) async fn run(client: Client, options: &Options) -> Result<(), Error> 
 }
 
 impl Running {
+    /// The only reading of clocks in the console.
     fn stamp(&self) -> Stamp {
         Stamp { ms: self.started.elapsed().as_millis() as u64, wall: Wall::now() }
     }
 
+    /// Mouse and focus are not asked for; a terminal that sends them all the same is not listened to.
     fn event(&mut self, event: Event) -> Result<Next, Error> {
         let kind = match event {
             Event::Key(key) if key.kind != KeyEventKind::Release => Kind::Key(key),
@@ -159,6 +162,7 @@ impl Running {
         }
     }
 
+    /// One message in, its commands carried out, a frame asked for.
     fn take(&mut self, kind: Kind, pace: Duration) -> Result<Next, Error> {
         let at = self.stamp();
         let commands = update(&mut self.model, Msg { at, kind });
@@ -183,12 +187,14 @@ impl Running {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
+    /// A failed write means that the terminal is gone.
     fn paint(&mut self) -> Result<Next, Error> {
         (self.due, self.last_frame) = (None, Instant::now());
         self.screen.paint(&self.model).map_err(Error::Terminal)?;
         Ok(Next::On)
     }
 
+    /// Subscriptions go on meanwhile; their news wait in the channel and the sockets.
     fn suspend(&mut self) -> Result<Next, Error> {
         terminal::suspend(&mut self.screen).map_err(Error::Terminal)?;
         self.resized()
@@ -200,12 +206,14 @@ impl Running {
         self.resized()
     }
 
+    /// The size may have changed while nobody told us.
     fn resized(&mut self) -> Result<Next, Error> {
         let (width, height) = crossterm::terminal::size().map_err(Error::Terminal)?;
         self.take(Kind::Resize(width, height), AFTER_KEY)
     }
 }
 
+/// Colours and characters, from the options and the environment.
 fn theme(options: &Options) -> Theme {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     Theme {

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether the terminal is ours at the moment: what gives it back may run twice, also from a panic.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// The hook stays for the life of the process; it does nothing while the terminal is not ours.
 static HOOK: Once = Once::new();
 
 /// The terminal while the console has it.
@@ -80,6 +81,7 @@ impl Screen {
         if bytes.is_empty() { Ok(()) } else { self.out.write_all(&bytes) }
     }
 
+    /// The bytes of the next frame; none when nothing would change.
     fn frame(&mut self, model: &Model, area: Rect) -> io::Result<Vec<u8>> {
         let mut next = Buffer::empty(area);
         let cursor = view::draw(model, &mut next);

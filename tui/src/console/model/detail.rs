@@ -49,6 +49,7 @@ impl Detail {
         Self { row, job, problem: None, tab: Tab::Summary, chosen: None, log: Log::new(false), spec_top: 0 }
     }
 
+    /// As the API and the command line spell it.
     pub(in super::super) fn selector(&self) -> String {
         super::super::format::id(self.row)
     }

@@ -19,6 +19,7 @@ impl Input {
         Self { at: text.len(), text, recalled: None }
     }
 
+    /// The whole line.
     pub(in super::super) fn text(&self) -> String {
         self.text.iter().collect()
     }
@@ -36,6 +37,7 @@ impl Input {
         }
     }
 
+    /// Removes the character before the cursor.
     pub(in super::super) fn backspace(&mut self) {
         if self.at > 0 {
             self.at -= 1;
@@ -43,6 +45,7 @@ impl Input {
         }
     }
 
+    /// Removes the character under the cursor.
     pub(in super::super) fn delete(&mut self) {
         if self.at < self.text.len() {
             self.text.remove(self.at);
@@ -62,6 +65,7 @@ impl Input {
         *self = Self::default();
     }
 
+    /// Moves the cursor by characters, as far as there are some.
     pub(in super::super) fn step(&mut self, by: isize) {
         self.at = self.at.saturating_add_signed(by).min(self.text.len());
     }

@@ -88,6 +88,7 @@ pub(in super::super) struct Jobs {
 }
 
 impl Jobs {
+    /// How many match, loaded or not.
     pub(in super::super) fn total(&self) -> u64 {
         self.shown.as_ref().map_or(0, |w| w.total.value)
     }
@@ -200,6 +201,7 @@ impl Jobs {
         self.stretch();
     }
 
+    /// Moves the screen as little as possible to show the cursor.
     fn reveal(&mut self, visible: usize) {
         let visible = visible.max(1) as u64;
         let lowest = (self.position + 1).saturating_sub(visible);
@@ -217,6 +219,8 @@ impl Jobs {
         self.stretch();
     }
 
+    /// Marks everything between the anchor of the range and the cursor. Starts from what was marked before the range, so that
+    /// going back unmarks again.
     fn stretch(&mut self) {
         let (Some(range), Some(window)) = (&self.range, &self.shown) else { return };
         let Some(anchor) = window.position(range.anchor) else { return };
@@ -252,6 +256,7 @@ impl Jobs {
     }
 }
 
+/// Whether a job is not among the loaded rows.
 fn window_lacks(window: Option<&Window>, id: RowId) -> bool {
     window.is_none_or(|w| w.position(id).is_none())
 }

@@ -91,6 +91,7 @@ impl Log {
         self.ended = true;
     }
 
+    /// Turns unfinished output into lines, for example because what follows belongs to another place of the output.
     fn flush(&mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let open = std::mem::take(&mut self.unfinished[stream as usize]);
@@ -100,6 +101,7 @@ impl Log {
         }
     }
 
+    /// Adds a line and forgets the oldest ones beyond the bounds.
     fn push(&mut self, entry: Entry) {
         self.bytes += entry.text.as_str().len();
         self.lines.push_back(entry);
@@ -155,6 +157,7 @@ fn fold(text: &mut String) {
     }
 }
 
+/// Escape sequences go before the cut, so that a cut cannot open one.
 fn entry(open: &Unfinished, stream: Stream) -> Entry {
     let text = plain_log_line(&open.text);
     let text =

@@ -22,6 +22,7 @@ impl Default for Marks {
 }
 
 impl Marks {
+    /// All that match is never empty here: how many that are, only the coordinator knows.
     pub(in super::super) fn is_empty(&self) -> bool {
         matches!(self, Self::Ids(ids) if ids.is_empty())
     }
@@ -84,6 +85,7 @@ pub(in super::super) fn selectors(rows: &BTreeSet<RowId>) -> Vec<String> {
     out
 }
 
+/// Whether `b` comes right after `a` in a range that users can write.
 fn follows(a: RowId, b: RowId) -> bool {
     match (a, b) {
         ((a, None), (b, None)) => a.checked_add(1) == Some(b),
@@ -92,6 +94,7 @@ fn follows(a: RowId, b: RowId) -> bool {
     }
 }
 
+/// One selector for a run of rows.
 fn range((from, to): (RowId, RowId)) -> String {
     let first = super::super::format::id(from);
     match (from == to, to) {

@@ -230,14 +230,17 @@ impl Model {
         self.ticket
     }
 
+    /// Whether changes may be asked for.
     pub(super) fn is_live(&self) -> bool {
         self.link == Link::Live
     }
 
+    /// Tells the user something that went as it should.
     pub(super) fn say(&mut self, text: impl Into<String>) {
         self.notice = Some(Notice { text: text.into(), bad: false });
     }
 
+    /// Tells the user why something did not happen.
     pub(super) fn complain(&mut self, text: impl Into<String>) {
         self.notice = Some(Notice { text: text.into(), bad: true });
     }

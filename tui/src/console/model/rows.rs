@@ -72,6 +72,7 @@ pub(in super::super) fn machines(model: &Model) -> Vec<&MachineView> {
     rows
 }
 
+/// Lost machines hold jobs that may run nowhere: they come before those that only went quiet.
 fn trouble(machine: &MachineView) -> u8 {
     match machine.state.as_str() {
         "lost" => 3,
@@ -81,6 +82,7 @@ fn trouble(machine: &MachineView) -> u8 {
     }
 }
 
+/// A total order, so that a value that is no number cannot upset the sort.
 fn descending(a: f64, b: f64) -> Ordering {
     b.total_cmp(&a)
 }

@@ -58,6 +58,7 @@ fn chosen(model: &Model, action: &str) -> Option<Asked> {
     }
 }
 
+/// One job or task, named so that the dialog can be checked against what was meant.
 fn one(action: &str, row: RowId, name: Option<String>) -> Asked {
     let ids = vec![format::id(row)];
     let name = name.map(|n| format!(" {}", Clean::short(&n, 40))).unwrap_or_default();
@@ -68,6 +69,8 @@ fn one(action: &str, row: RowId, name: Option<String>) -> Asked {
     }
 }
 
+/// All that match. The filter goes to the coordinator as it is, the exceptions beside it; the command line has only the
+/// filter to say both.
 fn all(action: &str, filter: &str, except: &std::collections::BTreeSet<RowId>) -> Asked {
     let shown = if filter.is_empty() {
         "every job".into()
@@ -92,6 +95,7 @@ fn all(action: &str, filter: &str, except: &std::collections::BTreeSet<RowId>) -
     }
 }
 
+/// The same change as a command, cut where it would fill the box.
 fn command(action: &str, ids: &[String]) -> String {
     let more = if ids.len() > SHOWN { format!("  (and {} more)", ids.len() - SHOWN) } else { String::new() };
     format!("reeve bulk {action} {}{more}", ids.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(" "))
@@ -133,6 +137,7 @@ pub(super) fn why(model: &mut Model) -> Vec<Command> {
     vec![Command::Why { ticket, selector }]
 }
 
+/// What single-job keys are about.
 fn job_here(model: &Model) -> Option<String> {
     match &model.detail {
         Some(open) => Some(open.selector()),

@@ -47,6 +47,7 @@ pub(super) fn key(model: &mut Model, open: Dialog, name: &str) -> Vec<Command> {
     }
 }
 
+/// Leaves a box open.
 fn keep(model: &mut Model, dialog: Dialog) {
     model.overlay = Overlay::Dialog(Box::new(dialog));
 }
@@ -59,6 +60,7 @@ enum Answer {
     Focus(bool),
 }
 
+/// The short question. Anything that is not an answer leaves it open: a stray key must not count as either.
 fn choose(name: &str, yes: bool) -> Answer {
     match name {
         "y" => Answer::Yes,
@@ -69,6 +71,7 @@ fn choose(name: &str, yes: bool) -> Answer {
     }
 }
 
+/// The plan is the fixed set: what is run is its number, never the filter or the marks again.
 fn preview_key(model: &mut Model, mut preview: Preview, name: &str) -> Vec<Command> {
     let count = preview.plan.will_change;
     if count == 0 {

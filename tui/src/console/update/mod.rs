@@ -51,6 +51,7 @@ pub(super) fn context(model: &Model) -> Context {
     }
 }
 
+/// Whatever lies over the screen takes the key, and only that.
 fn key(model: &mut Model, event: &KeyEvent) -> Vec<Command> {
     let Some(name) = keymap::name(event) else { return Vec::new() };
     // Leaving and repainting work everywhere, whatever is open.

@@ -28,6 +28,7 @@ fn names(model: &Model) -> Vec<String> {
     }
 }
 
+/// Moves in whatever is shown: the log or spec of a detail, the list of jobs, a short list.
 pub(super) fn move_cursor(model: &mut Model, action: Action) {
     let page = model.rows_visible() as i64;
     let by = match action {
@@ -55,6 +56,7 @@ pub(super) fn move_cursor(model: &mut Model, action: Action) {
     }
 }
 
+/// `G` in a log means "the end, whatever comes", so it starts following.
 fn scroll_detail(open: &mut Detail, by: i64, visible: usize) {
     match open.tab {
         Tab::Spec => {
@@ -67,6 +69,7 @@ fn scroll_detail(open: &mut Detail, by: i64, visible: usize) {
     }
 }
 
+/// Everything that changes which part of the console is shown.
 pub(super) fn go(model: &mut Model, action: Action) {
     let visible = model.rows_visible();
     match action {
@@ -90,11 +93,13 @@ pub(super) fn go(model: &mut Model, action: Action) {
     }
 }
 
+/// A screen as it was left: cursors, filters and marks stay.
 fn show(model: &mut Model, screen: Screen) {
     model.detail = None;
     model.screen = screen;
 }
 
+/// What Enter means: queues and machines open their jobs, since those are what can be acted on.
 fn open(model: &mut Model, tab: Tab) {
     match model.screen {
         Screen::Jobs => open_job(model, tab),
@@ -113,6 +118,7 @@ fn open(model: &mut Model, tab: Tab) {
     }
 }
 
+/// Goes to the thing behind the line, not to a text about it.
 fn open_overview(model: &mut Model) {
     let rows = model::overview(model);
     match rows.get(model.overview.index) {
@@ -161,6 +167,7 @@ pub(super) fn show_jobs(model: &mut Model, filter: &str) {
     set_filter(model, filter);
 }
 
+/// Filters are remembered once each time they change.
 pub(super) fn set_filter(model: &mut Model, filter: &str) {
     if !filter.is_empty() && model.jobs.history.last().is_none_or(|last| last != filter) {
         model.jobs.history.push(filter.to_owned());
@@ -178,6 +185,7 @@ pub(super) fn new_list(model: &mut Model) {
     }
 }
 
+/// Out of a detail, else out of an array.
 fn back(model: &mut Model) {
     if model.detail.take().is_none() && model.screen == Screen::Jobs && model.jobs.scope.take().is_some() {
         model.jobs.filter.clear();

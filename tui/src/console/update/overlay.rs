@@ -15,6 +15,7 @@ pub(in super::super) fn orders(screen: Screen) -> Vec<&'static str> {
     }
 }
 
+/// The menu opens on the present order.
 pub(super) fn open_sort(model: &mut Model) {
     let at =
         if model.screen == Screen::Jobs { model.jobs.order } else { model.names().map_or(0, |l| l.sort) };
@@ -36,6 +37,7 @@ pub(super) fn sort_key(model: &mut Model, at: usize, name: &str) -> Vec<Command>
     Vec::new()
 }
 
+/// A server-side order starts a new view; short lists are sorted here.
 fn choose_order(model: &mut Model, at: usize) {
     if model.screen == Screen::Jobs {
         if at < ORDERS.len() {
@@ -65,6 +67,7 @@ pub(super) fn help_key(model: &mut Model, top: usize, name: &str) -> Vec<Command
     Vec::new()
 }
 
+/// The keys that leave any box leave this one.
 pub(super) fn why_key(model: &mut Model, why: WhyBox, name: &str) -> Vec<Command> {
     if !matches!(name, "esc" | "q" | "enter" | "e" | "h" | "backspace") {
         model.overlay = Overlay::Why(why);
@@ -87,6 +90,7 @@ pub(super) fn explained(model: &mut Model, ticket: u64, result: Result<Why, Box<
     });
 }
 
+/// A sentence about a machine names it.
 fn reason(line: &reeve_protocol::api::WhyLine) -> String {
     let machine = line.machine.as_ref().map(|m| format!("{m}: ")).unwrap_or_default();
     super::super::format::text(&format!("{machine}{}", line.text))

@@ -3,6 +3,7 @@ use super::super::keymap::Action;
 use super::super::model::{MOST_MARKS, Marks, Model};
 use std::collections::BTreeSet;
 
+/// Marks never change because rows move; only these keys change them.
 pub(super) fn mark(model: &mut Model, action: Action) {
     let visible = model.rows_visible();
     let fits = match action {
@@ -59,18 +60,21 @@ fn mark_all(model: &mut Model) {
     model.jobs.marks = Marks::All { filter: model.jobs.filter.clone(), except: BTreeSet::new() };
 }
 
+/// A single mark ends a range: from here on the user counts by hand.
 fn toggle(model: &mut Model) -> bool {
     let Some(row) = model.jobs.at_cursor().map(|j| (j.id, j.index)) else { return true };
     model.jobs.range = None;
     model.jobs.marks.toggle(row)
 }
 
+/// For shift-arrows, which only ever add.
 fn set(model: &mut Model) -> bool {
     let Some(row) = model.jobs.at_cursor().map(|j| (j.id, j.index)) else { return true };
     model.jobs.range = None;
     model.jobs.marks.set(row, true)
 }
 
+/// To the next row, or the one before.
 fn step(model: &mut Model, by: i64) {
     let visible = model.rows_visible();
     let to = model.jobs.position.saturating_add_signed(by);

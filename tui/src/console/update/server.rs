@@ -46,6 +46,7 @@ pub(super) fn take(model: &mut Model, news: Kind) -> Vec<Command> {
     Vec::new()
 }
 
+/// The moment of the loss stays while tries go on: it is the age of what is shown.
 fn down(model: &mut Model, error: &str, attempt: u32, retry_ms: u64) {
     let error = super::super::format::text(error);
     let (now, retry_at) = (model.now.ms, model.now.ms + retry_ms);
@@ -73,6 +74,7 @@ fn view(model: &mut Model, update: ViewUpdate, frozen: bool) {
     model.jobs.take(offset, update, frozen, visible);
 }
 
+/// The open job, or why it cannot be read.
 fn job(model: &mut Model, result: Result<Box<JobView>, Box<Problem>>) {
     let Some(open) = &mut model.detail else { return };
     match result {

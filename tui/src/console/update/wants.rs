@@ -43,6 +43,7 @@ pub(super) fn renew(model: &mut Model) -> Vec<Command> {
     commands
 }
 
+/// A screen that is not shown needs nothing: an idle console costs the coordinator one stream of counters.
 fn needed(model: &Model) -> Wants {
     if let Some(open) = &model.detail {
         let selector = open.selector();

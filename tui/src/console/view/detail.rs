@@ -31,6 +31,7 @@ pub(super) fn draw(model: &Model, open: &Detail, p: &mut Painter<'_>, areas: &Ar
     }
 }
 
+/// Where the user is, and which parts there are.
 fn crumb(open: &Detail, p: &mut Painter<'_>, area: Rect) {
     let name =
         open.job.as_ref().map(|j| j.name.clone().unwrap_or_else(|| j.spec.title())).unwrap_or_default();
@@ -140,6 +141,7 @@ fn attempts(model: &Model, open: &Detail, job: &JobView, p: &mut Painter<'_>, ar
     }
 }
 
+/// The peak is there because "how much memory did it want" is the question after "out of memory".
 fn attempt_row(model: &Model, attempt: &AttemptView) -> (String, String, Role) {
     let start = attempt.started_at.map_or_else(|| "-".into(), |at| format::clock(at, &model.zone));
     let ran = attempt.started_at.map_or_else(
@@ -175,6 +177,7 @@ fn log_words(open: &Detail) -> String {
     format!("Log #{}  {state}  {lines}", open.attempt())
 }
 
+/// The title says whether the end is shown, since a log that stands still looks the same either way.
 fn log(model: &Model, open: &Detail, p: &mut Painter<'_>, area: Rect) {
     if open.attempt() == 0 {
         let inner = p.frame(area, "Log");
@@ -231,6 +234,7 @@ fn visible_rows(log: &Log, area: Rect, theme: Theme, zone: &TimeZone) -> Vec<Log
     rows
 }
 
+/// Stderr is marked by a letter, not only by colour. Continued rows of a wrapped line have neither time nor letter.
 fn log_rows(entry: &Entry, width: usize, wrap: bool, theme: Theme, zone: &TimeZone) -> Vec<LogRow> {
     if entry.stream == Stream::Gap {
         let line = theme.pick("──", "--");
@@ -257,6 +261,7 @@ fn log_rows(entry: &Entry, width: usize, wrap: bool, theme: Theme, zone: &TimeZo
         .collect()
 }
 
+/// What was submitted, and what came out.
 fn spec(open: &Detail, p: &mut Painter<'_>, area: Rect) {
     let lines = open.spec_lines();
     let inner = p.frame(area, &format!("Spec ({} lines)", lines.len()));

@@ -22,6 +22,7 @@ fn fact(head: &'static str, text: impl Into<String>, role: Role) -> Line {
     Line { head, text: text.into(), role }
 }
 
+/// Dropped first when the box has to be small.
 fn blank() -> Line {
     fact("", "", Role::Plain)
 }
@@ -31,6 +32,7 @@ const WIDEST: u16 = 76;
 /// Columns of the heads.
 const HEAD: usize = 12;
 
+/// Every state of a change has a box, so that the user is never left without an answer.
 pub(super) fn draw(model: &Model, open: &Dialog, p: &mut Painter<'_>, screen: Rect) -> Option<Position> {
     let (title, lines, foot) = match open {
         Dialog::Planning { asked, .. } => {
@@ -68,6 +70,7 @@ pub(super) fn draw(model: &Model, open: &Dialog, p: &mut Painter<'_>, screen: Re
     paint(p, screen, &title, &lines, &foot).filter(|_| model.is_live())
 }
 
+/// `Cancel jobs: what will change`.
 fn title(action: &str, what: &str) -> String {
     let mut letters = action.chars();
     let first = letters.next().map(|c| c.to_ascii_uppercase()).into_iter();
@@ -85,6 +88,8 @@ fn counted(counts: &BTreeMap<String, u64>) -> String {
     words.join("   ")
 }
 
+/// In the order of the questions: what did I choose, how much changes, what does not and why, what is lost, is it what I
+/// meant, how do I say it without the console.
 fn preview_lines(asked: &Asked, plan: &Plan) -> Vec<Line> {
     let verb = |running: bool| match (plan.action.as_str(), running) {
         ("cancel", true) => "stopped",
@@ -135,6 +140,7 @@ fn preview_lines(asked: &Asked, plan: &Plan) -> Vec<Line> {
     lines
 }
 
+/// Jobs that had moved on since the preview are skipped, never forced; the reasons say so.
 fn done_lines(asked: &Asked, result: &PlanResult) -> Vec<Line> {
     let role = if result.skipped > 0 { Role::Warn } else { Role::Plain };
     let mut lines = vec![
@@ -164,6 +170,7 @@ fn queue_lines(name: &str, pause: bool) -> Vec<Line> {
     ]
 }
 
+/// What failed, what to do next, and whether it can have happened all the same.
 fn problem_lines(problem: &Problem) -> Vec<Line> {
     let mut lines = vec![fact("why", text(&problem.detail), Role::Bad)];
     if !problem.hint.is_empty() {
@@ -189,6 +196,7 @@ enum Foot {
     Count { typed: String, wrong: bool },
 }
 
+/// The more changes, the more has to be done to say yes.
 fn confirm_foot(preview: &Preview) -> Foot {
     let count = preview.plan.will_change;
     if count == 0 {

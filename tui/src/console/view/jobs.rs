@@ -10,6 +10,7 @@ use ratatui::layout::Rect;
 use reeve_protocol::api::{JobView, Total};
 use reeve_protocol::units::show_count;
 
+/// Numbers of jobs are short and never reused; names and results take what is left.
 const COLUMNS: [Column; 12] = [
     left("JOB", 8, Width::Narrow),
     left("STATE", 13, Width::Narrow),
@@ -68,6 +69,7 @@ fn crumb(model: &Model, p: &mut Painter<'_>, area: Rect) {
     p.right(area, 0, &[(&sort, Role::Dim)]);
 }
 
+/// A count that is only a lower bound says so.
 fn amount(total: Total) -> String {
     format!("{}{}", if total.exact { "" } else { "more than " }, show_count(total.value))
 }
@@ -83,6 +85,7 @@ fn row(model: &Model, window: &Window, position: u64) -> Row {
     cells(model, job, Row { at_cursor, marked, ..Row::default() })
 }
 
+/// Everything from users and jobs goes through the sanitiser.
 fn cells(model: &Model, job: &JobView, row: Row) -> Row {
     let now = model.now.wall;
     let (glyph, word, role) = model.theme.state(job);

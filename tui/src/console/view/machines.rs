@@ -10,6 +10,7 @@ use ratatui::layout::Rect;
 use reeve_protocol::api::MachineView;
 use reeve_protocol::units::show_bytes;
 
+/// With bars, from 100 columns on.
 const WIDE: [Column; 10] = [
     left("MACHINE", 0, Width::Narrow),
     left("STATE", 12, Width::Narrow),
@@ -23,6 +24,7 @@ const WIDE: [Column; 10] = [
     right("SEEN", 7, Width::Narrow),
 ];
 
+/// Numbers only.
 const SLIM: [Column; 8] = [
     left("MACHINE", 0, Width::Narrow),
     left("STATE", 12, Width::Narrow),
@@ -59,6 +61,7 @@ pub(super) fn draw(model: &Model, p: &mut Painter<'_>, area: Rect) {
     }
 }
 
+/// Trouble is marked at the edge, where the eye runs down.
 fn lead(machine: &MachineView, at_cursor: bool) -> Row {
     let (state, role) = Theme::machine(&machine.state);
     let attention =
@@ -74,10 +77,12 @@ fn gauge(part: Option<f64>, theme: Theme) -> String {
     part.map_or_else(|| "-".into(), |part| format!("{} {:>3.0}%", bar(part, 8, theme), part * 100.0))
 }
 
+/// A dash, not zero, where nothing was measured.
 fn percent(part: Option<f64>) -> String {
     part.map_or_else(|| "-".into(), |part| format!("{:.0}%", part * 100.0))
 }
 
+/// Measured, not reserved: the box below has what is reserved.
 fn memory(machine: &MachineView) -> Option<f64> {
     let used = machine.memory_busy?;
     (machine.memory_bytes > 0).then(|| used as f64 / machine.memory_bytes as f64)
@@ -108,6 +113,7 @@ fn slim(machine: &MachineView, at_cursor: bool) -> Row {
         .cell(measured(machine.seen_s))
 }
 
+/// What the table has no room for.
 fn about(model: &Model, p: &mut Painter<'_>, area: Rect, m: &MachineView) {
     let inner = padded(p.frame(area, &format::text(&m.name)));
     let address = m.address.as_deref().unwrap_or("not connected");
@@ -146,6 +152,7 @@ fn about(model: &Model, p: &mut Painter<'_>, area: Rect, m: &MachineView) {
     }
 }
 
+/// Without machines nothing runs, so the next step is how to add one.
 fn empty(model: &Model) -> Vec<String> {
     if model.machines.shown.is_none() {
         return vec![waiting_words(model).into()];

@@ -42,12 +42,14 @@ pub(super) fn draw(model: &Model, buffer: &mut Buffer) -> Option<Position> {
     overlays::draw(model, &mut p, &areas, screen)
 }
 
+/// Keys still work; only the drawing gives up.
 fn too_small(model: &Model, p: &mut Painter<'_>, screen: Rect) {
     counters::counters(model, p, screen);
     let (width, height) = layout::LEAST;
     p.line(screen, 1, &[(&format!("too small for this screen ({width}x{height} needed)"), Role::Warn)]);
 }
 
+/// A detail covers its list; the list keeps its place below.
 fn body(model: &Model, p: &mut Painter<'_>, areas: &Areas) {
     if let Some(open) = &model.detail {
         return detail::draw(model, open, p, areas);

@@ -70,6 +70,7 @@ fn here(model: &Model) -> &'static str {
     if model.detail.is_some() { "a job" } else { model.screen.title() }
 }
 
+/// Numbers choose at once; Enter takes the line under the cursor.
 fn sort(model: &Model, at: usize, p: &mut Painter<'_>, screen: Rect) {
     let orders = update::orders(model.screen);
     let area = centred(screen, 40, orders.len() as u16 + 2);
@@ -83,6 +84,7 @@ fn sort(model: &Model, at: usize, p: &mut Painter<'_>, screen: Rect) {
     }
 }
 
+/// The same sentences as `reeve why`.
 fn explain(why: &WhyBox, p: &mut Painter<'_>, screen: Rect) {
     let width = 84.min(screen.width);
     let room = usize::from(width.saturating_sub(6)).max(8);

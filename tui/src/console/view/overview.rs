@@ -9,6 +9,7 @@ use ratatui::layout::Rect;
 use reeve_protocol::api::{JobView, MachineView, QueueView, Stats};
 use reeve_protocol::units::show_count;
 
+/// Narrow or low screens keep the queues: what waits is the one thing to know.
 pub(super) fn draw(model: &Model, p: &mut Painter<'_>, area: Rect) {
     let Some(stats) = &model.stats.shown else {
         let inner = p.frame(area, "Overview");
@@ -43,6 +44,7 @@ pub(super) fn draw(model: &Model, p: &mut Painter<'_>, area: Rect) {
     queues::rows(model, p, inner, &list, false);
 }
 
+/// Worst first, as the coordinator sends them.
 fn alerts(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     let inner = p.frame(area, &format!("Needs attention ({})", stats.alerts.len()));
     if stats.alerts.is_empty() {
@@ -67,6 +69,7 @@ fn alerts(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     }
 }
 
+/// Rates add up over the queues.
 fn activity(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     let inner = padded(p.frame(area, "Activity"));
     let sum = |of: fn(&QueueView) -> f64| stats.queues.iter().map(of).sum::<f64>();
@@ -110,6 +113,8 @@ fn activity(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     }
 }
 
+/// Reserved against all of the machines that are up; the disk is that of the fullest machine, since one full disk is enough
+/// to fail jobs.
 fn machines(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     let inner = padded(p.frame(area, "Machines"));
     let mut states: Vec<_> = stats.machines.iter().collect();
@@ -158,6 +163,7 @@ fn failures(model: &Model, p: &mut Painter<'_>, area: Rect) {
     }
 }
 
+/// When, what, why, where.
 fn failure(model: &Model, job: &JobView) -> [(String, Role); 4] {
     let at = job.ended_at.map_or_else(|| "--:--:--".into(), |at| format::clock(at, &model.zone));
     let name = job.name.clone().unwrap_or_else(|| job.spec.title());

@@ -89,6 +89,7 @@ impl<'a> Painter<'a> {
         }
     }
 
+    /// Adds to what is there, for example dims a picture that is old.
     pub(super) fn modify(&mut self, area: Rect, modifier: Modifier) {
         self.buffer.set_style(area, Style::new().add_modifier(modifier));
     }
@@ -102,6 +103,7 @@ impl<'a> Painter<'a> {
         }
     }
 
+    /// The one place that writes text. Outside of the buffer it does nothing, so that no layout can panic.
     fn put(&mut self, x: u16, y: u16, text: &str, role: Role) {
         if self.buffer.area.contains((x, y).into()) {
             // Reset first: a style only adds to what the cell had, and titles stand on dim borders.

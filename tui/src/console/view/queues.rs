@@ -10,6 +10,7 @@ use ratatui::layout::Rect;
 use reeve_protocol::api::QueueView;
 use reeve_protocol::units::{show_count, show_duration};
 
+/// What waits, how long, and whether it drains.
 const COLUMNS: [Column; 15] = [
     left("QUEUE", 0, Width::Narrow),
     left("KIND", 8, Width::Wide),
@@ -63,6 +64,7 @@ pub(super) fn rows(model: &Model, p: &mut Painter<'_>, area: Rect, queues: &[&Qu
     table::draw(p, area, Width::of(model.size.0), &COLUMNS, &rows);
 }
 
+/// A limit of 0 is none, and is not shown.
 fn row(queue: &QueueView, at_cursor: bool) -> Row {
     let waiting = |word: &str| show_count(queue.waiting.get(word).copied().unwrap_or(0));
     let running = show_count(queue.counts.running);
@@ -96,6 +98,7 @@ fn eta(queue: &QueueView) -> String {
     show_duration(queue.counts.queued as f64 / queue.ended_per_s)
 }
 
+/// The policy in words, since the numbers alone do not say what they mean.
 fn about(model: &Model, p: &mut Painter<'_>, area: Rect, queue: &QueueView) {
     let inner = padded(p.frame(area, &format::text(&queue.name)));
     let bound = |n: u64| if n == 0 { "none".to_owned() } else { show_count(n) };
@@ -133,6 +136,7 @@ fn about(model: &Model, p: &mut Painter<'_>, area: Rect, queue: &QueueView) {
     }
 }
 
+/// Why there is nothing, and one thing to do.
 fn empty(model: &Model) -> Vec<String> {
     if model.stats.shown.is_none() {
         return vec![waiting_words(model).into()];

@@ -126,6 +126,7 @@ fn widths(total: u16, columns: &[Column], shown: &[usize]) -> (Vec<u16>, u16) {
     (widths.collect(), gap)
 }
 
+/// Exactly `width` columns, whatever the text.
 fn aligned(text: &str, width: u16, right: bool) -> String {
     let text = format::fit(text, usize::from(width));
     let space = " ".repeat(usize::from(width).saturating_sub(format::columns(&text)));
