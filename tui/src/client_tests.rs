@@ -78,7 +78,8 @@ fn answer(status: u16, body: &str) -> String {
 }
 
 fn chunked(pieces: &[&str]) -> String {
-    let body: String = pieces.iter().map(|p| format!("{:x}\r\n{p}\r\n", p.len())).collect();
+    let body: String =
+        pieces.iter().map(|p| format!("{:x}\r\n{p}\r\n", p.len())).collect::<Vec<_>>().concat();
     format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{body}0\r\n\r\n")
 }
 

@@ -350,7 +350,7 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let dir = Dir::open(Some(base.path())).unwrap();
         let config = agent_config(&dir);
-        assert!(config.state_dir.starts_with(dir.root()) && config.spool_dir.starts_with(dir.root()));
+        assert!(config.state_dir.starts_with(dir.root()) && config.data_dir.starts_with(dir.root()));
         assert!(config.runtime_dir.starts_with(dir.runtime()) && dir.socket().starts_with(dir.runtime()));
     }
 

@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+/// What was asked, and with which key.
+type Kept = (Arc<Mutex<Vec<(String, String)>>>, Arc<Mutex<Vec<Option<String>>>>);
 type Answer = Arc<dyn Fn(&str, &str, &str) -> (u16, String) + Send + Sync>;
 
-/// Answers by `(method, path and query, body)`, and keeps what was asked.
+/// Answers by `(method, path and query, body)`, and keeps what was asked. Status 0 drops the connection.
 struct Fake {
     dir: tempfile::TempDir,
     socket: PathBuf,
     seen: Arc<Mutex<Vec<(String, String)>>>,
+    keys: Arc<Mutex<Vec<Option<String>>>>,
 }
 
 impl Fake {
@@ -24,7 +27,8 @@ impl Fake {
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (kept, answer): (_, Answer) = (seen.clone(), Arc::new(answer));
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let (kept, answer): (_, Answer) = ((seen.clone(), keys.clone()), Arc::new(answer));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -41,7 +45,7 @@ impl Fake {
                 }
             });
         });
-        Self { dir, socket, seen }
+        Self { dir, socket, seen, keys }
     }
 
     fn reeve(&self, words: &[&str]) -> Command {
@@ -70,14 +74,19 @@ impl Fake {
 
 async fn reply(
     request: Request<Incoming>,
-    kept: Arc<Mutex<Vec<(String, String)>>>,
+    (seen, keys): Kept,
     answer: Answer,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or(String::new(), ToString::to_string);
     let body = String::from_utf8(body.collect().await?.to_bytes().to_vec()).unwrap();
-    kept.lock().unwrap().push((format!("{} {path}", parts.method), body.clone()));
+    let key = parts.headers.get("idempotency-key").and_then(|value| value.to_str().ok());
+    keys.lock().unwrap().push(key.map(str::to_owned));
+    seen.lock().unwrap().push((format!("{} {path}", parts.method), body.clone()));
     let (status, text) = answer(parts.method.as_str(), &path, &body);
+    if status == 0 {
+        return Err("the connection is dropped".into());
+    }
     Ok(Response::builder().status(status).body(Full::from(text)).unwrap())
 }
 
@@ -298,4 +307,62 @@ fn version_and_help_need_no_coordinator() {
     let later = reeve(&["top"]);
     assert_eq!(later.code, 1);
     assert!(later.err.contains("[not-yet]"), "{later:?}");
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_again_with_the_same_key() {
+    let asked = Arc::new(Mutex::new(0));
+    let fake = Fake::start(move |_, _, _| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        if *asked == 1 { (0, String::new()) } else { (200, SUBMITTED.to_owned()) }
+    });
+    let ran = fake.run(&["submit", "--", "true"]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "7\n"), "{ran:?}");
+    assert_eq!(fake.asked().len(), 2);
+    let keys = fake.keys.lock().unwrap();
+    assert!(keys[0].is_some() && keys[0] == keys[1], "{keys:?}");
+}
+
+#[test]
+fn ctrl_c_leaves_the_job_alone_and_says_how_to_cancel_it() {
+    let fake = Fake::start(|method, _, _| match method {
+        "POST" => (201, SUBMITTED.to_owned()),
+        // Long enough for the signal to arrive first; the process does not wait for the rest of it.
+        _ => {
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            (200, job(7, "COMPLETED", "null"))
+        }
+    });
+    let child =
+        fake.reeve(&["submit", "--wait", "--", "x"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap();
+    while fake.asked().len() < 2 {
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!((ran.code, ran.out.as_str()), (130, "7\n"), "{ran:?}");
+    assert!(ran.err.contains("reeve cancel 7"), "{ran:?}");
+}
+
+#[test]
+fn another_machine_is_reached_by_ssh() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fake = Fake::start(|_, _, _| (200, r#"{"uid":5,"name":"ana","role":"admin"}"#.to_owned()));
+    let ssh = fake.dir.path().join("ssh");
+    // The last word is what the far shell gets; `reeve` there is this one.
+    let reeve = env!("CARGO_BIN_EXE_reeve");
+    let script =
+        format!("#!/bin/sh\necho \"$@\" > seen\nfor last; do :; done\neval \"exec ${{last#reeve}}\"\n");
+    let script = script.replace("exec ${last#reeve}", &format!("exec {reeve} ${{last#reeve}}"));
+    std::fs::write(&ssh, script).unwrap();
+    std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let host = format!("ssh://ana@head:2222{}", fake.socket.display());
+    let path = format!("{}:/usr/bin:/bin", fake.dir.path().display());
+    let ran: Ran = fake.reeve(&["whoami", "--host", &host]).env("PATH", path).output().unwrap().into();
+    assert_eq!((ran.code, ran.out.as_str()), (0, "ana (uid 5, admin)\n"), "{ran:?}");
+    let seen = std::fs::read_to_string(fake.dir.path().join("seen")).unwrap();
+    assert!(seen.starts_with("-p 2222 -T -- ana@head reeve --host "), "{seen}");
 }

@@ -114,7 +114,7 @@ mod tests {
     fn only_what_this_start_wrote_is_shown() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("up.log");
-        let lines: String = (0..30).map(|n| format!("line {n}\n")).collect();
+        let lines = (0..30).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat();
         std::fs::write(&log, format!("before\n{lines}")).unwrap();
         let shown = tail(&log, 7);
         assert_eq!(shown.lines().count(), TAIL);
