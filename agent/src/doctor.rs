@@ -131,7 +131,7 @@ async fn coordinator(config: &Config) -> Vec<Line> {
     let name = quic::server_name(&identity.cluster);
     for address in &identity.addresses {
         lines.push(match dial::dial(&endpoint, &tls, std::slice::from_ref(address), &name).await {
-            Ok(connection) => {
+            Ok((connection, _)) => {
                 let rtt = connection.rtt();
                 connection.close(quinn::VarInt::from_u32(0), b"doctor");
                 line(Grade::Good, "coordinator", format!("{address} answers over UDP in {rtt:.1?}"))

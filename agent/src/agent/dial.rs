@@ -38,7 +38,7 @@ pub(crate) fn endpoint() -> Result<Endpoint, Error> {
     Ok(Endpoint::client(any6).or_else(|_| Endpoint::client(any4))?)
 }
 
-/// Tries every address in turn.
+/// Tries every address in turn; the connection, and which address it was.
 ///
 /// # Errors
 /// [`Error`], with what was tried.
@@ -47,9 +47,9 @@ pub(crate) async fn dial(
     config: &ClientConfig,
     addresses: &[String],
     server_name: &str,
-) -> Result<Connection, Error> {
+) -> Result<(Connection, usize), Error> {
     let mut tried = Vec::new();
-    for address in addresses {
+    for (at, address) in addresses.iter().enumerate() {
         let found = match timeout(PATIENCE, tokio::net::lookup_host(with_port(address))).await {
             Ok(Ok(found)) => found.collect::<Vec<_>>(),
             Ok(Err(error)) => {
@@ -71,7 +71,7 @@ pub(crate) async fn dial(
                     }
                 };
             match timeout(PATIENCE, connecting).await {
-                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Ok(connection)) => return Ok((connection, at)),
                 Ok(Err(quinn::ConnectionError::ApplicationClosed(close))) => return Err(turned_away(&close)),
                 Ok(Err(error)) => tried.push(format!("{target}: {error}")),
                 Err(_) => tried.push(format!("{target}: no answer over UDP")),

@@ -53,7 +53,8 @@ pub async fn join(token: &Token, name: &str, dir: &Path) -> Result<Identity, Err
     let csr = CertificateParams::default().serialize_request(&key)?;
     let (config, pinned) = quic::joining_config(token.ca_hash.clone())?;
     let endpoint = endpoint()?;
-    let connection = dial(&endpoint, &config, &token.addresses, &quic::server_name(&token.cluster)).await?;
+    let (connection, _) =
+        dial(&endpoint, &config, &token.addresses, &quic::server_name(&token.cluster)).await?;
     let ca = pinned.ca().ok_or_else(|| Error::Answer("no CA certificate was shown".to_owned()))?;
     let request = Join {
         token_id: token.id.clone(),

@@ -122,7 +122,7 @@ async fn tell(config: &Config, credentials: &Credentials) -> Result<(), LeaveErr
     let endpoint = endpoint()?;
     let identity = &credentials.identity;
     let name = quic::server_name(&identity.cluster);
-    let connection = dial(&endpoint, &tls, &identity.addresses, &name).await?;
+    let (connection, _) = dial(&endpoint, &tls, &identity.addresses, &name).await?;
     let seen = Seen::load(&config.state_dir);
     let said = async {
         let mut opened = session::open(&connection, identity, &seen, &link).await?;

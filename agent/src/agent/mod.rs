@@ -144,10 +144,13 @@ impl Agent {
         Ok(result?)
     }
 
-    async fn dial(&self) -> Result<Connection, DialError> {
-        let identity = &self.credentials.identity;
+    /// Connects, and remembers which address answered: a dead one costs seconds.
+    async fn dial(&mut self) -> Result<Connection, DialError> {
+        let identity = &mut self.credentials.identity;
         let name = quic::server_name(&identity.cluster);
-        dial::dial(&self.endpoint, &self.tls, &identity.addresses, &name).await
+        let (connection, at) = dial::dial(&self.endpoint, &self.tls, &identity.addresses, &name).await?;
+        identity.addresses[..=at].rotate_right(1);
+        Ok(connection)
     }
 
     fn welcomed(&mut self, welcome: &reeve_protocol::wire::Welcome) {

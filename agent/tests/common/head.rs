@@ -79,7 +79,7 @@ impl Head {
             id: random_hex(8),
             secret: random_hex(16),
             ca_hash: sha256_hex(&self.ca),
-            addresses: vec!["127.0.0.1:1".into(), self.endpoint.local_addr().unwrap().to_string()],
+            addresses: vec![self.endpoint.local_addr().unwrap().to_string()],
         }
     }
 
