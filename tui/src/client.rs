@@ -416,5 +416,5 @@ pub fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "client_tests.rs"]
+#[path = "client_test.rs"]
 mod tests;

@@ -295,5 +295,5 @@ fn quoted(text: &str) -> io::Result<String> {
 }
 
 #[cfg(test)]
-#[path = "host_tests.rs"]
+#[path = "host_test.rs"]
 mod tests;

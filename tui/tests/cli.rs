@@ -326,13 +326,13 @@ fn a_lost_answer_is_asked_for_again_with_the_same_key() {
 
 #[test]
 fn ctrl_c_leaves_the_job_alone_and_says_how_to_cancel_it() {
-    let fake = Fake::start(|method, _, _| match method {
-        "POST" => (201, SUBMITTED.to_owned()),
-        // Long enough for the signal to arrive first; the process does not wait for the rest of it.
-        _ => {
-            std::thread::sleep(std::time::Duration::from_secs(2));
-            (200, job(7, "COMPLETED", "null"))
+    let fake = Fake::start(|method, _, _| {
+        if method == "POST" {
+            return (201, SUBMITTED.to_owned());
         }
+        // Long enough for the signal to arrive first; the process does not wait for the rest of it.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        (200, job(7, "COMPLETED", "null"))
     });
     let child =
         fake.reeve(&["submit", "--wait", "--", "x"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -354,9 +354,8 @@ fn another_machine_is_reached_by_ssh() {
     let ssh = fake.dir.path().join("ssh");
     // The last word is what the far shell gets; `reeve` there is this one.
     let reeve = env!("CARGO_BIN_EXE_reeve");
-    let script =
-        format!("#!/bin/sh\necho \"$@\" > seen\nfor last; do :; done\neval \"exec ${{last#reeve}}\"\n");
-    let script = script.replace("exec ${last#reeve}", &format!("exec {reeve} ${{last#reeve}}"));
+    let far = format!("eval \"exec {reeve} ${{last#reeve}}\"");
+    let script = format!("#!/bin/sh\necho \"$@\" > seen\nfor last; do :; done\n{far}\n");
     std::fs::write(&ssh, script).unwrap();
     std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o700)).unwrap();
     let host = format!("ssh://ana@head:2222{}", fake.socket.display());

@@ -197,5 +197,5 @@ fn attempt_row(attempt: &AttemptView) -> [String; 8] {
 }
 
 #[cfg(test)]
-#[path = "show_tests.rs"]
+#[path = "show_test.rs"]
 pub mod tests;

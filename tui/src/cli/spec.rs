@@ -223,5 +223,5 @@ async fn ids(selectors: &[Selector], client: &Client) -> Result<Vec<JobId>, Erro
 }
 
 #[cfg(test)]
-#[path = "spec_tests.rs"]
+#[path = "spec_test.rs"]
 mod tests;

@@ -268,5 +268,5 @@ fn is_network(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[path = "dir_tests.rs"]
+#[path = "dir_test.rs"]
 mod tests;
