@@ -90,13 +90,16 @@ pub(super) fn draw(p: &mut Painter<'_>, area: Rect, screen: Width, columns: &[Co
     }
 }
 
-/// Which columns are shown: those of this screen, less the last ones while the sharing columns would starve.
+/// Which columns are shown: those of this screen, less some while the sharing columns would starve. Columns of the widest
+/// screens go first, the last one of them before the others; sharing columns hold names and results and go last.
 fn shown(total: u16, screen: Width, columns: &[Column]) -> Vec<usize> {
     let mut shown: Vec<usize> = (0..columns.len()).filter(|i| screen >= columns[*i].from).collect();
     loop {
         let starving =
             shown.iter().zip(widths(total, columns, &shown).0).any(|(i, w)| columns[*i].width == 0 && w < 10);
-        let spare = shown.iter().rposition(|i| columns[*i].from > Width::Narrow);
+        let spare = (0..shown.len())
+            .filter(|at| columns[shown[*at]].from > Width::Narrow)
+            .max_by_key(|at| (columns[shown[*at]].width > 0, columns[shown[*at]].from, *at));
         match (starving, spare) {
             (true, Some(at)) => drop(shown.remove(at)),
             _ => return shown,
@@ -154,6 +157,15 @@ mod tests {
                 let shares = shown.iter().any(|i| COLUMNS[*i].width == 0);
                 assert!(!shares || used == total || widths.contains(&0), "{total} {shown:?} {widths:?}");
             }
+        }
+    }
+
+    #[test]
+    fn columns_of_wider_screens_make_room_before_results_do() {
+        for (total, wanted) in
+            [(60, vec![0, 1, 2, 3]), (40, vec![0, 1, 3]), (25, vec![0, 1]), (0, vec![0, 1])]
+        {
+            assert_eq!(shown(total, Width::Wide, &COLUMNS), wanted, "{total}");
         }
     }
 
