@@ -1,0 +1,277 @@
+//! The benchmark: every figure beside its raw limit, measured in the same run and interleaved with it, so that ratios
+//! hold on noisy machines. Run it with `tests/bench`; nothing here fails a test.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::missing_panics_doc, reason = "a benchmark, not the product")]
+
+use reeve_tests::server::Server;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 5;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let only = |name: &str| words.is_empty() || words.iter().any(|w| w == name);
+    let mut table = Table::default();
+    if only("array") {
+        array(&mut table);
+    }
+    if only("wait") {
+        submit_wait(&mut table);
+    }
+    if only("submits") {
+        separate_submits(&mut table);
+    }
+    if only("ndjson") {
+        ndjson(&mut table);
+    }
+    if only("million") {
+        million(&mut table);
+    }
+    if only("idle") {
+        idle(&mut table);
+    }
+    print!("{}", table.text());
+}
+
+/// Rows of `figure, reeve, raw limit, bar`.
+#[derive(Default)]
+struct Table {
+    rows: Vec<[String; 4]>,
+}
+
+impl Table {
+    fn row(&mut self, figure: &str, reeve: String, raw: String, bar: &str, ok: bool) {
+        let mark = if ok { "met" } else { "MISSED" };
+        eprintln!("{figure}: {reeve} (raw {raw}) bar {bar}: {mark}");
+        self.rows.push([figure.to_owned(), reeve, raw, format!("{bar} {mark}")]);
+    }
+
+    fn text(&self) -> String {
+        let head = ["figure".to_owned(), "reeve".to_owned(), "raw limit, same run".to_owned(), "bar".to_owned()];
+        let width = |at: usize| self.rows.iter().chain([&head]).map(|r| r[at].len()).max().unwrap_or(0);
+        let widths = [width(0), width(1), width(2), width(3)];
+        let mut out = String::new();
+        for row in [&head].into_iter().chain(&self.rows) {
+            let cells: Vec<String> = row.iter().zip(widths).map(|(cell, w)| format!("{cell:w$}")).collect();
+            let _ = writeln!(out, "| {} |", cells.join(" | "));
+        }
+        out
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn seconds(run: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_secs_f64()
+}
+
+/// `posix_spawn` and `waitpid` of `/bin/true`, `n` times.
+#[expect(unsafe_code, reason = "the raw limit is the bare system call, without what std adds")]
+fn spawn_loop(n: usize) {
+    let path = c"/bin/true";
+    let argv = [path.as_ptr().cast_mut(), std::ptr::null_mut()];
+    let envp = [std::ptr::null_mut()];
+    for _ in 0..n {
+        let mut pid = 0;
+        let mut status = 0;
+        // SAFETY: every pointer is to a live, NUL-terminated value or a NULL-terminated array.
+        let rc = unsafe { libc::posix_spawn(&raw mut pid, path.as_ptr(), std::ptr::null(), std::ptr::null(), argv.as_ptr(), envp.as_ptr()) };
+        assert_eq!(rc, 0);
+        // SAFETY: `pid` is our own child.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    }
+}
+
+/// The raw limit of running processes: two loops at once.
+fn spawn_rate(n: usize) -> f64 {
+    let took = seconds(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| spawn_loop(n / 2));
+            scope.spawn(|| spawn_loop(n / 2));
+        });
+    });
+    n as f64 / took
+}
+
+/// 10,000 `true` as one array through one agent with two cpus, durable, output kept.
+fn array(table: &mut Table) {
+    const N: usize = 10_000;
+    let server = Server::start();
+    let words = format!("1-{N}");
+    let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    server.ok(&["submit", "--wait", "--array", "1-500", "--", "true"]);
+    for _ in 0..ROUNDS {
+        raw.push(spawn_rate(N / 2));
+        ours.push(N as f64 / seconds(|| {
+            server.ok(&["submit", "--wait", "--array", &words, "--", "true"]);
+        }));
+    }
+    let ratio = median(ours.iter().zip(&raw).map(|(a, b)| a / b).collect());
+    let (ours, raw) = (median(ours), median(raw));
+    table.row("array of 10,000 true", format!("{ours:.0} jobs/s = {ratio:.2}"), format!("{raw:.0} spawn+wait/s"), ">= 0.6", ratio >= 0.6);
+}
+
+/// `reeve submit --wait -- true` as a whole process, beside `reeve --version` and a bare spawn.
+fn submit_wait(table: &mut Table) {
+    let server = Server::start();
+    let (mut ours, mut version, mut spawn) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..60 {
+        ours.push(1e3 * seconds(|| drop(server.ok(&["submit", "--wait", "--", "true"]))));
+        version.push(1e3 * seconds(|| drop(server.ok(&["--version"]))));
+        spawn.push(1e3 * seconds(|| spawn_loop(1)));
+    }
+    let (ours, version, spawn) = (median(ours), median(version), median(spawn));
+    table.row("submit --wait -- true, median", format!("{ours:.1} ms"), format!("{version:.1} + {spawn:.1} ms"), "<= 10 ms", ours <= 10.0);
+    let above = ours - version - spawn;
+    table.row("the same above --version + spawn", format!("{above:.1} ms"), "-".into(), "<= 4 ms", above <= 4.0);
+}
+
+/// 200 `reeve submit -- true`, one process each, two at a time.
+fn separate_submits(table: &mut Table) {
+    let server = Server::start();
+    server.ok(&["queue", "set", "default"]);
+    server.ok(&["queue", "pause", "default"]);
+    let xargs = |words: &[&str]| {
+        let mut command = server.command(words);
+        let line: Vec<String> = std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy().into_owned()).collect();
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("seq 200 | xargs -P2 -n1 sh -c 'exec {} >/dev/null' ", line.join(" ")));
+        for (key, value) in command.envs(&[] as &[(&str, &str)]).get_envs() {
+            if let Some(value) = value {
+                shell.env(key, value);
+            }
+        }
+        200.0 / seconds(|| assert!(shell.stdin(Stdio::null()).status().unwrap().success()))
+    };
+    let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        raw.push(xargs(&["--version"]));
+        ours.push(xargs(&["submit", "--", "true"]));
+    }
+    let (ours, raw) = (median(ours), median(raw));
+    table.row("200 submits, xargs -P2", format!("{ours:.0} /s"), format!("{raw:.0} --version/s"), ">= 400 /s", ours >= 400.0);
+}
+
+/// An NDJSON stream of 200,000 lines, each answered after its own commit; beside SQLite's bare insert of such rows.
+fn ndjson(table: &mut Table) {
+    const N: usize = 200_000;
+    let server = Server::start();
+    server.ok(&["queue", "set", "default"]);
+    server.ok(&["queue", "pause", "default"]);
+    let file = server.scratch().join("jobs.jsonl");
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&file).unwrap());
+    for _ in 0..N {
+        out.write_all(b"{\"command\":[\"true\"]}\n").unwrap();
+    }
+    out.flush().unwrap();
+    let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        raw.push(insert_rate(server.scratch(), N));
+        ours.push(N as f64 / seconds(|| drop(server.ok(&["submit", "--file", file.to_str().unwrap()]))));
+        server.ok(&["queue", "clean", "default"]);
+    }
+    let (ours, raw) = (median(ours), median(raw));
+    table.row("NDJSON, each line durable", format!("{ours:.0} lines/s"), format!("{raw:.0} bare inserts/s"), ">= 50,000 /s", ours >= 50_000.0);
+}
+
+/// The same rows into the same schema, a thousand per synced transaction, nothing else.
+fn insert_rate(dir: &std::path::Path, n: usize) -> f64 {
+    let path = dir.join("raw.db");
+    let _ = std::fs::remove_file(&path);
+    let mut db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").unwrap();
+    db.execute_batch(include_str!("../../../coordinator/migrations/0001_initial.sql")).unwrap();
+    let took = seconds(|| {
+        for chunk in 0..n / 1000 {
+            let tx = db.transaction().unwrap();
+            {
+                let mut insert = tx
+                    .prepare_cached("INSERT INTO jobs (id, owner_uid, owner, title, queue, state, substate, created_at, spec) VALUES (?1, 0, 'u', 'true', 'default', 0, 3, 1, ?2)")
+                    .unwrap();
+                for at in 0..1000 {
+                    insert.execute(((chunk * 1000 + at + 1) as i64, "{\"command\":[\"true\"]}")).unwrap();
+                }
+            }
+            tx.commit().unwrap();
+        }
+    });
+    n as f64 / took
+}
+
+/// One array of a million tasks: from request to answer, and what it costs in memory.
+fn million(table: &mut Table) {
+    let server = Server::start();
+    server.ok(&["queue", "set", "default"]);
+    server.ok(&["queue", "pause", "default"]);
+    let before = pss(server.pid());
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        took.push(1e3 * seconds(|| assert_eq!(server.post("/v1/jobs", r#"{"command":["true"],"array":{"from":1,"to":1000000}}"#).status, 201)));
+    }
+    let grown = (pss(server.pid()) - before).max(0.0) / 9.0;
+    let took = median(took);
+    table.row("array of 1,000,000: submit", format!("{took:.1} ms"), "-".into(), "<= 20 ms", took <= 20.0);
+    table.row("array of 1,000,000: memory", format!("{grown:.2} MB"), "-".into(), "<= 5 MB", grown <= 5.0);
+}
+
+/// Proportional set size, MB.
+fn pss(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let kib: f64 = text.lines().find_map(|l| l.strip_prefix("Pss:")).and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0.0);
+    kib / 1024.0
+}
+
+fn cpu_ticks(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    rest.get(11).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) + rest.get(12).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
+}
+
+/// Idle: coordinator and agent as processes of their own, one minute after the start.
+fn idle(table: &mut Table) {
+    use reeve_tests::machine::{Coordinator, Daemon, agent};
+    let mut coordinator = Coordinator::start("127.0.0.1:0");
+    let dir = coordinator.dir.path().join("agent");
+    let token = coordinator.dir.path().join("token");
+    std::fs::write(&token, coordinator.token()).unwrap();
+    let join = agent(&dir, &["join", "127.0.0.1", "--token-file", token.to_str().unwrap()]).output().unwrap();
+    assert!(join.status.success(), "{}", String::from_utf8_lossy(&join.stderr));
+    let config = coordinator.dir.path().join("agent.toml");
+    std::fs::write(&config, "allow_root = true\n").unwrap();
+    let daemon = Daemon::spawn(agent(&dir, &["run", "--config", config.to_str().unwrap()]), &coordinator.dir.path().join("agent.log"));
+    let done = coordinator.reeve(&["submit", "--wait", "--", "true"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    std::thread::sleep(Duration::from_secs(60));
+    let pid = coordinator.daemon.as_ref().unwrap().pid();
+    let keeper = keeper_of(&dir);
+    let pids = [pid, daemon.pid(), keeper];
+    let before: Vec<f64> = pids.iter().map(|p| cpu_ticks(*p)).collect();
+    std::thread::sleep(Duration::from_secs(60));
+    let share: Vec<f64> = pids.iter().zip(before).map(|(p, b)| (cpu_ticks(*p) - b) / 60.0).collect();
+    let (c, a) = (pss(pid), pss(daemon.pid()) + pss(keeper));
+    table.row("idle Pss: coordinator", format!("{c:.1} MB"), "-".into(), "<= 20 MB", c <= 20.0);
+    table.row("idle Pss: agent + keeper", format!("{a:.1} MB"), "-".into(), "<= 15 MB", a <= 15.0);
+    let (c, a) = (share[0], share[1] + share[2]);
+    table.row("idle CPU: coordinator", format!("{c:.3} %"), "-".into(), "<= 0.05 %", c <= 0.05);
+    table.row("idle CPU: agent + keeper", format!("{a:.3} %"), "-".into(), "<= 0.05 %", a <= 0.05);
+    coordinator.daemon = None;
+}
+
+fn keeper_of(dir: &std::path::Path) -> u32 {
+    let wanted = dir.to_string_lossy().into_owned();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .find(|pid| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.contains("keeper\0") && line.contains(&wanted)
+        })
+        .unwrap_or(0)
+}

@@ -1,0 +1,128 @@
+//! Coordinator and agents by hand, as an operator starts them: `reeve-coordinator init` and `run`, a token,
+//! `reeve-agent join` and `run`. Perhaps in network namespaces.
+use crate::{binary, eventually};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A process that ends with the test.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts it with its output in a file.
+    pub fn spawn(mut command: Command, log: &Path) -> Self {
+        let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        Self { child: command.spawn().unwrap() }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal);
+    }
+
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        let gone = (0..250).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            matches!(self.child.try_wait(), Ok(Some(_)))
+        });
+        if !gone {
+            self.kill();
+        }
+    }
+}
+
+/// A coordinator by hand.
+pub struct Coordinator {
+    /// Its files.
+    pub dir: tempfile::TempDir,
+    /// The process.
+    pub daemon: Option<Daemon>,
+}
+
+impl Coordinator {
+    /// `init`, then `run` on this address.
+    pub fn start(listen: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("reeve-test-").tempdir().unwrap();
+        let mut coordinator = Self { dir, daemon: None };
+        let init = coordinator.command(&["init"]).output().unwrap();
+        assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+        coordinator.run(listen, &[]);
+        coordinator
+    }
+
+    /// `run` again, perhaps inside a network namespace (`prefix` as in `ip netns exec NAME`).
+    pub fn run(&mut self, listen: &str, prefix: &[&str]) {
+        let mut command = self.command(&["run", "--listen", listen]);
+        if let Some((first, rest)) = prefix.split_first() {
+            let mut outer = Command::new(first);
+            outer.args(rest).arg(command.get_program()).args(command.get_args());
+            command = outer;
+        }
+        self.daemon = Some(Daemon::spawn(command, &self.dir.path().join("log")));
+        let socket = self.socket();
+        eventually("the coordinator answers", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("run").join("coordinator.sock")
+    }
+
+    /// `reeve-coordinator` with its directory.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binary("reeve-coordinator"));
+        let (verb, rest) = words.split_first().unwrap();
+        command.arg(verb).arg("--dir").arg(self.data());
+        if *verb == "run" || *verb == "token" {
+            command.arg("--socket").arg(self.socket());
+        }
+        command.args(rest);
+        command
+    }
+
+    /// What it said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// A fresh join token.
+    pub fn token(&self) -> String {
+        let output = self.command(&["token"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// `reeve` against it.
+    pub fn reeve(&self, words: &[&str]) -> std::process::Output {
+        Command::new(binary("reeve")).args(words).env("REEVE_HOST", self.socket()).env("NO_COLOR", "1").stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+/// `reeve-agent` with its own directory.
+pub fn agent(dir: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(binary("reeve-agent"));
+    let (verb, rest) = words.split_first().unwrap();
+    command.arg(verb).args(rest).arg("--dir").arg(dir);
+    command
+}
