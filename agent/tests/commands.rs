@@ -1,8 +1,10 @@
 //! What becomes of a command: its output, its environment, and every way it can end or fail to start.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is the report")]
 mod common;
 use common::{Rig, decoded, stdout, until};
 use reeve_protocol::Cause;
 use reeve_protocol::wire::kind;
+use std::os::unix::fs::PermissionsExt as _;
 
 #[test]
 fn true_ends_well_and_forgetting_it_leaves_nothing() {
@@ -101,7 +103,6 @@ fn what_cannot_start_says_why() {
     assert!(detail.contains("no-such-program") && detail.contains("m1"), "{detail}");
     let plain = rig.job(&[&path]);
     assert_eq!(told(rig.cause(&plain)).0, "EACCES");
-    use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let executable = rig.clone_with_new_id(&plain);
     assert_eq!(told(rig.cause(&executable)).0, "ENOEXEC");
@@ -154,4 +155,50 @@ fn progress_is_told_while_it_runs() {
     rig.start(&job);
     let progress: reeve_protocol::wire::Progress = rig.expect(kind::PROGRESS);
     assert_eq!((progress.fraction, progress.message.as_deref()), (Some(0.4), Some("half")));
+}
+
+#[test]
+fn one_guardian_holds_one_attempt_after_the_other_and_nothing_is_carried_over() {
+    let mut rig = Rig::new();
+    let first = rig.sh("echo secret > $TMPDIR/left; echo out");
+    let end = rig.run(&first);
+    assert_eq!(stdout(&end), "out\n");
+    let guardian = rig.guardian(first.attempt).state().guardian_pid;
+    rig.forget(first.attempt);
+    until("the files are gone", || (!rig.has_files(first.attempt)).then_some(()));
+    // The next one may be forked if the guardian was not done in time; the third time it surely is.
+    let reused = (0..50).any(|_| {
+        let job = rig.sh("ls -A $TMPDIR; echo next >&2; exit 2");
+        let end = rig.run(&job);
+        assert_eq!(decoded(&end.output), (Vec::new(), b"next\n".to_vec(), 0));
+        assert_eq!(Cause::from_wire(end.cause), Cause::Exit { code: 2 });
+        let holder = rig.guardian(job.attempt).state().guardian_pid;
+        rig.forget(job.attempt);
+        until("the files are gone", || (!rig.has_files(job.attempt)).then_some(()));
+        holder == guardian
+    });
+    assert!(reused);
+}
+
+#[test]
+fn with_root_a_job_runs_as_the_user_it_names_and_gains_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can change users");
+        return;
+    }
+    let mut rig = Rig::new();
+    let outer = rig.root.ancestors().take_while(|dir| dir.starts_with(std::env::temp_dir()));
+    for dir in outer.filter(|dir| *dir != std::env::temp_dir()) {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    let mut job =
+        rig.sh("id -un; grep NoNewPrivs /proc/self/status; touch $TMPDIR/x && ls $TMPDIR; echo $HOME");
+    job.run_as = Some("nobody".into());
+    let text = stdout(&rig.run(&job));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines[0], lines[2]), ("nobody", "x"), "{text}");
+    assert!(lines[1].ends_with('1'), "{text}");
+    let mut unknown = rig.sh("true");
+    unknown.run_as = Some("no-such-user".into());
+    assert!(matches!(rig.cause(&unknown), Cause::Rejected { .. }));
 }

@@ -1,4 +1,5 @@
 //! Who ends what: stops, deadlines, trees that hide, and who waits for whom.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is the report")]
 mod common;
 use common::{Rig, lives, until};
 use reeve_protocol::Cause;

@@ -1,4 +1,5 @@
 //! The agent between a coordinator played by the test and a real keeper.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is the report")]
 mod common;
 #[path = "common/head.rs"]
 mod head;
@@ -196,7 +197,7 @@ async fn leaving_tells_the_coordinator_and_forgets_the_identity() {
     let (head, machine, session, _dir, _cleanup) = rig().await;
     let (config, _) = machine.stop().await;
     drop(session);
-    let (left, _) = tokio::join!(reeve_agent::leave(&config, false), async {
+    let (left, ()) = tokio::join!(reeve_agent::leave(&config, false), async {
         let mut session = head.welcome().await;
         let _: () = session.expect(kind::LEAVE).await;
     });

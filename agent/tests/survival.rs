@@ -1,5 +1,6 @@
 //! What outlives what: attempts outlive keepers, only a killed guardian loses its one attempt, and garbage ends one
 //! connection.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is the report")]
 mod common;
 use common::{GuardianLink, Rig, lives, spawn_keeper, until};
 use reeve_protocol::Cause;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 /// Between two looks for an attempt that has not started, and how long it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-const LOOK_FOR: Duration = Duration::from_secs(600);
+const LOOK_FOR: Duration = Duration::from_mins(10);
 
 /// Output that cannot be sent.
 #[derive(Debug, thiserror::Error)]

@@ -62,7 +62,11 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
         env: &environment::strings(&env),
         cwd: &cwd_c,
         // Without input the command gets the guardian's own standard input, which is /dev/null.
-        stdio: [stdin.as_ref().map_or(0, |f| f.as_raw_fd()), stdout_end.as_raw_fd(), stderr_end.as_raw_fd()],
+        stdio: [
+            stdin.as_ref().map_or(0, std::os::fd::AsRawFd::as_raw_fd),
+            stdout_end.as_raw_fd(),
+            stderr_end.as_raw_fd(),
+        ],
         user: order.identity,
         no_new_privs: order.no_new_privs,
     };

@@ -215,7 +215,7 @@ extern "C" fn child(arg: *mut c_void) -> c_int {
 fn become_command(shared: &Shared<'_>) -> Result<(), Failure> {
     let spec = shared.spec;
     let prepare = |result: c_long| check(result, Stage::Prepare);
-    // SAFETY (of the whole block): raw system calls with pointers into `shared`, which outlives them. Raw, because the
+    // SAFETY: raw system calls with pointers into `shared`, which outlives them. Raw, because the
     // library's setuid family would signal the threads of a process whose memory is only borrowed here.
     unsafe {
         prepare(libc::syscall(libc::SYS_setsid))?;

@@ -21,9 +21,10 @@ impl Keeper {
         let Ok(sockets) = std::fs::read_dir("g") else { return };
         for entry in sockets.flatten() {
             let name = entry.file_name();
-            match name.to_str().and_then(AttemptId::from_file_name) {
-                Some(id) => self.adopt_one(id),
-                None => tracing::warn!(?name, "no socket of ours in the directory of guardians"),
+            if let Some(id) = name.to_str().and_then(AttemptId::from_file_name) {
+                self.adopt_one(id);
+            } else {
+                tracing::warn!(?name, "no socket of ours in the directory of guardians");
             }
         }
         self.remove_abandoned();

@@ -6,7 +6,6 @@ use super::place::{Place, is_plain};
 use super::queue::{Queue, Size, Tombstones, Turn};
 use super::users::Users;
 use super::watch::Watch;
-use crate::guardian::{NEXT, Setting, Task, environment, run as guardian, sys, tree};
 use crate::machine::memory;
 use crate::peer::{Peer, SCRATCH};
 use reeve_protocol::cause::{Cause, WireCause};
@@ -18,15 +17,8 @@ use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::{Duration, Instant};
-
-/// How old the kernel's count of kills for memory may be when a guardian inherits it.
-const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
-/// Guardians without attempt that are kept.
-const MAX_IDLE: usize = 16;
-/// Bytes of a task that are certain to go into a socket at once.
-const SMALL: usize = 32 * 1024;
+use std::os::unix::net::UnixListener;
+use std::time::Instant;
 
 /// A keeper at work.
 pub(super) struct Keeper {
@@ -34,7 +26,7 @@ pub(super) struct Keeper {
     pub(super) args: Args,
     pub(super) life: String,
     pub(super) machine: String,
-    lineage: String,
+    pub(super) lineage: String,
     pub(super) queue: Queue,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
     pub(super) links: HashMap<u64, Link>,
@@ -54,7 +46,7 @@ pub(super) struct Keeper {
     pub(super) rounds: u64,
     /// When a guardian was last added to the idle ones.
     pub(super) rested_at: Instant,
-    oom: (Instant, Option<u64>),
+    pub(super) oom: (Instant, Option<u64>),
 }
 
 /// A connection to a guardian.
@@ -159,113 +151,6 @@ impl Keeper {
             self.queue.release(Size::of(start));
             self.end_unstarted(start, &cause);
         }
-    }
-
-    fn hand_out(&mut self, start: &Start, person: &super::users::Person) -> io::Result<()> {
-        if start.lineage != self.lineage {
-            self.lineage.clone_from(&start.lineage);
-            Place::set_lineage(&start.lineage);
-        }
-        if self.oom.0.elapsed() > OOM_COUNT_AGE {
-            self.oom = (Instant::now(), memory::oom_kills());
-        }
-        let task = Task {
-            start: start.clone(),
-            account: (*person.account).clone(),
-            identity: person.identity.as_deref().cloned(),
-            no_new_privs: person.uid != 0,
-            machine: self.machine.clone(),
-            spool: self.place.spool_path(&start.lineage, start.attempt),
-            oom_kills: self.oom.1,
-        };
-        let (link, guardian_pid) = match self.employ(&task) {
-            Some(employed) => employed,
-            None => self.fork(task)?,
-        };
-        let attempt = Attempt {
-            link: Some(link),
-            guardian_pid,
-            pid: 0,
-            phase: 1,
-            lineage: start.lineage.clone(),
-            size: Size::of(start),
-            started_ms: 0,
-            end: None,
-            report: false,
-            watch: Watch::default(),
-        };
-        self.attempts.insert(start.attempt, attempt);
-        Ok(())
-    }
-
-    /// Gives the task to a guardian that holds nothing, if there is one and the task fits into its socket at once.
-    fn employ(&mut self, task: &Task) -> Option<(u64, u32)> {
-        let size = |start: &Start| {
-            let parts = [start.payload.as_ref(), start.stdin.as_ref()].into_iter().flatten().map(Vec::len);
-            let env = start.env.iter().map(|(name, value)| name.len() + value.len());
-            parts.chain(env).chain(start.command.iter().map(String::len)).sum::<usize>()
-        };
-        if size(&task.start) > SMALL {
-            return None;
-        }
-        let token = self.idle.pop()?;
-        let link = self.links.get_mut(&token)?;
-        link.attempt = task.start.attempt;
-        let guardian_pid = link.guardian_pid;
-        self.say_to(token, NEXT, task);
-        Some((token, guardian_pid))
-    }
-
-    fn fork(&mut self, task: Task) -> io::Result<(u64, u32)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let setting = Setting {
-            path: &self.args.path,
-            root: &self.place.root,
-            work: &self.place.work,
-            nonce: &self.place.nonce,
-            trusted: &self.args.agent_uids,
-        };
-        let attempt = task.start.attempt;
-        let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };
-        drop(theirs);
-        Ok((self.add_link(ours, attempt, guardian_pid)?, guardian_pid))
-    }
-
-    pub(super) fn add_link(
-        &mut self,
-        stream: UnixStream,
-        attempt: AttemptId,
-        guardian_pid: u32,
-    ) -> io::Result<u64> {
-        let token = self.token();
-        let data = epoll::EventData::new_u64(token);
-        epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid });
-        Ok(token)
-    }
-
-    /// A guardian holds nothing: it may be used again, or leave when there are many.
-    pub(super) fn rest(&mut self, token: u64) {
-        if self.links.contains_key(&token) {
-            self.idle.push(token);
-            self.rested_at = Instant::now();
-        }
-        if self.idle.len() > MAX_IDLE {
-            let longest = self.idle.remove(0);
-            self.part(longest);
-        }
-    }
-
-    /// Lets a guardian without attempt go: it leaves when its connection ends.
-    pub(super) fn part(&mut self, token: u64) {
-        if let Some(link) = self.links.remove(&token) {
-            let _ = epoll::delete(&self.epoll, &link.peer);
-        }
-    }
-
-    pub(super) fn token(&mut self) -> u64 {
-        self.next_token += 1;
-        self.next_token
     }
 
     /// It never had a process; the end is kept here until it is forgotten.
@@ -391,53 +276,6 @@ impl Keeper {
         self.remove_files(id, guardian_pid, &lineage);
         self.queue.release(size);
         self.say(kind::FINISHED, &end);
-    }
-
-    /// Kills what a dead guardian left: its orphans are children of this keeper if this keeper forked it, and carry marks
-    /// otherwise.
-    pub(super) fn kill_leftovers(&self, id: AttemptId, session: u32) {
-        let socket = format!("{}/{}", self.place.root, environment::socket_path(id));
-        // A killed process can leave children that come to us only now: again, until a round finds nobody.
-        for _ in 0..100 {
-            let mut found = tree::leftovers(session, &socket);
-            found.extend(self.orphans());
-            if found.is_empty() {
-                return;
-            }
-            for pid in found {
-                tree::signal_one(pid, rustix::process::Signal::KILL);
-            }
-            // The dead must be gone from the lists before the next round; bounded, and rare.
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        tracing::warn!(attempt = %id, "processes of a killed guardian cannot be ended");
-    }
-
-    /// Children that are no guardians, with everything below them.
-    fn orphans(&self) -> Vec<u32> {
-        let own = std::process::id();
-        let guardians: Vec<u32> = self.links.values().map(|link| link.guardian_pid).collect();
-        let mut found = Vec::new();
-        for child in tree::children(own).into_iter().filter(|child| !guardians.contains(child)) {
-            found.push(child);
-            found.extend(tree::descendants(child));
-        }
-        found
-    }
-
-    pub(super) fn remove_files(&self, id: AttemptId, guardian_pid: u32, lineage: &str) {
-        let _ = std::fs::remove_file(environment::socket_path(id));
-        if guardian_pid != 0 {
-            let _ = std::fs::remove_dir_all(self.workdir(guardian_pid));
-        }
-        if is_plain(lineage) {
-            let _ = std::fs::remove_file(self.place.spool_path(lineage, id));
-        }
-    }
-
-    /// The directory that a guardian lends to its attempts.
-    pub(super) fn workdir(&self, guardian_pid: u32) -> String {
-        format!("{}/{guardian_pid}", self.place.work)
     }
 
     /// Whether anything may still start or run.

@@ -4,8 +4,10 @@ mod adopt;
 mod agent;
 mod attempts;
 mod event;
+mod guardians;
 pub(crate) mod place;
 mod queue;
+mod remains;
 mod users;
 mod watch;
 

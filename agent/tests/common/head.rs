@@ -1,5 +1,6 @@
 //! A coordinator played by the test: its own CA, a real QUIC port, and frames by hand.
 #![allow(unreachable_pub, reason = "a module of a test binary, written as one of a library")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is the report")]
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reeve_agent::{Config, Identity};

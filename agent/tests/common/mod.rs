@@ -1,5 +1,11 @@
 //! A rig for the tests of a real keeper: starts one, plays its agent, and ends every process of both at the end.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses its own part of the rig")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::large_stack_arrays,
+    reason = "test code: a panic is the report"
+)]
 use reeve_protocol::frame::{self, Frame, Reader};
 use reeve_protocol::ids::{AttemptId, TaskId};
 use reeve_protocol::tape::{Decoder, STDERR, STDOUT};
@@ -41,6 +47,10 @@ impl Rig {
     pub fn limits(&mut self, cpu_milli: u32) {
         let limits = Limits { cpu_milli, memory_bytes: 1 << 40, machine: "m1".into(), heard_ms_ago: 0 };
         self.send(kind::LIMITS, &limits);
+    }
+
+    pub fn keeper_pid(&self) -> u32 {
+        self.keeper.as_ref().unwrap().id()
     }
 
     /// Kills the keeper, as a full memory would.

@@ -1,0 +1,132 @@
+//! The guardians of a keeper: forks them, gives them attempts, keeps a few that hold nothing, lets them go.
+use super::attempts::{Attempt, Keeper, Link};
+use super::place::Place;
+use super::queue::Size;
+use super::users::Person;
+use super::watch::Watch;
+use crate::guardian::{NEXT, Setting, Task, run as guardian, sys};
+use crate::machine::memory;
+use crate::peer::Peer;
+use reeve_protocol::ids::AttemptId;
+use reeve_protocol::wire::Start;
+use rustix::event::epoll;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How old the kernel's count of kills for memory may be when a guardian inherits it.
+const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
+/// Guardians without attempt that are kept.
+const MAX_IDLE: usize = 16;
+/// Bytes of a task that are certain to go into a socket at once.
+const SMALL: usize = 32 * 1024;
+
+impl Keeper {
+    /// Gives an attempt whose turn it is to a guardian.
+    pub(super) fn hand_out(&mut self, start: &Start, person: &Person) -> io::Result<()> {
+        if start.lineage != self.lineage {
+            self.lineage.clone_from(&start.lineage);
+            Place::set_lineage(&start.lineage);
+        }
+        if self.oom.0.elapsed() > OOM_COUNT_AGE {
+            self.oom = (Instant::now(), memory::oom_kills());
+        }
+        let task = Task {
+            start: start.clone(),
+            account: (*person.account).clone(),
+            identity: person.identity.as_deref().cloned(),
+            no_new_privs: person.uid != 0,
+            machine: self.machine.clone(),
+            spool: self.place.spool_path(&start.lineage, start.attempt),
+            oom_kills: self.oom.1,
+        };
+        let (link, guardian_pid) = match self.employ(&task) {
+            Some(employed) => employed,
+            None => self.fork(task)?,
+        };
+        let attempt = Attempt {
+            link: Some(link),
+            guardian_pid,
+            pid: 0,
+            phase: 1,
+            lineage: start.lineage.clone(),
+            size: Size::of(start),
+            started_ms: 0,
+            end: None,
+            report: false,
+            watch: Watch::default(),
+        };
+        self.attempts.insert(start.attempt, attempt);
+        Ok(())
+    }
+
+    /// Gives the task to a guardian that holds nothing, if there is one and the task fits into its socket at once.
+    fn employ(&mut self, task: &Task) -> Option<(u64, u32)> {
+        let size = |start: &Start| {
+            let parts = [start.payload.as_ref(), start.stdin.as_ref()].into_iter().flatten().map(Vec::len);
+            let env = start.env.iter().map(|(name, value)| name.len() + value.len());
+            parts.chain(env).chain(start.command.iter().map(String::len)).sum::<usize>()
+        };
+        if size(&task.start) > SMALL {
+            return None;
+        }
+        let token = self.idle.pop()?;
+        let link = self.links.get_mut(&token)?;
+        link.attempt = task.start.attempt;
+        let guardian_pid = link.guardian_pid;
+        self.say_to(token, NEXT, task);
+        Some((token, guardian_pid))
+    }
+
+    fn fork(&mut self, task: Task) -> io::Result<(u64, u32)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let setting = Setting {
+            path: &self.args.path,
+            root: &self.place.root,
+            work: &self.place.work,
+            nonce: &self.place.nonce,
+            trusted: &self.args.agent_uids,
+        };
+        let attempt = task.start.attempt;
+        let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };
+        drop(theirs);
+        Ok((self.add_link(ours, attempt, guardian_pid)?, guardian_pid))
+    }
+
+    pub(super) fn add_link(
+        &mut self,
+        stream: UnixStream,
+        attempt: AttemptId,
+        guardian_pid: u32,
+    ) -> io::Result<u64> {
+        let token = self.token();
+        let data = epoll::EventData::new_u64(token);
+        epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
+        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid });
+        Ok(token)
+    }
+
+    /// A guardian holds nothing: it may be used again, or leave when there are many.
+    pub(super) fn rest(&mut self, token: u64) {
+        if self.links.contains_key(&token) {
+            self.idle.push(token);
+            self.rested_at = Instant::now();
+        }
+        if self.idle.len() > MAX_IDLE {
+            let longest = self.idle.remove(0);
+            self.part(longest);
+        }
+    }
+
+    /// Lets a guardian without attempt go: it leaves when its connection ends.
+    pub(super) fn part(&mut self, token: u64) {
+        if let Some(link) = self.links.remove(&token) {
+            let _ = epoll::delete(&self.epoll, &link.peer);
+        }
+    }
+
+    pub(super) fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+}

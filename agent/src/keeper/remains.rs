@@ -1,0 +1,55 @@
+//! What is left of an attempt whose guardian was killed: its processes are ended, its files removed.
+use super::attempts::Keeper;
+use super::place::is_plain;
+use crate::guardian::{environment, tree};
+use reeve_protocol::ids::AttemptId;
+use std::time::Duration;
+
+impl Keeper {
+    /// Kills what a dead guardian left: its orphans are children of this keeper if this keeper forked it, and carry marks
+    /// otherwise.
+    pub(super) fn kill_leftovers(&self, id: AttemptId, session: u32) {
+        let socket = format!("{}/{}", self.place.root, environment::socket_path(id));
+        // A killed process can leave children that come to us only now: again, until a round finds nobody.
+        for _ in 0..100 {
+            let mut found = tree::leftovers(session, &socket);
+            found.extend(self.orphans());
+            if found.is_empty() {
+                return;
+            }
+            for pid in found {
+                tree::signal_one(pid, rustix::process::Signal::KILL);
+            }
+            // The dead must be gone from the lists before the next round; bounded, and rare.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        tracing::warn!(attempt = %id, "processes of a killed guardian cannot be ended");
+    }
+
+    /// Children that are no guardians, with everything below them.
+    fn orphans(&self) -> Vec<u32> {
+        let own = std::process::id();
+        let guardians: Vec<u32> = self.links.values().map(|link| link.guardian_pid).collect();
+        let mut found = Vec::new();
+        for child in tree::children(own).into_iter().filter(|child| !guardians.contains(child)) {
+            found.push(child);
+            found.extend(tree::descendants(child));
+        }
+        found
+    }
+
+    pub(super) fn remove_files(&self, id: AttemptId, guardian_pid: u32, lineage: &str) {
+        let _ = std::fs::remove_file(environment::socket_path(id));
+        if guardian_pid != 0 {
+            let _ = std::fs::remove_dir_all(self.workdir(guardian_pid));
+        }
+        if is_plain(lineage) {
+            let _ = std::fs::remove_file(self.place.spool_path(lineage, id));
+        }
+    }
+
+    /// The directory that a guardian lends to its attempts.
+    pub(super) fn workdir(&self, guardian_pid: u32) -> String {
+        format!("{}/{guardian_pid}", self.place.work)
+    }
+}

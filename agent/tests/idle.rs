@@ -1,0 +1,31 @@
+//! What an idle machine costs: keeper and agent as real processes. Figures are for the release build; here they only
+//! have to be sane.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is the report")]
+mod common;
+use common::Rig;
+
+/// Proportional set size in KiB.
+fn pss(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_keeper_that_has_worked_is_small_and_alone_again() {
+    let mut rig = Rig::new();
+    for _ in 0..50 {
+        let job = rig.job(&["true"]);
+        rig.run(&job);
+        rig.forget(job.attempt);
+    }
+    let keeper = rig.keeper_pid();
+    let children = format!("/proc/{keeper}/task/{keeper}/children");
+    common::until("idle guardians have left", || {
+        std::fs::read_to_string(&children).unwrap().is_empty().then_some(())
+    });
+    println!("keeper: {} KiB", pss(keeper));
+    assert!(pss(keeper) < 24 * 1024);
+    assert_eq!(std::fs::read_dir(rig.root.join("work")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(rig.root.join("g")).unwrap().count(), 0);
+}
