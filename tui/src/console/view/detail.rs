@@ -121,8 +121,20 @@ fn facts(model: &Model, job: &JobView) -> Vec<(&'static str, String, Role)> {
 
 fn summary(model: &Model, job: &JobView, p: &mut Painter<'_>, area: Rect) {
     let inner = padded(p.frame(area, "Summary"));
-    for (row, (head, text, role)) in facts(model, job).iter().take(usize::from(inner.height)).enumerate() {
-        p.line(inner, row as u16, &[(&format!("{head:<10}"), Role::Dim), (&format::text(text), *role)]);
+    let mut row = 0;
+    for (head, text, role) in facts(model, job) {
+        let text = format::text(&text);
+        // A cut reason is no reason; everything else can be read in full in the spec.
+        let rows = if head == "because" {
+            wrapped(&text, usize::from(inner.width.saturating_sub(10))).into_iter().take(3).collect()
+        } else {
+            vec![text]
+        };
+        for (at, part) in rows.iter().enumerate() {
+            let head = if at == 0 { head } else { "" };
+            p.line(inner, row, &[(&format!("{head:<10}"), Role::Dim), (part, role)]);
+            row += 1;
+        }
     }
 }
 

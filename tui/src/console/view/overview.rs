@@ -119,7 +119,8 @@ fn machines(model: &Model, p: &mut Painter<'_>, area: Rect, stats: &Stats) {
     let inner = padded(p.frame(area, "Machines"));
     let mut states: Vec<_> = stats.machines.iter().collect();
     states.sort_by_key(|(state, _)| *state != "up");
-    let mut words = vec![format!("{} machines", stats.machines.values().sum::<u64>())];
+    let count = stats.machines.values().sum::<u64>();
+    let mut words = vec![format!("{count} machine{}", if count == 1 { "" } else { "s" })];
     words.extend(states.into_iter().map(|(state, n)| format!("{n} {}", Theme::machine(state).0)));
     p.line(inner, 0, &[(&words.join("  "), Role::Head)]);
     let share = |used: u64, total: u64| (total > 0).then(|| used as f64 / total as f64);
