@@ -27,8 +27,8 @@ const JOB_EVERY: Duration = Duration::from_secs(1);
 /// Most lines of a log in one message; after a full one the reader rests, so that a log that writes without end costs
 /// about a megabyte a second at most.
 const LOG_BATCH: usize = 500;
-const LOG_REST: Duration = Duration::from_millis(50);
-/// How much of a log that exists already is asked for.
+const LOG_REST: Duration = Duration::from_millis(20);
+/// How much of the log of an ended attempt is asked for.
 const LOG_TAIL: u32 = 10_000;
 
 /// The subscriptions that run.
@@ -233,7 +233,9 @@ impl Wire {
 
     /// Follows a log over lost links until its attempt has ended.
     async fn log(self, generation: u64, want: LogWant) {
-        let mut from = None;
+        // Of a running attempt everything is read from the start: its last lines alone are only given once it is quiet,
+        // and one that never is would show nothing.
+        let mut from = if self.has_ended(&want).await { None } else { Some(0) };
         let mut attempt = 0;
         loop {
             if self.log_once(generation, &want, &mut from).await.is_ok() && self.has_ended(&want).await {
