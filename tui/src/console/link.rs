@@ -25,7 +25,7 @@ const MACHINES_EVERY: Duration = Duration::from_secs(2);
 /// Progress and attempts of the open job.
 const JOB_EVERY: Duration = Duration::from_secs(1);
 /// Most lines of a log in one message; after a full one the reader rests, so that a log that writes without end costs
-/// about a megabyte a second at most.
+/// a few megabytes a second at most.
 const LOG_BATCH: usize = 500;
 const LOG_REST: Duration = Duration::from_millis(20);
 /// How much of the log of an ended attempt is asked for.
