@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// After the start, until it is told.
-const ANNOUNCE: Duration = Duration::from_millis(1);
+const ANNOUNCE: Duration = Duration::from_millis(4);
 /// Between two rounds of KILL.
 const KILL_ROUND: Duration = Duration::from_millis(20);
 /// Largest result.
@@ -135,8 +135,9 @@ impl Guardian<'_> {
         if self.ending.phase == Phase::Ended {
             return;
         }
-        // Emptied first: a signal that comes during the loop must wake us again.
-        while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+        // Emptied first, so that a signal that comes during the loop wakes us again. There is one at most: signals of one
+        // number are not counted.
+        let _ = self.signals.read_signal();
         loop {
             match wait_any() {
                 Waited::Ended(pid, status, used) => {

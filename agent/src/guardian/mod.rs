@@ -3,8 +3,8 @@
 //! messages of [`reeve_protocol::guardian`], so it never needs to be restarted for an upgrade.
 //!
 //! Forked from the single-threaded keeper without exec: everything it needs is in its memory already. When its attempt
-//! is forgotten it may hold another one, which saves most of a fork: the two messages for that, [`IDLE`] and [`NEXT`], are
-//! spoken only with the keeper that forked it, so they may change with any version.
+//! is forgotten it may hold another one, which saves a fork: the message for that, [`NEXT`], is taken only from the keeper
+//! that forked it, so it may change with any version.
 mod ending;
 pub(crate) mod environment;
 mod launch;
@@ -37,9 +37,7 @@ use std::time::{Duration, Instant};
 use sys::Identity;
 use workdir::Workdir;
 
-/// Guardian -> keeper: the attempt is forgotten, nothing of it is left, another may come.
-pub(crate) const IDLE: u16 = 190;
-/// Keeper -> guardian: a [`Task`].
+/// Keeper -> guardian, after Forget: another [`Task`].
 pub(crate) const NEXT: u16 = 191;
 
 /// What all attempts of a keeper have in common. The working directory of everybody is the runtime directory.

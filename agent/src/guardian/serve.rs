@@ -2,7 +2,7 @@
 //! [`super::ending`].
 use super::ending::Phase;
 use super::spool::CHUNK;
-use super::{Guardian, IDLE, NEXT, Peer, Ready, Task, is_trusted, tree};
+use super::{Guardian, NEXT, Peer, Ready, Task, is_trusted, tree};
 use reeve_protocol::cause::Cause;
 use reeve_protocol::frame::Frame;
 use reeve_protocol::guardian::{Forget, Hello, Output, Signal, kind};
@@ -66,25 +66,23 @@ impl Guardian<'_> {
         forgotten
     }
 
-    /// Says goodbye to everybody but the keeper that forked us, and waits for its next word. `None`: it has none, or it
-    /// is gone.
+    /// Says goodbye to everybody but the keeper that forked us, and waits for its next task, which may have come already.
+    /// `None`: it has none, or it is gone.
     pub(super) fn wait_for_task(&mut self) -> Option<Task> {
         self.clients.retain(|client| client.is_parent);
         let parent = self.clients.first_mut()?;
-        parent.peer.say(IDLE, 0, &());
         loop {
-            if !parent.peer.flush() {
-                return None;
-            }
-            poll(&mut [PollFd::new(&parent.peer, PollFlags::IN)], None).ok()?;
-            let open = parent.peer.fill(&mut self.scratch);
             while let Some(frame) = parent.peer.next_frame().ok()? {
                 // Anything else was about the attempt that is forgotten.
                 if frame.kind == NEXT {
                     return frame.decode().ok();
                 }
             }
-            if !open {
+            if !parent.peer.flush() {
+                return None;
+            }
+            poll(&mut [PollFd::new(&parent.peer, PollFlags::IN)], None).ok()?;
+            if !parent.peer.fill(&mut self.scratch) {
                 return None;
             }
         }

@@ -57,7 +57,7 @@ impl Keeper {
 
     fn adopt_living(&mut self, id: AttemptId, stream: UnixStream, state: Option<State>) {
         let guardian_pid = state.as_ref().map_or(0, |s| s.guardian_pid);
-        let Ok(link) = self.add_link(stream, id, guardian_pid) else { return };
+        let Ok(link) = self.add_link(stream, id, guardian_pid, false) else { return };
         let attempt = Attempt {
             link: Some(link),
             guardian_pid,

@@ -55,6 +55,8 @@ pub(super) struct Link {
     /// What it holds, or held last.
     pub(super) attempt: AttemptId,
     pub(super) guardian_pid: u32,
+    /// Forked by this very keeper, so that it takes another attempt from it.
+    pub(super) is_own: bool,
 }
 
 /// An attempt that has started, or has ended without.
@@ -238,7 +240,10 @@ impl Keeper {
             Some(attempt) => {
                 match attempt.link {
                     // The guardian removes its files itself.
-                    Some(link) => self.say_to(link, says::kind::FORGET, &says::Forget { reason: 1 }),
+                    Some(link) => {
+                        self.say_to(link, says::kind::FORGET, &says::Forget { reason: 1 });
+                        self.rest(link);
+                    }
                     None => self.remove_files(id, attempt.guardian_pid, &attempt.lineage.clone()),
                 }
                 self.attempts.remove(&id);

@@ -2,7 +2,6 @@
 //! once.
 use super::agent::{Agent, MAX_PENDING};
 use super::attempts::Keeper;
-use crate::guardian::IDLE;
 use crate::peer::{Peer, is_trusted};
 use reeve_protocol::guardian::{State, kind};
 use rustix::event::{Timespec, epoll};
@@ -105,7 +104,6 @@ impl Keeper {
                     Ok(state) if state.attempt == id => self.note(id, state),
                     _ => open = false,
                 },
-                Ok(Some(frame)) if frame.kind == IDLE => self.rest(token),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => {

@@ -90,7 +90,7 @@ impl Keeper {
         let attempt = task.start.attempt;
         let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };
         drop(theirs);
-        Ok((self.add_link(ours, attempt, guardian_pid)?, guardian_pid))
+        Ok((self.add_link(ours, attempt, guardian_pid, true)?, guardian_pid))
     }
 
     pub(super) fn add_link(
@@ -98,17 +98,19 @@ impl Keeper {
         stream: UnixStream,
         attempt: AttemptId,
         guardian_pid: u32,
+        is_own: bool,
     ) -> io::Result<u64> {
         let token = self.token();
         let data = epoll::EventData::new_u64(token);
         epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid });
+        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid, is_own });
         Ok(token)
     }
 
-    /// A guardian holds nothing: it may be used again, or leave when there are many.
+    /// A guardian was told to forget: it may be used again, or leave when there are many. One that another keeper forked
+    /// leaves by itself.
     pub(super) fn rest(&mut self, token: u64) {
-        if self.links.contains_key(&token) {
+        if self.links.get(&token).is_some_and(|link| link.is_own) {
             self.idle.push(token);
             self.rested_at = Instant::now();
         }
