@@ -76,6 +76,12 @@ impl Ending {
         self.deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms));
     }
 
+    /// Whether the command has just started: what it writes waits in the pipes, so that a short one wakes its guardian
+    /// only once, by its end.
+    pub(super) fn is_young(&self) -> bool {
+        self.announce_at.is_some()
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.phase
     }

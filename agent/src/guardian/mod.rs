@@ -227,7 +227,7 @@ impl<'a> Guardian<'a> {
         let base = fds.len();
         if running {
             fds.push(PollFd::new(&self.signals, PollFlags::IN));
-            let streams = [self.stdout.as_ref(), self.stderr.as_ref(), self.lease.as_ref().map(|l| &l.timer)];
+            let streams = [self.watched(STDOUT), self.watched(STDERR), self.lease.as_ref().map(|l| &l.timer)];
             fds.extend(streams.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
         }
         let timeout = if running { self.ending.next_check() } else { None };
@@ -248,12 +248,18 @@ impl<'a> Guardian<'a> {
         };
         Ready {
             signals: next(running),
-            stdout: next(running && self.stdout.is_some()),
-            stderr: next(running && self.stderr.is_some()),
+            stdout: next(running && self.watched(STDOUT).is_some()),
+            stderr: next(running && self.watched(STDERR).is_some()),
             lease: next(running && self.lease.is_some()),
             listener: is(0),
             clients: (1..base).map(is).collect(),
         }
+    }
+
+    /// A pipe that has to be looked at.
+    fn watched(&self, stream: u8) -> Option<&OwnedFd> {
+        let pipe = if stream == STDOUT { &self.stdout } else { &self.stderr };
+        pipe.as_ref().filter(|_| !self.ending.is_young())
     }
 
     /// Reads one stream, `rounds` times at most, so that a flood on one never starves the rest.
