@@ -142,8 +142,8 @@ fn separate_submits(table: &mut Table) {
         let mut command = server.command(words);
         let line: Vec<String> = std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy().into_owned()).collect();
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("seq 200 | xargs -P2 -n1 sh -c 'exec {} >/dev/null' ", line.join(" ")));
-        for (key, value) in command.envs(&[] as &[(&str, &str)]).get_envs() {
+        shell.arg("-c").arg(format!("seq 200 | xargs -P2 -n1 {} >/dev/null", line.join(" ")));
+        for (key, value) in command.get_envs() {
             if let Some(value) = value {
                 shell.env(key, value);
             }
