@@ -4,7 +4,7 @@ use reeve_agent::config::Config;
 use reeve_agent::doctor::{self, Grade};
 use reeve_agent::{JoinError, keeper};
 use reeve_protocol::token::Token;
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +27,7 @@ enum Command {
     /// Make this machine a member of a cluster.
     Join {
         /// Where the coordinator listens, HOST[:PORT]; tried before the token's own addresses.
-        host: String,
+        host: Option<String>,
         /// The file with the token; - for standard input. (Or the variable REEVE_TOKEN.)
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
@@ -117,13 +117,17 @@ fn main() -> ExitCode {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("REEVE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Keeper(args) => keeper::run(&args).map_err(|e| Failure::new(1, &e)),
-        Command::Join { host, token_file, name, place } => join(&host, token_file.as_deref(), name, &place),
+        Command::Join { host, token_file, name, place } => join(host, token_file.as_deref(), name, &place),
         Command::Run { place } => serve(&place),
         Command::Leave { purge, place } => {
             let config = place.config()?;
@@ -133,7 +137,12 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-fn join(host: &str, token_file: Option<&Path>, name: Option<String>, place: &Place) -> Result<(), Failure> {
+fn join(
+    host: Option<String>,
+    token_file: Option<&Path>,
+    name: Option<String>,
+    place: &Place,
+) -> Result<(), Failure> {
     let config = place.config()?;
     let usage = |words: String| Failure { code: USAGE, words };
     let text = match token_file {
@@ -146,8 +155,10 @@ fn join(host: &str, token_file: Option<&Path>, name: Option<String>, place: &Pla
     };
     let text = text.map_err(|e| usage(format!("no token: {e}; give one with --token-file")))?;
     let mut token: Token = text.parse().map_err(usage)?;
-    token.addresses.retain(|address| address != host);
-    token.addresses.insert(0, host.to_owned());
+    if let Some(host) = host {
+        token.addresses.retain(|address| *address != host);
+        token.addresses.insert(0, host);
+    }
     let name = name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let identity = block_on(reeve_agent::join(&token, &name, &config.state_dir))?.map_err(|error| {
         let code = if matches!(error, JoinError::Store(_)) { STORAGE } else { 1 };

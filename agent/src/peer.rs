@@ -12,6 +12,8 @@ pub(crate) const SCRATCH: usize = 64 * 1024;
 /// A connected socket with what was read and not yet understood, and what was said and not yet written.
 pub(crate) struct Peer {
     stream: UnixStream,
+    /// Something was taken since the peer was made.
+    has_spoken: bool,
     reader: Reader,
     out: Vec<u8>,
     sent: usize,
@@ -20,7 +22,7 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, reader: Reader::new(), out: Vec::new(), sent: 0 })
+        Ok(Self { stream, has_spoken: false, reader: Reader::new(), out: Vec::new(), sent: 0 })
     }
 
     /// Takes what has arrived, one read at most. `false`: the other side is gone.
@@ -29,10 +31,16 @@ impl Peer {
             Ok(0) => false,
             Ok(n) => {
                 self.reader.feed(&scratch[..n]);
+                self.has_spoken = true;
                 true
             }
             Err(e) => matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         }
+    }
+
+    /// Whether the other side has ever said anything.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.has_spoken
     }
 
     /// The next whole frame of what was taken.

@@ -147,3 +147,18 @@ fn one_directory_has_one_keeper_and_an_idle_keeper_leaves() {
     let dir = tempfile::tempdir().unwrap();
     assert!(spawn_keeper(&dir.path().join("rt"), 0).wait().unwrap().success());
 }
+
+#[test]
+fn whoever_only_looks_takes_nobodys_place() {
+    let mut rig = Rig::new();
+    let looking = rig.visit();
+    let job = rig.job(&["true"]);
+    assert_eq!(Cause::from_wire(rig.run(&job).cause), Cause::Ok);
+    drop(looking);
+    // The first word of another connection replaces this one.
+    let mut other = rig.visit();
+    let mut word = Vec::new();
+    reeve_protocol::frame::append(kind::INVENTORY_ASK, 0, &(), &mut word).unwrap();
+    other.write_all(&word).unwrap();
+    assert!(rig.is_replaced());
+}

@@ -6,15 +6,14 @@ use crate::config::Config;
 use crate::identity::{self, Credentials, Seen};
 use quinn::VarInt;
 use reeve_protocol::cause::Cause;
+use reeve_protocol::quic;
 use reeve_protocol::wire::{Shutdown, close, kind};
-use reeve_protocol::{frame, quic};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 /// For the coordinator to take note and close.
@@ -68,10 +67,7 @@ pub async fn stop_jobs(runtime_dir: &Path, cause: &Cause, patience: Duration) ->
     let keeper = Pid::from_raw(link.hello.pid.cast_signed()).ok_or(local::Error::Silent)?;
     let process =
         pidfd_open(keeper, PidfdFlags::NONBLOCK).map_err(io::Error::from).map_err(local::Error::from)?;
-    let mut bytes = Vec::new();
-    frame::append(kind::SHUTDOWN, 0, &Shutdown { cause: cause.to_wire() }, &mut bytes)
-        .map_err(|e| local::Error::Frame(frame::Error::Body(kind::SHUTDOWN, e)))?;
-    link.write.write_all(&bytes).await.map_err(local::Error::from)?;
+    link.say(kind::SHUTDOWN, &Shutdown { cause: cause.to_wire() }).await?;
     let mut left = tokio::task::spawn_blocking(move || wait_for_end(&process, patience));
     // What it says meanwhile has to be read, or it would think that nobody is there.
     let ended = tokio::select! {

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{sleep, timeout};
@@ -69,6 +69,18 @@ impl Link {
             return Err(frame::Error::UnknownKind(first.kind).into());
         }
         Ok(Self { hello: first.decode()?, read, write, frames })
+    }
+}
+
+impl Link {
+    /// Says one thing at once.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub(crate) async fn say<T: serde::Serialize>(&mut self, kind: u16, body: &T) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        frame::append(kind, 0, body, &mut bytes).map_err(|e| frame::Error::Body(kind, e))?;
+        Ok(self.write.write_all(&bytes).await?)
     }
 }
 

@@ -20,7 +20,7 @@ use local::{Link, Starter};
 use quinn::{ClientConfig, Connection, Endpoint, VarInt};
 use reeve_protocol::frame::Frame;
 use reeve_protocol::quic;
-use reeve_protocol::wire::close;
+use reeve_protocol::wire::{Limits, close, kind};
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -127,6 +127,10 @@ impl Agent {
 
     async fn round(&mut self, backoff: &mut Duration) -> Result<(), Ended> {
         let mut link = self.starter.link(&self.config).await?;
+        // The first word makes us the keeper's agent, so that it stays while there is no coordinator.
+        let machine = facts::machine(&self.config.settings);
+        let limits = facts::limits(&machine, &self.credentials.identity.name);
+        link.say(kind::LIMITS, &Limits { heard_ms_ago: u64::MAX, ..limits }).await?;
         let connection = tokio::select! {
             connection = self.dial() => connection?,
             error = discard(&mut link) => return Err(error.into()),

@@ -28,14 +28,13 @@ pub(super) struct Agent {
 }
 
 impl Keeper {
-    pub(super) fn greet(&mut self) {
-        let hello = KeeperHello {
+    pub(super) fn hello(&self) -> KeeperHello {
+        KeeperHello {
             keeper: self.place.word.clone(),
             life: self.life.clone(),
             pid: std::process::id(),
             version: reeve_protocol::VERSION.to_owned(),
-        };
-        self.say(kind::KEEPER_HELLO, &hello);
+        }
     }
 
     /// Says something to the agent, if there is one; whoever comes later asks for the inventory.

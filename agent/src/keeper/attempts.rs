@@ -34,6 +34,9 @@ pub(super) struct Keeper {
     pub(super) idle: Vec<u64>,
     pub(super) tombstones: Tombstones,
     pub(super) agent: Option<Agent>,
+    /// Connections that have said nothing yet: the first word makes one the agent, so that somebody who only looks
+    /// takes nobody's place.
+    pub(super) visitors: Vec<Agent>,
     pub(super) epoll: OwnedFd,
     pub(super) listener: UnixListener,
     pub(super) users: Users,
@@ -94,6 +97,7 @@ impl Keeper {
             idle: Vec::new(),
             tombstones: Tombstones::default(),
             agent: None,
+            visitors: Vec::new(),
             epoll,
             listener,
             users: Users::new(args.allow_root, args.run_as.clone()),

@@ -4,6 +4,7 @@ use super::agent::{Agent, MAX_PENDING};
 use super::attempts::Keeper;
 use crate::peer::{Peer, is_trusted};
 use reeve_protocol::guardian::{State, kind};
+use reeve_protocol::wire::kind as wire;
 use rustix::event::{Timespec, epoll};
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 pub(super) const LISTENER: u64 = 0;
 /// Events of one round.
 const EVENTS: usize = 256;
+/// Connections that have said nothing; the oldest goes when there are more.
+const VISITORS: usize = 8;
 /// Between two looks at what running attempts say and use.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long guardians without attempt are kept.
@@ -32,7 +35,10 @@ impl Keeper {
                 match event.data.u64() {
                     LISTENER => self.accept(),
                     token if self.agent.as_ref().is_some_and(|a| a.token == token) => self.hear_agent(),
-                    token => self.hear_guardian(token),
+                    token => match self.visitors.iter().position(|v| v.token == token) {
+                        Some(at) => self.hear_visitor(at),
+                        None => self.hear_guardian(token),
+                    },
                 }
             }
             self.admit();
@@ -53,18 +59,38 @@ impl Keeper {
             let token = self.token();
             let added =
                 epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(token), epoll::EventFlags::IN);
-            if let (Ok(()), Ok(peer)) = (added, Peer::new(stream)) {
-                // The newer one is the one that is alive.
-                self.drop_agent();
-                self.agent = Some(Agent { peer, token, writing: false });
-                self.greet();
+            if let (Ok(()), Ok(mut peer)) = (added, Peer::new(stream)) {
+                peer.say(wire::KEEPER_HELLO, 0, &self.hello());
+                if peer.flush() {
+                    self.visitors.push(Agent { peer, token, writing: false });
+                }
+                if self.visitors.len() > VISITORS {
+                    self.visitors.remove(0);
+                }
             }
+        }
+    }
+
+    /// A visitor has spoken, or is gone. Its first word makes it the agent: the newer one is the one that is alive.
+    fn hear_visitor(&mut self, at: usize) {
+        let mut visitor = self.visitors.remove(at);
+        let open = visitor.peer.fill(&mut self.scratch);
+        if visitor.peer.has_spoken() {
+            self.drop_agent();
+            self.agent = Some(visitor);
+            self.hear_words(open);
+        } else if open {
+            self.visitors.push(visitor);
         }
     }
 
     fn hear_agent(&mut self) {
         let Some(agent) = &mut self.agent else { return };
-        let mut open = agent.peer.fill(&mut self.scratch);
+        let open = agent.peer.fill(&mut self.scratch);
+        self.hear_words(open);
+    }
+
+    fn hear_words(&mut self, mut open: bool) {
         while let Some(agent) = &mut self.agent {
             match agent.peer.next_frame() {
                 Ok(Some(frame)) => {

@@ -49,6 +49,18 @@ impl Rig {
         self.send(kind::LIMITS, &limits);
     }
 
+    /// Another connection to the keeper.
+    pub fn visit(&self) -> UnixStream {
+        connect(&self.root).0
+    }
+
+    /// Whether the keeper closes this connection.
+    pub fn is_replaced(&mut self) -> bool {
+        let mut rest = Vec::new();
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.stream.read_to_end(&mut rest).is_ok()
+    }
+
     pub fn keeper_pid(&self) -> u32 {
         self.keeper.as_ref().unwrap().id()
     }
