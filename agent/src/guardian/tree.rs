@@ -3,13 +3,17 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::collections::HashMap;
 use std::fs;
 
-/// Asks all below `root` to end: the group of `leader` first, then everybody who left it.
+/// Asks all below `root` to end: the group of `leader`, and everybody who left it. Each is asked once: a command may
+/// count. A stopped process takes its TERM only when it runs again.
 pub(crate) fn terminate(root: u32, leader: u32) {
-    signal_group(leader, Signal::TERM);
-    for pid in descendants(root) {
-        signal_one(pid, Signal::TERM);
-        // A stopped process takes its TERM only when it runs again.
-        signal_one(pid, Signal::CONT);
+    let everybody = descendants(root);
+    let in_group = |pid: &u32| leader > 1 && Stat::read(*pid).is_some_and(|stat| stat.group == leader);
+    let others: Vec<u32> = everybody.into_iter().filter(|pid| !in_group(pid)).collect();
+    for signal in [Signal::TERM, Signal::CONT] {
+        signal_group(leader, signal);
+        for pid in &others {
+            signal_one(*pid, signal);
+        }
     }
 }
 
@@ -83,6 +87,7 @@ fn parents() -> HashMap<u32, u32> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) parent: u32,
+    pub(crate) group: u32,
     pub(crate) session: u32,
     /// Clock ticks of the process and of its children that were waited for.
     pub(crate) ticks: u64,
@@ -104,6 +109,7 @@ impl Stat {
         let used = [14, 15, 16, 17].into_iter().map(number).sum::<Option<u64>>()?;
         Some(Self {
             parent: number(4)? as u32,
+            group: number(5)? as u32,
             session: number(6)? as u32,
             ticks: used,
             start: number(22)?,
@@ -137,7 +143,7 @@ mod tests {
     fn a_name_full_of_brackets_does_not_shift_the_fields() {
         let line =
             "42 (a) b (c)) S 7 42 41 0 -1 4194560 1 2 0 0 3 4 5 6 20 0 1 0 999 1000 50 18446744073709551615";
-        let wanted = Stat { parent: 7, session: 41, ticks: 18, start: 999, pages: 50 };
+        let wanted = Stat { parent: 7, group: 42, session: 41, ticks: 18, start: 999, pages: 50 };
         assert_eq!(Stat::parse(line), Some(wanted));
         for bad in ["", "1 (x", "1 (x) S 1", "no brackets at all"] {
             assert_eq!(Stat::parse(bad), None, "{bad}");
