@@ -159,7 +159,10 @@ impl Engine {
     pub fn new(core: Core, recorder: impl FnOnce(Arc<Callers>) -> Recorder) -> (Self, Handle) {
         let (tx, inbox) = mpsc::channel(INBOX);
         let callers = Arc::new(Callers::default());
-        (Self { core, recorder: recorder(callers.clone()), inbox, wall: 0 }, Handle { inbox: tx, callers, full: Full::default() })
+        (
+            Self { core, recorder: recorder(callers.clone()), inbox, wall: 0 },
+            Handle { inbox: tx, callers, full: Full::default() },
+        )
     }
 
     /// Runs until every [`Handle`] is gone. Blocks: give it a thread of its own.
