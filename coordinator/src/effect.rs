@@ -218,7 +218,7 @@ pub enum Reply {
     Count(QueueCount),
     /// A queue, and whether it is new.
     Queue(Box<QueueView>, bool),
-    /// The ids of what would come next.
+    /// The ids of what would come next, and whether they are messages (else jobs).
     Peeked(Vec<u64>, bool),
     /// get_queue_stats.
     Stats(Box<Stats>),

@@ -2,7 +2,7 @@
 use super::App;
 use super::reply::{Answer, Failure, json, json_with, unexpected};
 use super::request::{Cx, Nothing, millis};
-use super::select::{self, With, no_such_job};
+use super::select::{self, With, no_array, no_such_job};
 use crate::effect::Reply;
 use crate::input::{Call, Stored, Target};
 use crate::row::Caller;
@@ -32,11 +32,24 @@ pub(super) async fn get_job_status(cx: Cx) -> Answer {
 
 /// A job or task as it is shown, with its attempts.
 pub(super) fn view(app: &App, task: TaskId) -> Result<JobView, Failure> {
-    let view = app.reads.point(|conn| match task.index {
-        None => query::job_view(conn, task.job, Detail::Whole),
-        Some(index) => query::task_view(conn, task.job, index, Detail::Whole),
-    })?;
-    view.ok_or_else(|| no_such_job(&task.to_string()))
+    let Some(index) = task.index else {
+        let view = app.reads.point(|conn| query::job_view(conn, task.job, Detail::Whole))?;
+        return view.ok_or_else(|| no_such_job(&task.to_string()));
+    };
+    let view = app.reads.point(|conn| query::task_view(conn, task.job, index, Detail::Whole))?;
+    match view {
+        Some(view) => Ok(view),
+        None => Err(no_such_task(app, task)),
+    }
+}
+
+/// Why there is no such task: its job is no array, has another range, or does not exist.
+fn no_such_task(app: &App, task: TaskId) -> Failure {
+    match app.reads.point(|conn| read::job_row(conn, task.job)) {
+        Ok(Some(job)) if job.array.is_none() => no_array(task.job).into(),
+        Ok(_) => no_such_job(&task.to_string()),
+        Err(error) => error.into(),
+    }
 }
 
 /// Returns when the job or task has ended, when the time is over or when the coordinator stops.

@@ -20,8 +20,14 @@ use tokio::time::{Instant, timeout};
 const PIECE: usize = 256 * 1024;
 /// A machine that has given nothing for so long has given what is there.
 const QUIET: Duration = Duration::from_millis(200);
-/// Longest time for what is there.
-const AT_MOST: Duration = Duration::from_secs(5);
+/// Waits shorter than this are the network's; longer ones are the job's, which writes now what it is waited for.
+const PAUSE: Duration = Duration::from_millis(5);
+/// All pauses together after which what comes is new.
+const PAUSES: Duration = Duration::from_secs(1);
+/// All waits together, pauses or not.
+const WAITS: Duration = Duration::from_secs(5);
+/// No machine keeps more of an attempt, so whatever comes after as much is new.
+const MOST_KEPT: usize = 64 * 1024 * 1024;
 /// Between two looks at an attempt whose machine gives nothing: its end is being recorded, or it is away.
 const LOOK: Duration = Duration::from_millis(500);
 /// Pieces from a machine that may wait here.
@@ -167,31 +173,53 @@ impl Follower {
         if !self.app.sessions.follow(machine, self.task.attempt(self.attempt), position, into) {
             return Ok(());
         }
-        let give_up = Instant::now() + AT_MOST;
-        loop {
-            let piece = match timeout(QUIET, pieces.recv()).await {
-                Ok(piece) => piece,
-                Err(_) if self.follow => {
-                    // Quiet: the last lines of what was there are due, if they are not out yet.
-                    let mut due = Vec::new();
-                    self.reader.flush_tail(&mut due);
-                    out.send(due).await?;
-                    pieces.recv().await
-                }
-                Err(_) => return Ok(()),
-            };
+        let mut backlog = Backlog::default();
+        while !backlog.is_over() {
+            let asked = Instant::now();
+            let Ok(piece) = timeout(QUIET, pieces.recv()).await else { break };
             let Some(piece) = piece else { return Ok(()) };
+            backlog.add(asked.elapsed(), piece.len());
             self.pass(&piece, out).await?;
-            if !self.follow && Instant::now() >= give_up {
-                return Ok(());
-            }
         }
+        if !self.follow {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        self.reader.flush_tail(&mut due);
+        out.send(due).await?;
+        while let Some(piece) = pieces.recv().await {
+            self.pass(&piece, out).await?;
+        }
+        Ok(())
     }
 
     async fn pass(&mut self, piece: &[u8], out: &Out) -> Result<(), Stop> {
         let mut shown = Vec::new();
         self.reader.feed(piece, &mut shown);
         Ok(out.send(shown).await?)
+    }
+}
+
+/// Where what was there ends and what is written meanwhile begins: nobody says so, and a job may never pause. Only time
+/// spent waiting for the machine counts; a reader may be as slow as it likes and still gets everything.
+#[derive(Debug, Default)]
+struct Backlog {
+    waits: Duration,
+    pauses: Duration,
+    bytes: usize,
+}
+
+impl Backlog {
+    fn add(&mut self, waited: Duration, bytes: usize) {
+        self.waits += waited;
+        if waited >= PAUSE {
+            self.pauses += waited;
+        }
+        self.bytes += bytes;
+    }
+
+    fn is_over(&self) -> bool {
+        self.pauses >= PAUSES || self.waits >= WAITS || self.bytes >= MOST_KEPT
     }
 }
 
@@ -215,4 +243,25 @@ impl From<Failure> for Stop {
 
 fn unreadable(error: &dyn std::fmt::Display) -> Failure {
     Problem::new(Code::Internal, format!("the output could not be read: {error}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_ends_when_the_job_is_what_is_waited_for() {
+        let after = |steps: usize, wait_ms, bytes| {
+            let mut backlog = Backlog::default();
+            for _ in 0..steps {
+                backlog.add(Duration::from_millis(wait_ms), bytes);
+            }
+            backlog.is_over()
+        };
+        assert!(!after(1000, 1, 1024), "a long backlog over a quick network");
+        assert!(!after(9, 100, 10), "a job that has written for less than a second");
+        assert!(after(10, 100, 10), "a job that writes ten lines a second");
+        assert!(after(5000, 1, 10), "a job that writes a thousand lines a second");
+        assert!(after(64, 0, 1024 * 1024), "a job that never stops writing");
+    }
 }

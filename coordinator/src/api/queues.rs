@@ -286,19 +286,19 @@ pub(super) async fn count_queue_messages(cx: Cx) -> Answer {
 pub(super) async fn peek(cx: Cx) -> Answer {
     let max = cx.query(&["limit"])?.number("limit", 1..=1000)?.unwrap_or(10);
     let queue = name_of(&cx)?;
-    let (ids, are_jobs) = match cx.app.ask(&cx.caller, Call::Peek { queue, max }).await? {
-        Reply::Peeked(ids, are_jobs) => (ids, are_jobs),
+    let (ids, are_messages) = match cx.app.ask(&cx.caller, Call::Peek { queue, max }).await? {
+        Reply::Peeked(ids, are_messages) => (ids, are_messages),
         other => return Err(unexpected(&other)),
     };
     let mut items = Vec::with_capacity(ids.len());
     for id in ids {
         // What was taken between the two looks is left out.
         let item = cx.app.reads.point(|conn| {
-            if are_jobs {
-                let job = crate::store::query::job_view(conn, id, crate::store::query::Detail::Row)?;
-                return Ok(job.map(|job| json!({"job": job})));
+            if are_messages {
+                return Ok(records::message(conn, id)?.map(|message| json!(message)));
             }
-            Ok(records::message(conn, id)?.map(|message| json!(message)))
+            let job = crate::store::query::job_view(conn, id, crate::store::query::Detail::Row)?;
+            Ok(job.map(|job| json!({"job": job})))
         })?;
         items.extend(item);
     }

@@ -45,6 +45,11 @@ pub(super) fn one(app: &App, caller: &Caller, text: &str) -> Result<TaskId, Fail
     }
 }
 
+/// A task is named of a job that has none.
+pub(super) fn no_array(job: JobId) -> Problem {
+    Problem::new(Code::BadId, format!("job {job} is no array")).hint(format!("write {job} alone"))
+}
+
 pub(super) fn no_such_job(text: &str) -> Failure {
     let text = Clean::short(text, 64);
     Problem::new(Code::NotFound, format!("there is no job {text}")).hint("see: reeve ls").into()

@@ -33,7 +33,7 @@ pub(super) async fn whoami(cx: Cx) -> Answer {
 /// `GET /v1/health`.
 pub(super) async fn health(cx: Cx) -> Answer {
     cx.query(&[])?;
-    let reasons: Vec<String> = match stats(&cx.app, &cx.caller).await {
+    let mut reasons: Vec<String> = match stats(&cx.app, &cx.caller).await {
         Ok(stats) => stats
             .alerts
             .into_iter()
@@ -42,6 +42,9 @@ pub(super) async fn health(cx: Cx) -> Answer {
             .collect(),
         Err(Failure(problem)) => vec![format!("the engine does not answer: {}", problem.detail)],
     };
+    if cx.app.handle.is_full() {
+        reasons.push("disk nearly full: nothing new is taken".to_owned());
+    }
     let info = &cx.app.info;
     Ok(json(&Health {
         status: if reasons.is_empty() { "ok" } else { "degraded" }.to_owned(),

@@ -24,6 +24,9 @@ const NETWORK: [u64; 11] = [
     0x1983_0326,
 ];
 
+/// Magic number of a file system in memory (statfs(2)).
+const TMPFS: u64 = 0x0102_1994;
+
 /// One directory of `reeve up`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dir {
@@ -112,13 +115,15 @@ impl Dir {
 
     fn choose_runtime(&self) -> PathBuf {
         let variable = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let session = variable.filter(|p| p.is_absolute() && p.exists());
+        let session = variable.filter(|p| p.is_absolute()).map(|p| p.join("reeve"));
         let mut hasher = std::hash::DefaultHasher::new();
         self.root.hash(&mut hasher);
         let name = format!("{:016x}", hasher.finish());
-        match session {
-            Some(session) => session.join("reeve").join(name),
-            None if is_network(&self.root) => temporary_dir(rustix::process::getuid().as_raw()).join(name),
+        let uid = rustix::process::geteuid().as_raw();
+        let session = session.filter(|dir| is_for_us(dir, uid));
+        match session.or_else(|| in_memory(uid)) {
+            Some(base) => base.join(name),
+            None if is_network(&self.root) => temporary_dir(uid).join(name),
             None => self.root.join("run"),
         }
     }
@@ -258,13 +263,34 @@ impl Drop for Pointer {
     }
 }
 
+/// The base for runtime files of a user without a session, in memory: every start of a job makes and removes some.
+fn in_memory(uid: u32) -> Option<PathBuf> {
+    let run = if uid == 0 { "/run/reeve".to_owned() } else { format!("/run/reeve-{uid}") };
+    [PathBuf::from(run), PathBuf::from(format!("/dev/shm/reeve-{uid}"))]
+        .into_iter()
+        .find(|dir| dir.parent().is_some_and(|parent| magic(parent) == Some(TMPFS)) && is_for_us(dir, uid))
+}
+
+/// Whether a directory is this user's and no other's to change, or could be made so.
+fn is_for_us(dir: &Path, uid: u32) -> bool {
+    use rustix::fs::{Access, access};
+    // Not followed: in a directory that all may write, a link would lead where its maker likes.
+    match std::fs::symlink_metadata(dir) {
+        Ok(meta) => meta.is_dir() && meta.uid() == uid && meta.mode() & 0o022 == 0,
+        Err(_) => dir.parent().is_some_and(|parent| access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok()),
+    }
+}
+
 /// Whether the nearest existing directory is on a file system that other machines see, too.
 fn is_network(path: &Path) -> bool {
     let nearest = path.ancestors().find(|p| p.exists());
-    nearest.and_then(|p| rustix::fs::statfs(p).ok()).is_some_and(|stat| {
-        // The field is signed on some machines; the magic numbers have 32 bits.
-        NETWORK.contains(&(stat.f_type as u64 & 0xffff_ffff))
-    })
+    nearest.and_then(magic).is_some_and(|magic| NETWORK.contains(&magic))
+}
+
+/// The kind of the file system that a path is on.
+fn magic(path: &Path) -> Option<u64> {
+    // The field is signed on some machines; the magic numbers have 32 bits.
+    rustix::fs::statfs(path).ok().map(|stat| stat.f_type as u64 & 0xffff_ffff)
 }
 
 #[cfg(test)]

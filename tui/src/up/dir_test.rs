@@ -38,6 +38,28 @@ fn a_half_written_lock_names_nobody() {
 }
 
 #[test]
+fn a_runtime_directory_is_taken_only_when_no_other_user_can_change_it() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let base = tempfile::tempdir().unwrap();
+    let uid = rustix::process::geteuid().as_raw();
+    let (ours, open, link) = (base.path().join("ours"), base.path().join("open"), base.path().join("link"));
+    private_dir(&ours).unwrap();
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    symlink(&ours, &link).unwrap();
+    assert!(is_for_us(&ours, uid) && is_for_us(&base.path().join("to be made"), uid));
+    assert!(!is_for_us(&ours, uid + 1), "another user's");
+    assert!(!is_for_us(&open, uid) && !is_for_us(&link, uid));
+    assert!(!is_for_us(Path::new("/proc/no/such"), uid));
+}
+
+#[test]
+fn without_a_session_sockets_lie_in_memory_where_there_is_any() {
+    let found = in_memory(rustix::process::geteuid().as_raw());
+    assert!(found.is_none_or(|dir| dir.parent().and_then(magic) == Some(TMPFS)));
+}
+
+#[test]
 fn local_file_systems_are_not_taken_for_network_ones() {
     assert!(!is_network(Path::new("/proc")));
     assert!(!is_network(Path::new("/proc/does/not/exist")));
@@ -66,5 +88,7 @@ fn sockets_stay_where_the_first_server_put_them() {
     std::fs::remove_dir(&elsewhere).unwrap();
     assert_ne!(dir.runtime(), elsewhere);
     dir.settle().unwrap();
-    assert!(dir.runtime().exists());
+    let runtime = dir.runtime();
+    assert!(runtime.exists());
+    std::fs::remove_dir(&runtime).unwrap();
 }

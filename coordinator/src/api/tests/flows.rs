@@ -240,7 +240,7 @@ async fn consumers_get_jobs_and_settle_them() {
             Ok(Reply::ReceivedJobs(vec![(TaskId::single(4), 1, "l1".into(), NOW)]))
         }
         Call::Settle { how: Settle::Ack, request, .. } => Ok(Reply::Settled(request.lease)),
-        Call::Peek { .. } => Ok(Reply::Peeked(vec![5, 99], true)),
+        Call::Peek { .. } => Ok(Reply::Peeked(vec![5, 99], false)),
         other => panic!("{other:?}"),
     });
     let received = bench.post("/v1/queues/default/receive", r#"{"max":2,"wait_s":1.5}"#).await.json();
