@@ -104,7 +104,6 @@ CREATE TABLE attempts (
     late          TEXT,                          -- its end after a newer attempt had been dispatched
     PRIMARY KEY (job, idx, attempt)
 ) WITHOUT ROWID;
-CREATE INDEX attempts_live ON attempts (machine_id) WHERE ended_at IS NULL;
 CREATE INDEX attempts_segment ON attempts (out_seg) WHERE out_seg IS NOT NULL;
 
 -- Tapes of at most 4 KiB.

@@ -50,6 +50,11 @@ pub(super) struct Keeper {
     /// When a guardian was last added to the idle ones.
     pub(super) rested_at: Instant,
     pub(super) oom: (Instant, Option<u64>),
+    pub(super) pace: super::pace::Pace,
+    /// How long what was said is held back; `None`: nothing is.
+    pub(super) held: Option<std::time::Duration>,
+    /// Guardians that have not been told yet that they may forget, and since when.
+    pub(super) untold: (Instant, Vec<u64>),
 }
 
 /// A connection to a guardian.
@@ -109,6 +114,9 @@ impl Keeper {
             rounds: 0,
             rested_at: Instant::now(),
             oom: (Instant::now(), memory::oom_kills()),
+            pace: super::pace::Pace::default(),
+            held: None,
+            untold: (Instant::now(), Vec::new()),
         })
     }
 
@@ -245,7 +253,7 @@ impl Keeper {
                 match attempt.link {
                     // The guardian removes its files itself.
                     Some(link) => {
-                        self.say_to(link, says::kind::FORGET, &says::Forget { reason: 1 });
+                        self.let_forget(link);
                         self.rest(link);
                     }
                     None => self.remove_files(id, attempt.guardian_pid, &attempt.lineage.clone()),

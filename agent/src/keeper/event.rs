@@ -2,6 +2,7 @@
 //! once.
 use super::agent::{Agent, MAX_PENDING};
 use super::attempts::Keeper;
+use super::guardians::SOON;
 use crate::peer::{Peer, is_trusted};
 use reeve_protocol::guardian::{State, kind};
 use reeve_protocol::wire::kind as wire;
@@ -43,6 +44,7 @@ impl Keeper {
             }
             self.admit();
             self.watch_if_due();
+            self.tell_if_due();
             self.part_if_due();
             self.flush();
             if self.may_leave() {
@@ -145,7 +147,19 @@ impl Keeper {
 
     /// One write for all that was said in this round.
     fn flush(&mut self) {
+        self.held = None;
         let Some(agent) = &mut self.agent else { return };
+        if agent.peer.pending() == 0 {
+            return;
+        }
+        let now = Instant::now();
+        if !agent.writing {
+            self.held = self.pace.hold(now);
+        }
+        if self.held.is_some() {
+            return;
+        }
+        self.pace.wrote(now);
         if !agent.peer.flush() || agent.peer.pending() > MAX_PENDING {
             self.drop_agent();
             return;
@@ -193,6 +207,11 @@ impl Keeper {
             Duration::MAX
         };
         let left = rest.map_or(left, |rest| rest.min(left));
+        let untold = (!self.untold.1.is_empty()).then(|| SOON.saturating_sub(self.untold.0.elapsed()));
+        let left = untold.map_or(left, |soon| soon.min(left));
+        if let Some(held) = self.held {
+            return Some(Timespec { tv_sec: 0, tv_nsec: held.min(left).as_nanos() as i64 });
+        }
         if left == Duration::MAX {
             return None;
         }

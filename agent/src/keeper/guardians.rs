@@ -7,6 +7,7 @@ use super::watch::Watch;
 use crate::guardian::{NEXT, Setting, Task, run as guardian, sys};
 use crate::machine::memory;
 use crate::peer::Peer;
+use reeve_protocol::guardian::{Forget, kind};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::Start;
 use rustix::event::epoll;
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
 /// Guardians without attempt that are kept.
 const MAX_IDLE: usize = 16;
+/// How long a guardian may wait to hear that it may forget.
+pub(super) const SOON: Duration = Duration::from_millis(10);
 /// Bytes of a task that are certain to go into a socket at once.
 const SMALL: usize = 32 * 1024;
 
@@ -107,6 +110,31 @@ impl Keeper {
         Ok(token)
     }
 
+    /// Tells a guardian to forget, together with its next task if that comes soon: each word by itself would wake it.
+    pub(super) fn let_forget(&mut self, token: u64) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        link.peer.say(kind::FORGET, 0, &Forget { reason: 1 });
+        if !link.is_own {
+            link.peer.flush();
+            return;
+        }
+        if self.untold.1.is_empty() {
+            self.untold.0 = Instant::now();
+        }
+        self.untold.1.push(token);
+    }
+
+    /// No task came soon enough: they are told.
+    pub(super) fn tell_if_due(&mut self) {
+        if !self.untold.1.is_empty() && self.untold.0.elapsed() >= SOON {
+            for token in std::mem::take(&mut self.untold.1) {
+                if let Some(link) = self.links.get_mut(&token) {
+                    link.peer.flush();
+                }
+            }
+        }
+    }
+
     /// A guardian was told to forget: it may be used again, or leave when there are many. One that another keeper forked
     /// leaves by itself.
     pub(super) fn rest(&mut self, token: u64) {
@@ -122,7 +150,8 @@ impl Keeper {
 
     /// Lets a guardian without attempt go: it leaves when its connection ends.
     pub(super) fn part(&mut self, token: u64) {
-        if let Some(link) = self.links.remove(&token) {
+        if let Some(mut link) = self.links.remove(&token) {
+            link.peer.flush();
             let _ = epoll::delete(&self.epoll, &link.peer);
         }
     }

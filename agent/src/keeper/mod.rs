@@ -5,6 +5,7 @@ mod agent;
 mod attempts;
 mod event;
 mod guardians;
+mod pace;
 pub(crate) mod place;
 mod queue;
 mod remains;

@@ -376,12 +376,27 @@ impl Core {
         for ((machine, session), attempts) in std::mem::take(&mut self.forget) {
             step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Forget(attempts)));
         }
+        drop_covered_starts(&mut step.facts);
         step.events = self.events.take();
     }
 
     fn unknown_job(id: impl std::fmt::Display) -> Problem {
         Problem::new(Code::NotFound, format!("there is no job {id}"))
             .hint("reeve ls shows the jobs there are")
+    }
+}
+
+/// An attempt that started and ended in one step is written once: its end says when it started.
+fn drop_covered_starts(facts: &mut Vec<Fact>) {
+    let ended: std::collections::HashSet<AttemptId> = facts
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::AttemptEnded(ended) if ended.started_at.is_some() => Some(ended.attempt),
+            _ => None,
+        })
+        .collect();
+    if !ended.is_empty() {
+        facts.retain(|fact| !matches!(fact, Fact::AttemptStarted(attempt, ..) if ended.contains(attempt)));
     }
 }
 

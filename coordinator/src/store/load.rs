@@ -72,6 +72,8 @@ pub struct Loaded {
 /// From SQLite, or a value that makes no sense.
 pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Error> {
     let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|n| n as u64);
+    let jobs = live_jobs(db)?;
+    let attempts = live_attempts(db, &jobs)?;
     Ok(Loaded {
         identity,
         seq,
@@ -88,23 +90,14 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         queues: all(db, "SELECT name, kind, paused, weight, \"limit\", max_len, owner_uid, owner, created_at FROM queues", queue)?,
         counts: counts(db)?,
         messages: messages(db)?,
-        jobs: live_jobs(db)?,
+        jobs,
         workers: all(
             db,
             "SELECT name, version, kind, queue, owner_uid, owner, spec, created_at FROM workers AS w WHERE removed_at IS NULL
                AND version = (SELECT max(version) FROM workers WHERE name = w.name)",
             worker,
         )?,
-        attempts: all(db, "SELECT job, idx, attempt, machine_id, lease, dispatched_at, started_at FROM attempts WHERE ended_at IS NULL", |r| {
-            let task = TaskId::from_key(r.get::<_, i64>(0)? as u64, r.get(1)?);
-            Ok(LiveAttempt {
-                attempt: task.attempt(r.get(2)?),
-                machine_id: r.get(3)?,
-                lease: r.get(4)?,
-                dispatched_at: r.get(5)?,
-                started_at: r.get(6)?,
-            })
-        })?,
+        attempts,
     })
 }
 
@@ -237,6 +230,36 @@ fn live_jobs(db: &Connection) -> Result<Vec<(JobRow, Vec<TaskRow>)>, Error> {
         jobs.push((row, tasks));
     }
     Ok(jobs)
+}
+
+/// The current attempts of live jobs and tasks that have not ended. No index holds them: each is found by its key.
+fn live_attempts(db: &Connection, jobs: &[(JobRow, Vec<TaskRow>)]) -> Result<Vec<LiveAttempt>, Error> {
+    let mut statement = db.prepare(
+        "SELECT machine_id, lease, dispatched_at, started_at FROM attempts
+         WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NULL",
+    )?;
+    let mut live = Vec::new();
+    for (row, tasks) in jobs {
+        let single = row.array.is_none().then(|| TaskId::single(row.id).attempt(row.standing.attempt));
+        let of_tasks = tasks.iter().map(|t| TaskId::of_array(row.id, t.index).attempt(t.standing.attempt));
+        for attempt in single.into_iter().chain(of_tasks).filter(|a| a.attempt > 0) {
+            let key = (attempt.task.job, attempt.task.index_key(), attempt.attempt);
+            live.extend(
+                statement
+                    .query_map(key, |r| {
+                        Ok(LiveAttempt {
+                            attempt,
+                            machine_id: r.get(0)?,
+                            lease: r.get(1)?,
+                            dispatched_at: r.get(2)?,
+                            started_at: r.get(3)?,
+                        })
+                    })?
+                    .collect::<rusqlite::Result<Vec<_>>>()?,
+            );
+        }
+    }
+    Ok(live)
 }
 
 fn all_tasks(db: &Connection, id: i64) -> Result<Vec<u32>, Error> {

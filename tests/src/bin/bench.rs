@@ -139,7 +139,7 @@ fn separate_submits(table: &mut Table) {
     server.ok(&["queue", "set", "default"]);
     server.ok(&["queue", "pause", "default"]);
     let xargs = |words: &[&str]| {
-        let mut command = server.command(words);
+        let command = server.command(words);
         let line: Vec<String> = std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy().into_owned()).collect();
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("seq 200 | xargs -P2 -n1 {} >/dev/null", line.join(" ")));
