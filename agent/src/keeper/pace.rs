@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Between two writes under load.
-const HOLD: Duration = Duration::from_millis(3);
+const HOLD: Duration = Duration::from_millis(5);
 /// So many writes within [`WINDOW`] are load.
-const WRITES: usize = 10;
+const WRITES: usize = 6;
 const WINDOW: Duration = Duration::from_millis(40);
 
 /// The times of the last writes.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 /// Attempts handed ahead of a free slot, at most.
 const AHEAD_MAX: usize = 64;
-/// How much work may wait on a machine ahead of a slot: about two round trips of a loaded coordinator.
-const AHEAD_MS: f64 = 20.0;
+/// How much work may wait on a machine ahead of a slot: several round trips of a loaded coordinator, whose machines hold
+/// their words back for 5 ms each way.
+const AHEAD_MS: f64 = 40.0;
 /// Above this mean run time nothing is handed ahead: a round trip is small against it, and another machine may be free
 /// sooner.
 const AHEAD_MEAN_MS: f64 = 200.0;
@@ -373,7 +374,7 @@ mod tests {
         let mut m = machine();
         assert_eq!(m.ahead_room(), 0);
         m.learn(1.0);
-        assert_eq!(m.ahead_room(), 40);
+        assert_eq!(m.ahead_room(), AHEAD_MAX);
         for _ in 0..200 {
             m.learn(5000.0);
         }
