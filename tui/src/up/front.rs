@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::console;
 use crate::host::Host;
 use reeve_protocol::Problem;
+use reeve_protocol::api::Stats;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -119,7 +120,7 @@ pub fn up(up: &Up) -> Result<(), Error> {
     };
     help(up, &dir);
     block_on(async {
-        let client = Client::connect(Host::Unix(socket)).await?;
+        let client = Client::connect(Host::Unix(socket.clone())).await?;
         let demo = if up.demo { Some(demo::submit(&client).await?) } else { None };
         if let Some(demo) = demo.filter(|_| up.exit_when_idle) {
             print(&demo.finish(&client).await?)?;
@@ -128,9 +129,34 @@ pub fn up(up: &Up) -> Result<(), Error> {
         } else if io::stdout().is_terminal() && io::stdin().is_terminal() {
             let up_dir = Some(dir.root().to_owned());
             console::run(client, console::Options { up_dir, ..console::Options::default() }).await?;
+            if !keep_running(&socket).await {
+                spawn::stop(&dir)?;
+                stop_jobs(&dir)?;
+                note("stopped, and its jobs with it");
+            }
         }
         Ok(())
     })
+}
+
+/// Whether what runs goes on after the console was left: asked only when something runs, and the default.
+async fn keep_running(socket: &Path) -> bool {
+    let Ok(client) = Client::connect(Host::Unix(socket.to_owned())).await else { return true };
+    let running = client.get::<Stats>("/v1/stats").await.map_or(0, |stats| stats.counts.running);
+    if running == 0 {
+        return true;
+    }
+    let jobs = if running == 1 { "1 job runs".to_owned() } else { format!("{running} jobs run") };
+    eprint!("{jobs}. Keep them running in the background? [Y/n] ");
+    let _ = io::stderr().flush();
+    let mut answer = String::new();
+    let _ = io::stdin().read_line(&mut answer);
+    !is_no(&answer)
+}
+
+/// Only a plain no stops jobs.
+fn is_no(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "n" | "no")
 }
 
 /// Runs `reeve down`.
