@@ -54,10 +54,10 @@ impl Recorder {
                         .answer(ticket, answer.map_err(|e| Problem::new(Code::Internal, e.to_string())));
                 }
                 Effect::Send(machine, session, frame) => {
-                    frames.entry((machine, session)).or_default().push(frame)
+                    frames.entry((machine, session)).or_default().push(frame);
                 }
                 Effect::Close(machine, session, code, reason) => {
-                    self.sessions.close(&machine, session, code, reason)
+                    self.sessions.close(&machine, session, code, reason);
                 }
             }
         }

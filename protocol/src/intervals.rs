@@ -125,7 +125,7 @@ mod tests {
                 prop_assert_eq!(mine.len(), model.len() as u64);
                 for probe in 0..62 {
                     prop_assert_eq!(mine.contains(probe), model.contains(&probe));
-                    prop_assert_eq!(mine.first_gap(probe), (probe..).find(|i| !model.contains(i)));
+                    prop_assert_eq!(mine.first_gap(probe), (probe..=100).find(|i| !model.contains(i)));
                 }
                 for pair in mine.ranges().windows(2) {
                     prop_assert!(pair[0].1 + 1 < pair[1].0, "adjacent intervals must be merged");

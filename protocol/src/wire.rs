@@ -482,5 +482,5 @@ impl Default for AttemptId {
 }
 
 #[cfg(test)]
-#[path = "wire_golden_tests.rs"]
+#[path = "wire_golden_test.rs"]
 mod golden;

@@ -20,14 +20,18 @@ use tokio::time::{Instant, timeout};
 const PIECE: usize = 256 * 1024;
 /// A machine that has given nothing for so long has given what is there.
 const QUIET: Duration = Duration::from_millis(200);
+/// The same after a lot has come: a busy machine, or a busy network, pauses in the middle of it.
+const QUIET_AFTER_MUCH: Duration = Duration::from_secs(1);
+const MUCH: usize = 1024 * 1024;
 /// Waits shorter than this are the network's; longer ones are the job's, which writes now what it is waited for.
 const PAUSE: Duration = Duration::from_millis(5);
 /// All pauses together after which what comes is new.
 const PAUSES: Duration = Duration::from_secs(1);
 /// All waits together, pauses or not.
-const WAITS: Duration = Duration::from_secs(5);
-/// No machine keeps more of an attempt, so whatever comes after as much is new.
-const MOST_KEPT: usize = 64 * 1024 * 1024;
+const WAITS: Duration = Duration::from_secs(10);
+/// No machine keeps more of an attempt (64 MiB of output, and what its tape says about them), so whatever comes after as
+/// much is new.
+const MOST_KEPT: usize = 128 * 1024 * 1024;
 /// Between two looks at an attempt whose machine gives nothing: its end is being recorded, or it is away.
 const LOOK: Duration = Duration::from_millis(500);
 /// Pieces from a machine that may wait here.
@@ -176,7 +180,7 @@ impl Follower {
         let mut backlog = Backlog::default();
         while !backlog.is_over() {
             let asked = Instant::now();
-            let Ok(piece) = timeout(QUIET, pieces.recv()).await else { break };
+            let Ok(piece) = timeout(backlog.quiet(), pieces.recv()).await else { break };
             let Some(piece) = piece else { return Ok(()) };
             backlog.add(asked.elapsed(), piece.len());
             self.pass(&piece, out).await?;
@@ -218,8 +222,14 @@ impl Backlog {
         self.bytes += bytes;
     }
 
+    fn quiet(&self) -> Duration {
+        if self.bytes < MUCH { QUIET } else { QUIET_AFTER_MUCH }
+    }
+
     fn is_over(&self) -> bool {
-        self.pauses >= PAUSES || self.waits >= WAITS || self.bytes >= MOST_KEPT
+        // What comes faster than a job usually writes is a backlog, whatever pauses it comes with.
+        let pauses = PAUSES + Duration::from_secs((self.bytes / MUCH) as u64);
+        self.pauses >= pauses || self.waits >= WAITS || self.bytes >= MOST_KEPT
     }
 }
 
@@ -261,7 +271,8 @@ mod tests {
         assert!(!after(1000, 1, 1024), "a long backlog over a quick network");
         assert!(!after(9, 100, 10), "a job that has written for less than a second");
         assert!(after(10, 100, 10), "a job that writes ten lines a second");
-        assert!(after(5000, 1, 10), "a job that writes a thousand lines a second");
-        assert!(after(64, 0, 1024 * 1024), "a job that never stops writing");
+        assert!(!after(40, 100, 1024 * 1024), "a long backlog over a slow network");
+        assert!(after(10_000, 1, 10), "a job that writes a thousand lines a second");
+        assert!(after(128, 0, 1024 * 1024), "a job that never stops writing");
     }
 }

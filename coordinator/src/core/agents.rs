@@ -27,13 +27,13 @@ impl Core {
             }
             m.heard = Some(now.mono);
             match word {
-                AgentSaid::Machine(info) => self.described(now, machine, info, step),
+                AgentSaid::Machine(info) => self.described(machine, info, step),
                 AgentSaid::Inventory(items) => m.inventory.extend(items),
                 AgentSaid::InventoryEnd(_) => self.inventory_end(now, machine, session, step),
                 AgentSaid::Started(started) => self.started(now, machine, &started, step),
                 AgentSaid::Progress(progress) => self.progress(now, machine, progress, step),
                 AgentSaid::Finished(finished, segment) => {
-                    self.finished(now, machine, session, *finished, segment, step)
+                    self.finished(now, machine, session, *finished, segment, step);
                 }
                 AgentSaid::Returned(attempt) => self.returned(now, machine, attempt, step),
                 AgentSaid::Usage(_) => {}
@@ -54,13 +54,12 @@ impl Core {
         }
     }
 
-    fn described(&mut self, now: Now, machine: &str, info: wire::Machine, step: &mut Step) {
+    fn described(&mut self, machine: &str, info: wire::Machine, step: &mut Step) {
         let Some(m) = self.cluster.get_mut(machine) else { return };
         if m.info != info {
             m.describe(info);
             step.facts.push(Fact::MachinePut(Box::new(m.row())));
         }
-        let _ = now;
     }
 
     /// The inventory is complete: each attempt gets its verdict, and only then is anything dispatched.
@@ -234,17 +233,16 @@ impl Core {
                 return;
             }
         }
-        if finished.started_ms > 0 {
-            if let Some(m) = self.cluster.get_mut(machine) {
-                m.learn((finished.ended_ms - finished.started_ms).max(0) as f64);
-            }
+        if finished.started_ms > 0
+            && let Some(m) = self.cluster.get_mut(machine)
+        {
+            m.learn((finished.ended_ms - finished.started_ms).max(0) as f64);
         }
-        if let Some(result) = finished.result.as_ref().and_then(|r| String::from_utf8(r.clone()).ok()) {
-            if result.len() <= reeve_protocol::spec_check::MAX_PAYLOAD
-                && serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok()
-            {
-                step.facts.push(Fact::ResultKept(attempt.task, result));
-            }
+        if let Some(result) = finished.result.as_ref().and_then(|r| String::from_utf8(r.clone()).ok())
+            && result.len() <= reeve_protocol::spec_check::MAX_PAYLOAD
+            && serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok()
+        {
+            step.facts.push(Fact::ResultKept(attempt.task, result));
         }
         let actor = self.agent_actor(machine);
         self.make_started(now, attempt, &finished, &actor);

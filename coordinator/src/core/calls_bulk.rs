@@ -37,20 +37,18 @@ impl Core {
         &mut self,
         now: Now,
         caller: &Caller,
-        plan: u64,
         action: &str,
         jobs: Vec<(Target, Stored)>,
         step: &mut Step,
     ) -> Reply {
-        let _ = plan;
         let results = jobs
             .into_iter()
             .map(|(target, stored)| {
                 match action {
                     "cancel" => self.cancel_job(now, caller, target, None, &stored, step),
-                    "restart" => self.restart_job(now, caller, target, &stored, step),
-                    "hold" => self.hold_job(now, caller, target, true, &stored, step),
-                    "release" => self.hold_job(now, caller, target, false, &stored, step),
+                    "restart" => self.restart_job(now, caller, target, &stored),
+                    "hold" => self.hold_job(now, caller, target, true, &stored),
+                    "release" => self.hold_job(now, caller, target, false, &stored),
                     other => Err(Problem::new(
                         Code::NotYet,
                         format!("the bulk action {other:?} comes with a later version"),

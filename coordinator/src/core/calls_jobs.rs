@@ -113,7 +113,6 @@ impl Core {
         caller: &Caller,
         target: Target,
         stored: &Stored,
-        step: &mut Step,
     ) -> Result<Changed, Problem> {
         let resident = self.jobs.get(target.job).is_some();
         if !resident {
@@ -139,7 +138,6 @@ impl Core {
             return Err(Problem::new(Code::WrongState, format!("job {} is {state}: {what}", target.job))
                 .hint("cancel it first, or clone it; restart of an array restarts its failed and cancelled tasks"));
         }
-        let _ = step;
         Ok(self.changed(target, n))
     }
 
@@ -169,10 +167,10 @@ impl Core {
             {
                 continue;
             }
-            if let Some(task) = Task::restore(&row.standing) {
-                if let Some((before, _)) = array.reopen(row.index, task) {
-                    moved.push((row.index, before.state()));
-                }
+            if let Some(task) = Task::restore(&row.standing)
+                && let Some((before, _)) = array.reopen(row.index, task)
+            {
+                moved.push((row.index, before.state()));
             }
         }
         let n = revived.len() + moved.len() as u64;
@@ -244,7 +242,6 @@ impl Core {
         target: Target,
         hold: bool,
         stored: &Stored,
-        step: &mut Step,
     ) -> Result<Changed, Problem> {
         self.check_live(target, stored)?;
         self.check_owner(caller, target.job)?;
@@ -269,7 +266,6 @@ impl Core {
             return Err(Problem::new(Code::WrongState, format!("job {} is {state}: {why}", target.job))
                 .hint("reeve show tells what it does"));
         }
-        let _ = step;
         Ok(self.changed(target, n))
     }
 

@@ -39,7 +39,7 @@ impl Core {
             return Err(Problem::new(Code::WrongState, format!("task {task} waits and nobody has it"))
                 .hint("receive it from its queue first"));
         };
-        self.check_holder(t, task, caller, &request)?;
+        self.check_holder(t, task, &request)?;
         let actor = format!("user:{}", caller.name);
         self.take_status(now, caller, task, &request, &actor, step)?;
         if request.progress.is_some() || request.message.is_some() {
@@ -52,13 +52,7 @@ impl Core {
         Ok(self.changed(target, 1))
     }
 
-    fn check_holder(
-        &self,
-        t: &Task,
-        task: TaskId,
-        caller: &Caller,
-        request: &StatusRequest,
-    ) -> Result<(), Problem> {
+    fn check_holder(&self, t: &Task, task: TaskId, request: &StatusRequest) -> Result<(), Problem> {
         let state = t.phase().state();
         if request.attempt.is_some_and(|n| n != t.attempt) {
             return Err(Problem::new(
@@ -82,10 +76,7 @@ impl Core {
                 Err(Problem::new(Code::NoLease, format!("job {task} is {state} under another lease"))
                     .hint("receive again"))
             }
-            Holder::Consumer(_) | Holder::Outside | Holder::None => {
-                let _ = caller;
-                Ok(())
-            }
+            Holder::Consumer(_) | Holder::Outside | Holder::None => Ok(()),
         }
     }
 
@@ -112,14 +103,14 @@ impl Core {
         match (phase.state(), state) {
             (State::Running, State::Running) => self.renew(now, attempt),
             (State::Queued, State::Running) => {
-                self.begin_outside(now, caller, task, step).ok_or_else(illegal)?
+                self.begin_outside(now, caller, task, step).ok_or_else(illegal)?;
             }
             (State::Queued, State::Completed | State::Failed) if external => {
                 self.begin_outside(now, caller, task, step).ok_or_else(illegal)?;
                 self.end_outside(now, task, request, actor, step);
             }
             (State::Running, State::Completed | State::Failed | State::Cancelled) => {
-                self.end_outside(now, task, request, actor, step)
+                self.end_outside(now, task, request, actor, step);
             }
             (State::Queued, State::Cancelled) => {
                 if let Some(t) = self.jobs.task_mut(task) {

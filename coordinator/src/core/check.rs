@@ -15,7 +15,7 @@ impl Core {
                 Body::Single(t) => {
                     entry.0 += u64::from(t.phase().state() == State::Queued);
                     entry.1 += u64::from(t.phase().state() == State::Running);
-                    self.check_task(job.id, t, &mut wrong);
+                    Self::check_task(job.id, t, &mut wrong);
                 }
                 Body::Array(a) => {
                     entry.0 += a.counts.queued;
@@ -25,7 +25,7 @@ impl Core {
                         wrong.push(format!("array {} counts {} of {total} tasks", job.id, a.counts.total()));
                     }
                     for t in a.live.values() {
-                        self.check_task(job.id, t, &mut wrong);
+                        Self::check_task(job.id, t, &mut wrong);
                     }
                 }
             }
@@ -61,7 +61,7 @@ impl Core {
         wrong
     }
 
-    fn check_task(&self, id: u64, t: &crate::job_manager::Task, wrong: &mut Vec<String>) {
+    fn check_task(id: u64, t: &crate::job_manager::Task, wrong: &mut Vec<String>) {
         let phase = t.phase();
         let out = phase.state() == State::Running || phase.is(Substate::Assigned);
         if out && t.holder == Holder::None {

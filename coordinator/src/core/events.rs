@@ -61,7 +61,7 @@ impl Events {
     }
 
     fn single(&mut self, c: Change<'_>) -> u64 {
-        let event = self.event(&c);
+        let event = Self::event(&c);
         if let Some(last) = self.list.last_mut() {
             let n = last.count.unwrap_or(1);
             let next = last.kind == "job"
@@ -98,18 +98,17 @@ impl Events {
             Some(usize::MAX)
         };
         let open = self.groups.get(&like).map(|(at, _)| *at).filter(|at| newest.is_none_or(|n| n <= *at));
-        let at = match open {
-            Some(at) => at,
-            None => {
-                let event = self.event(&c);
-                self.list.push(event);
-                let at = self.list.len() - 1;
-                // A group that is closed keeps its indices in its event.
-                if let Some((old, indices)) = self.groups.insert(like.clone(), (at, Intervals::new())) {
-                    name_indices(&mut self.list[old], &indices);
-                }
-                at
+        let at = if let Some(at) = open {
+            at
+        } else {
+            let event = Self::event(&c);
+            self.list.push(event);
+            let at = self.list.len() - 1;
+            // A group that is closed keeps its indices in its event.
+            if let Some((old, indices)) = self.groups.insert(like.clone(), (at, Intervals::new())) {
+                name_indices(&mut self.list[old], &indices);
             }
+            at
         };
         if let Some((_, indices)) = self.groups.get_mut(&like) {
             for (low, high) in set.ranges() {
@@ -154,7 +153,7 @@ impl Events {
         list
     }
 
-    fn event(&self, c: &Change<'_>) -> Event {
+    fn event(c: &Change<'_>) -> Event {
         Event {
             id: Some(c.task.job),
             attempt: (c.attempt > 0).then_some(c.attempt),
@@ -168,11 +167,11 @@ impl Events {
 }
 
 fn name_indices(event: &mut Event, indices: &Intervals) {
-    if let [(low, high)] = indices.ranges() {
-        if low == high {
-            event.index = Some(*low);
-            return;
-        }
+    if let [(low, high)] = indices.ranges()
+        && low == high
+    {
+        event.index = Some(*low);
+        return;
     }
     event.indices = Some(indices.to_string());
     event.count = Some(indices.len());

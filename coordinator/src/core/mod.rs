@@ -5,9 +5,11 @@
 mod agents;
 mod calls_bulk;
 mod calls_cluster;
+mod calls_delivery;
 mod calls_jobs;
 mod calls_queue;
 mod calls_status;
+mod calls_worker;
 pub mod check;
 mod due;
 mod events;
@@ -306,10 +308,10 @@ impl Core {
                 self.update_job_status(now, caller, target, *request, &stored, step).map(Reply::Changed)
             }
             Call::RestartJob { target, stored } => {
-                self.restart_job(now, caller, target, &stored, step).map(Reply::Changed)
+                self.restart_job(now, caller, target, &stored).map(Reply::Changed)
             }
             Call::HoldJob { target, hold, stored } => {
-                self.hold_job(now, caller, target, hold, &stored, step).map(Reply::Changed)
+                self.hold_job(now, caller, target, hold, &stored).map(Reply::Changed)
             }
             Call::Publish { queue, message } => self.publish(now, caller, &queue, *message, step),
             Call::ReceiveMessage { queue, max, wait_ms, lease_ms } => {
@@ -329,8 +331,8 @@ impl Core {
             Call::Why { target, stored } => self.why(now, target, &stored).map(Reply::Why),
             Call::DryRun { spec } => self.dry_run(*spec),
             Call::PutPlan { plan, ids, reason } => Ok(self.put_plan(now, caller, *plan, ids, reason, step)),
-            Call::BulkAction { plan, action, jobs } => {
-                Ok(self.bulk_action(now, caller, plan, &action, jobs, step))
+            Call::BulkAction { plan: _, action, jobs } => {
+                Ok(self.bulk_action(now, caller, &action, jobs, step))
             }
             Call::PlanDone { plan, result } => Ok(self.plan_done(now, caller, plan, result, step)),
             Call::PutToken { id, secret_hash, expires_at } => {
@@ -338,7 +340,7 @@ impl Core {
             }
             Call::Join { .. } => self.join(now, call, step),
             Call::OpenSession { machine, session, hello, address } => {
-                self.open_session(now, &machine, session, &hello, address, step)
+                self.open_session(now, &machine, session, &hello, address)
             }
         })
     }

@@ -229,7 +229,9 @@ impl Core {
         grace_ms: u64,
         step: &mut Step,
     ) {
-        if let Some(session) = self.cluster.get(machine).and_then(|m| m.ready_session()) {
+        if let Some(session) =
+            self.cluster.get(machine).and_then(super::super::cluster::machine::Machine::ready_session)
+        {
             let stop = wire::Stop { attempt, cause: cause.to_wire(), grace_ms };
             step.effects.push(Effect::Send(machine.to_owned(), session, ToAgent::Stop(stop)));
         }
@@ -271,9 +273,9 @@ impl Core {
             match decision {
                 Some(Decision::After(ms, account)) if mv != Move::Cancel => {
                     if account == Account::Own {
-                        t.tries += 1
+                        t.tries += 1;
                     } else {
-                        t.losses += 1
+                        t.losses += 1;
                     }
                     if ms > 0 {
                         t.run_at = Some(now.wall + ms as i64);

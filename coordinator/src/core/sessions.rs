@@ -68,7 +68,6 @@ impl Core {
         session: u64,
         hello: &wire::Hello,
         address: String,
-        step: &mut Step,
     ) -> Result<Reply, Problem> {
         let refuse =
             |code, reason: &str| Ok(Reply::Refused(wire::Refused { code, reason: reason.to_owned() }));
@@ -105,7 +104,6 @@ impl Core {
         m.down_since.get_or_insert(now.mono);
         self.hellos.insert(machine.to_owned(), (hello.life.clone(), hello.keeper.clone()));
         let name = self.cluster.get(machine).map(|m| m.name.to_string()).unwrap_or_default();
-        let _ = step;
         Ok(Reply::Welcome(Box::new(wire::Welcome {
             version: wire::VERSION,
             session,

@@ -51,7 +51,7 @@ impl Core {
     fn fall_due(&mut self, now: Now, what: What, step: &mut Step) {
         match what {
             What::Run(task) => self.run_due(now, task),
-            What::Expire(task) => self.expire(now, task.job, step),
+            What::Expire(task) => self.expire(now, task.job),
             What::Disconnect(machine) => {
                 let down = self.cluster.get(&machine).and_then(|m| m.down_since);
                 if down.is_some_and(|since| now.mono >= since + 10_000) {
@@ -102,7 +102,7 @@ impl Core {
     }
 
     /// A job has waited too long for its first start.
-    fn expire(&mut self, now: Now, id: u64, step: &mut Step) {
+    fn expire(&mut self, now: Now, id: u64) {
         let Some(job) = self.jobs.get(id) else { return };
         if job.expires_at.is_none_or(|at| at > now.wall) {
             return;
@@ -131,7 +131,6 @@ impl Core {
                 self.expire_untouched(now, id);
             }
         }
-        let _ = step;
     }
 
     /// Untouched tasks of an array expire as an interval: they count as cancelled, since they have no row to fail in.
@@ -220,11 +219,11 @@ impl Core {
 
     fn message_lease_over(&mut self, now: Now, queue: &Arc<str>, id: u64, step: &mut Step) {
         let place = self.queues.get(queue).and_then(|q| q.messages.get(id)).map(|m| m.place.clone());
-        if let Some(Where::Leased(_, until)) = place {
-            if until <= now.wall {
-                self.message_back(now, queue, id, 0, "its lease ended", step);
-                self.events.note(now.wall, "message", queue, "lease_ended", "coordinator");
-            }
+        if let Some(Where::Leased(_, until)) = place
+            && until <= now.wall
+        {
+            self.message_back(now, queue, id, 0, "its lease ended", step);
+            self.events.note(now.wall, "message", queue, "lease_ended", "coordinator");
         }
     }
 
@@ -261,8 +260,10 @@ impl Core {
         if let Holder::Machine(machine) = &t.holder {
             let ahead =
                 self.cluster.get(machine).is_some_and(|m| m.held().get(&attempt).is_some_and(|h| h.ahead));
-            if let (true, Some(session)) = (ahead, self.cluster.get(machine).and_then(|m| m.ready_session()))
-            {
+            if let (true, Some(session)) = (
+                ahead,
+                self.cluster.get(machine).and_then(super::super::cluster::machine::Machine::ready_session),
+            ) {
                 step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Revoke(attempt)));
             }
         }

@@ -197,7 +197,7 @@ impl Core {
         let mut reasons = Vec::new();
         match (standing.state, standing.substate) {
             (State::Running, Some(Substate::Unconfirmed)) => {
-                reasons.push(say("it runs on a machine that is not heard".to_owned()))
+                reasons.push(say("it runs on a machine that is not heard".to_owned()));
             }
             (State::Running, _) => reasons.push(say(format!(
                 "it is running on {}",
@@ -212,7 +212,7 @@ impl Core {
                 reasons.push(say(format!("it waits for its time{at}")));
             }
             (_, Some(Substate::Assigned)) => {
-                reasons.push(say("it has been handed to a machine and starts next there".to_owned()))
+                reasons.push(say("it has been handed to a machine and starts next there".to_owned()));
             }
             _ => {}
         }
@@ -234,10 +234,10 @@ impl Core {
                 reasons.push(say(format!("queue {} runs its limit of {} at once", job.queue, q.row.limit)));
             }
         }
-        if let Body::Array(array) = &job.body {
-            if array.limit.is_some_and(|l| array.out >= l) {
-                reasons.push(say(format!("the array runs its limit of {} at once", array.out)));
-            }
+        if let Body::Array(array) = &job.body
+            && array.limit.is_some_and(|l| array.out >= l)
+        {
+            reasons.push(say(format!("the array runs its limit of {} at once", array.out)));
         }
         if self.cluster.iter().all(|m| m.revoked) {
             reasons.push(say("no machine has joined yet: reeve machine token".to_owned()));

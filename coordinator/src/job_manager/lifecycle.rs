@@ -161,9 +161,9 @@ mod tests {
         text.push_str(" |\n|---|");
         text.push_str(&"---|".repeat(Move::ALL.len()));
         for phase in Phase::all() {
-            text.push_str(&format!("\n| {} |", show(phase)));
+            text += &["\n| ", &show(phase), " |"].concat();
             for mv in Move::ALL {
-                text.push_str(&format!(" {} |", phase.step(mv).map_or("-".to_owned(), show)));
+                text += &[" ", &phase.step(mv).map_or("-".to_owned(), show), " |"].concat();
             }
         }
         text.push('\n');

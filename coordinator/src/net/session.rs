@@ -136,7 +136,6 @@ async fn ask(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a session meet here once")]
 async fn run(
     context: &Arc<Context>,
     connection: &Connection,

@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn higher_priority_first_then_older() {
-        let mut q = Queue::new(crate::row::QueueRow {
+        let mut q = Queue::new(QueueRow {
             name: "q".into(),
             kind: QueueKind::Jobs,
             paused: false,

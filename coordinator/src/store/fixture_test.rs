@@ -71,7 +71,6 @@ impl Fixture {
     }
 
     /// One job as it is when it has just been submitted, in this state.
-    #[expect(clippy::too_many_arguments, reason = "one row, column by column")]
     pub(crate) fn job(&self, id: i64, owner: &str, queue: &str, state: i64, at: i64, spec: &str) {
         let parsed: reeve_protocol::JobSpec = serde_json::from_str(spec).unwrap();
         let sql = "INSERT INTO jobs (id, owner_uid, owner, name, title, queue, state, substate, created_at, spec) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";

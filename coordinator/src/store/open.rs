@@ -211,10 +211,11 @@ impl Mark {
             .map_err(io(&path))?;
         let mut bytes = vec![0; MARK_BYTES];
         let n = file.read_at(&mut bytes, 0).map_err(io(&path))?;
-        if let Some((kept, promised)) = parse_mark(&bytes[..n]) {
-            if kept == lineage && promised > seq {
-                return Err(Error::Regressed { found: seq, promised });
-            }
+        if let Some((kept, promised)) = parse_mark(&bytes[..n])
+            && kept == lineage
+            && promised > seq
+        {
+            return Err(Error::Regressed { found: seq, promised });
         }
         Ok(Self { file, path, lineage: lineage.to_owned(), dirty_since: None })
     }

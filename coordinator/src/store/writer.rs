@@ -46,7 +46,7 @@ impl Writer {
     pub fn commit(&mut self, step: &Step, mono: u64) -> Result<(), Error> {
         match self.try_commit(step) {
             Err(Error::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                self.retry_full(step)?
+                self.retry_full(step)?;
             }
             other => other?,
         }

@@ -2,6 +2,7 @@
 use super::*;
 use reeve_protocol::api::QueueSettings;
 
+#[expect(clippy::unnecessary_box_returns, reason = "the call takes a box")]
 fn message(text: &str) -> Box<NewMessage> {
     Box::new(NewMessage {
         kind: 1,

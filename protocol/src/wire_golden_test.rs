@@ -12,6 +12,7 @@ fn line<T: Serialize>(kind: u16, body: &T) -> String {
     hex(&out)
 }
 
+#[expect(clippy::too_many_lines, reason = "one value of every kind, written out")]
 fn every_kind() -> Vec<(u16, String)> {
     let text = |t: &str| t.to_owned();
     let attempt = TaskId::of_array(7, 1).attempt(2);

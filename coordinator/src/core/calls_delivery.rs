@@ -1,0 +1,379 @@
+//! The Orchestrator's calls that move things: `publish`, `receive_message`, and what settles a lease. A queue of jobs
+//! hands the next job to a consumer as a new attempt; a queue of messages hands out messages.
+use super::Core;
+use super::calls_cluster::ended;
+use super::due::What;
+use crate::effect::{Effect, Fact, Leased, Reply, Step};
+use crate::input::{NewMessage, Now, Settle, Ticket};
+use crate::job_manager::lifecycle::Move;
+use crate::job_manager::{Body, Holder};
+use crate::orchestrator::messages::{MAX_DELIVERIES, Message, Where};
+use crate::orchestrator::queue::Waiter;
+use crate::row::{Caller, MessageRow, QueueKind};
+use reeve_protocol::api::{LeaseRequest, Published};
+use reeve_protocol::{AttemptId, Cause, Code, JobId, Problem, TaskId};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+impl Core {
+    /// `publish` of a message: durable before the answer.
+    pub(super) fn publish(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        message: NewMessage,
+        step: &mut Step,
+    ) -> Result<Reply, Problem> {
+        let memory = message.key.as_ref().map(|k| (caller.uid, format!("{queue}\0{}", k.key)));
+        if let (Some(memory), Some(key)) = (&memory, &message.key)
+            && let Some((digest, id)) = self.recent.get(memory)
+        {
+            if *digest != key.digest {
+                return Err(Problem::new(Code::KeyReused, "the key was used for another message")
+                    .hint("use a new key for a new message"));
+            }
+            let published =
+                Published { id: id.to_string(), queue: queue.to_owned(), seq: self.seq(), created: false };
+            return Ok(Reply::Published(published, true));
+        }
+        let created = self.queue_for(now, caller, queue, QueueKind::Messages, step)?;
+        self.check_room(queue, 1)?;
+        let id = self.next_message;
+        self.next_message += 1;
+        let run_at = (message.delay_ms > 0).then(|| now.wall + message.delay_ms as i64);
+        let expires_at = message.ttl_ms.map(|ms| now.wall + ms as i64);
+        let row = MessageRow {
+            id,
+            queue: queue.into(),
+            owner_uid: caller.uid,
+            owner: caller.name.clone(),
+            kind: message.kind,
+            body: message.body,
+            headers: message.headers,
+            priority: message.priority,
+            published_at: now.wall,
+            run_at,
+            expires_at,
+            deliveries: 0,
+            lease: None,
+            dead: None,
+            key: message.key.map(|k| (k.key, k.digest)),
+        };
+        if let (Some(memory), Some((_, digest))) = (memory, &row.key) {
+            self.recent.insert(memory.clone(), (digest.clone(), id));
+            self.recent_order.push_back(memory);
+        }
+        let name = row.queue.clone();
+        let place = run_at.map_or(Where::Ready, Where::Delayed);
+        if let Some(at) = run_at {
+            self.due.at(now, at, What::MessageDelay(name.clone(), id));
+        }
+        if let Some(at) = expires_at {
+            self.due.at(now, at, What::MessageExpiry(name.clone(), id));
+        }
+        let meta =
+            Message { priority: row.priority, deliveries: 0, published_at: now.wall, expires_at, place };
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.messages.insert(id, meta);
+        }
+        let seq = self.events.note(now.wall, "message", queue, "published", &caller.actor());
+        step.facts.push(Fact::MessageAdded(Box::new(row)));
+        Ok(Reply::Published(Published { id: id.to_string(), queue: queue.to_owned(), seq, created }, false))
+    }
+
+    /// `receive_message`: now, or when something comes. `None`: the caller waits.
+    pub(super) fn receive_message(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        caller: &Caller,
+        queue: &str,
+        (max, wait_ms, lease_ms): (u32, u64, u64),
+        step: &mut Step,
+    ) -> Option<Result<Reply, Problem>> {
+        if let Err(problem) = self.known_queue(queue) {
+            return Some(Err(problem));
+        }
+        let waiter = Waiter { ticket, caller: caller.clone(), max, lease_ms };
+        let q = self.queues.get_mut(queue)?;
+        let name = q.row.name.clone();
+        q.waiters.push_back(waiter);
+        self.serve_queue(now, &name, step);
+        let q = self.queues.get_mut(queue)?;
+        if !q.waiters.iter().any(|w| w.ticket == ticket) {
+            return None;
+        }
+        if wait_ms == 0 {
+            q.waiters.retain(|w| w.ticket != ticket);
+            return Some(Ok(nothing(q.row.kind)));
+        }
+        self.due.after(now, wait_ms, What::Waiter(name, ticket));
+        None
+    }
+
+    /// A waiter's time is over.
+    pub(super) fn waiter_over(&mut self, queue: &str, ticket: Ticket, step: &mut Step) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let before = q.waiters.len();
+        q.waiters.retain(|w| w.ticket != ticket);
+        if q.waiters.len() < before {
+            let kind = q.row.kind;
+            Self::reply(step, ticket, Ok(nothing(kind)));
+        }
+    }
+
+    /// A waiter went away.
+    pub(super) fn gone(&mut self, ticket: Ticket) {
+        for q in self.queues.iter_mut() {
+            q.waiters.retain(|w| w.ticket != ticket);
+        }
+    }
+
+    /// Serves those who wait, wherever something can be handed out.
+    pub(super) fn serve_waiters(&mut self, now: Now, step: &mut Step) {
+        let names: Vec<Arc<str>> =
+            self.queues.iter().filter(|q| !q.waiters.is_empty()).map(|q| q.row.name.clone()).collect();
+        for name in names {
+            self.serve_queue(now, &name, step);
+        }
+    }
+
+    fn serve_queue(&mut self, now: Now, name: &Arc<str>, step: &mut Step) {
+        while let Some(q) = self.queues.get_mut(name) {
+            let (kind, paused) = (q.row.kind, q.row.paused);
+            let Some(waiter) = q.waiters.front().cloned() else { return };
+            let served = match kind {
+                _ if paused => false,
+                QueueKind::Messages => self.hand_messages(now, name, &waiter, step),
+                QueueKind::Jobs => self.hand_jobs(now, name, &waiter, step),
+                QueueKind::Unset => false,
+            };
+            if !served {
+                return;
+            }
+            if let Some(q) = self.queues.get_mut(name) {
+                q.waiters.pop_front();
+            }
+        }
+    }
+
+    fn hand_messages(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
+        let mut out = Vec::new();
+        let until = now.wall + waiter.lease_ms as i64;
+        while let (true, Some(id)) =
+            (out.len() < waiter.max as usize, self.queues.get(name).and_then(|q| q.messages.first()))
+        {
+            let lease = self.random.word();
+            let Some(q) = self.queues.get_mut(name) else { break };
+            let deliveries = q.messages.lease(id, lease.clone(), until);
+            step.facts.push(Fact::MessageMoved {
+                id,
+                deliveries,
+                lease: Some((lease.clone(), until)),
+                run_at: None,
+                dead: None,
+            });
+            self.due.at(now, until, What::MessageLease(name.clone(), id));
+            out.push(Leased { id, lease, until });
+        }
+        if out.is_empty() {
+            return false;
+        }
+        self.events.note(now.wall, "message", name, "received", &format!("consumer:{}", waiter.caller.name));
+        step.effects.push(Effect::ReplyMessages(waiter.ticket, out));
+        true
+    }
+
+    fn hand_jobs(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
+        let machine: Arc<str> = format!("consumer:{}", waiter.caller.name).into();
+        let until = now.wall + waiter.lease_ms as i64;
+        let mut out = Vec::new();
+        while out.len() < waiter.max as usize {
+            let Some(place) =
+                self.queues.get(name).filter(|q| q.may_hand_out()).and_then(|q| q.first(&HashSet::new()))
+            else {
+                break;
+            };
+            let Some(task) = self.next_task(place.job) else { break };
+            let lease = self.random.word();
+            let Some(attempt) = self.open_attempt(now, task, Holder::Consumer(lease.clone()), &machine, step)
+            else {
+                break;
+            };
+            self.begin(now, attempt, &machine, step);
+            self.due.at(now, until, What::JobLease(attempt, lease.clone()));
+            self.lease_until.insert(attempt, until);
+            out.push((task, attempt.attempt, lease, until));
+        }
+        if out.is_empty() {
+            return false;
+        }
+        Self::reply(step, waiter.ticket, Ok(Reply::ReceivedJobs(out)));
+        true
+    }
+
+    /// An attempt that no machine runs begins with its dispatch.
+    pub(super) fn begin(&mut self, now: Now, attempt: AttemptId, actor: &str, step: &mut Step) {
+        step.facts.push(Fact::AttemptStarted(attempt, 0, now.wall));
+        if let Some(t) = self.jobs.task_mut(attempt.task) {
+            t.started_at = Some(now.wall);
+        }
+        self.go(now, attempt.task, Move::Start, actor);
+    }
+
+    /// The task that a job's place in its queue stands for.
+    pub(super) fn next_task(&self, id: JobId) -> Option<TaskId> {
+        match &self.jobs.get(id)?.body {
+            Body::Single(_) => Some(TaskId::single(id)),
+            Body::Array(array) => array.peek().map(|index| TaskId::of_array(id, index)),
+        }
+    }
+
+    /// `ack`, `nack`, `extend`: of a message's lease, or of a job's.
+    pub(super) fn settle(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        how: Settle,
+        request: LeaseRequest,
+        step: &mut Step,
+    ) -> Result<Reply, Problem> {
+        self.known_queue(queue)?;
+        if let Some(id) = self.queues.get(queue).and_then(|q| q.messages.holder(&request.lease)) {
+            return Ok(self.settle_message(now, caller, queue, id, how, &request, step));
+        }
+        let job = self.lease_until.keys().copied().find(|a| {
+            self.jobs.task(a.task).is_some_and(|t| {
+                t.attempt == a.attempt && t.holder == Holder::Consumer(request.lease.clone())
+            })
+        });
+        match job {
+            Some(attempt) => Ok(self.settle_job(now, caller, attempt, how, request, step)),
+            None => Err(Problem::new(Code::NoLease, "the lease is not held: it ended, or was settled")
+                .hint("receive again; extend a lease before it ends")),
+        }
+    }
+
+    fn settle_message(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        id: u64,
+        how: Settle,
+        request: &LeaseRequest,
+        step: &mut Step,
+    ) -> Reply {
+        let actor = format!("consumer:{}", caller.name);
+        let Some(q) = self.queues.get_mut(queue) else { return Reply::Settled(id.to_string()) };
+        let name = q.row.name.clone();
+        match how {
+            Settle::Ack => {
+                q.messages.remove(id);
+                step.facts.push(Fact::MessageGone(id));
+                self.events.note(now.wall, "message", queue, "acked", &actor);
+            }
+            Settle::Nack => {
+                let delay = request.delay_s.map_or(0, |s| (s * 1000.0) as i64);
+                let why = request.error.clone().unwrap_or_else(|| "nack".to_owned());
+                self.message_back(now, &name, id, delay, &why, step);
+                self.events.note(now.wall, "message", queue, "nacked", &actor);
+            }
+            Settle::Extend => {
+                let until = now.wall + request.lease_s.map_or(60_000, |s| (s * 1000.0) as i64);
+                let deliveries = q.messages.get(id).map_or(0, |m| m.deliveries);
+                q.messages.put(id, Where::Leased(request.lease.clone(), until));
+                step.facts.push(Fact::MessageMoved {
+                    id,
+                    deliveries,
+                    lease: Some((request.lease.clone(), until)),
+                    run_at: None,
+                    dead: None,
+                });
+                self.due.at(now, until, What::MessageLease(name, id));
+            }
+        }
+        Reply::Settled(id.to_string())
+    }
+
+    /// A message comes back: ready, delayed, or dead after too many deliveries.
+    pub(super) fn message_back(
+        &mut self,
+        now: Now,
+        queue: &Arc<str>,
+        id: u64,
+        delay_ms: i64,
+        why: &str,
+        step: &mut Step,
+    ) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let Some(deliveries) = q.messages.get(id).map(|m| m.deliveries) else { return };
+        let (place, run_at, dead) = if deliveries >= MAX_DELIVERIES {
+            (Where::Dead, None, Some(why.to_owned()))
+        } else if delay_ms > 0 {
+            self.due.after(now, delay_ms as u64, What::MessageDelay(queue.clone(), id));
+            (Where::Delayed(now.wall + delay_ms), Some(now.wall + delay_ms), None)
+        } else {
+            (Where::Ready, None, None)
+        };
+        if dead.is_some() {
+            self.events.note(now.wall, "message", queue, "dead", "coordinator");
+        }
+        q.messages.put(id, place);
+        step.facts.push(Fact::MessageMoved { id, deliveries, lease: None, run_at, dead });
+    }
+
+    fn settle_job(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        attempt: AttemptId,
+        how: Settle,
+        request: LeaseRequest,
+        step: &mut Step,
+    ) -> Reply {
+        let actor = format!("consumer:{}", caller.name);
+        match how {
+            Settle::Ack => {
+                if let Some(result) = &request.result {
+                    step.facts.push(Fact::ResultKept(attempt.task, result.to_string()));
+                }
+                self.end_attempt(now, ended(attempt, Cause::Ok, now), &actor, step);
+                self.lease_until.remove(&attempt);
+            }
+            Settle::Nack => {
+                let detail = request.error.unwrap_or_else(|| "given back".to_owned());
+                step.facts.push(Fact::AttemptEnded(Box::new(ended(
+                    attempt,
+                    Cause::Reported { detail },
+                    now,
+                ))));
+                let delay = request.delay_s.map_or(0, |s| (s * 1000.0) as i64);
+                if delay > 0 {
+                    if let Some(t) = self.jobs.task_mut(attempt.task) {
+                        t.run_at = Some(now.wall + delay);
+                    }
+                    self.due.after(now, delay as u64, What::Run(attempt.task));
+                }
+                self.leave(now, attempt, if delay > 0 { Move::Delay } else { Move::Ready }, &actor);
+                self.lease_until.remove(&attempt);
+            }
+            Settle::Extend => {
+                let until = now.wall + request.lease_s.map_or(60_000, |s| (s * 1000.0) as i64);
+                self.lease_until.insert(attempt, until);
+                self.due.at(now, until, What::JobLease(attempt, request.lease));
+            }
+        }
+        Reply::Settled(attempt.task.to_string())
+    }
+}
+
+fn nothing(kind: QueueKind) -> Reply {
+    if kind == QueueKind::Jobs {
+        Reply::ReceivedJobs(Vec::new())
+    } else {
+        Reply::ReceivedMessages(Vec::new())
+    }
+}
