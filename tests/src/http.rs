@@ -37,7 +37,10 @@ impl Answer {
 pub fn request(socket: &Path, method: &str, path: &str, body: Option<&str>) -> Answer {
     let body = body.unwrap_or("");
     let kind = if body.is_empty() { String::new() } else { "content-type: application/json\r\n".to_owned() };
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n{kind}content-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n{kind}content-length: {}\r\n\r\n",
+        body.len()
+    );
     raw(socket, &[head.as_bytes(), body.as_bytes()].concat())
 }
 

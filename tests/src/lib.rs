@@ -7,8 +7,10 @@
 pub mod http;
 pub mod machine;
 pub mod server;
+pub mod terminal;
 
-use std::path::PathBuf;
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The longest any fact is waited for: generous, since the tests share two cores with each other.
@@ -22,18 +24,27 @@ pub fn binary(name: &str) -> PathBuf {
         dir.pop();
     }
     let path = dir.join(name);
-    assert!(path.exists(), "{} is not built; run: cargo build --bins (or tests/run, which does)", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built; run: cargo build --bins (or tests/run, which does)",
+        path.display()
+    );
     path
 }
 
 /// Asks again until the answer is `Some`.
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_or(|| what.to_owned(), ask)
+}
+
+/// The same with words that are made only when it does not come.
+pub fn eventually_or<T>(what: impl Fn() -> String, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < end, "waited {PATIENCE:?} for: {what}");
+        assert!(Instant::now() < end, "waited {PATIENCE:?} for: {}", what());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -48,7 +59,22 @@ pub fn skip(test: &str, why: &str) {
     }
 }
 
+/// Kills every process that has one of these directories in its command line: keepers and guardians outlive by design
+/// whoever started them, and a test leaves nothing behind.
+pub fn sweep(dirs: &[&Path]) {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return };
+    for pid in processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok()) {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let is_ours = dirs.iter().any(|dir| line.contains(&*dir.to_string_lossy()));
+        if let Some(process) = Pid::from_raw(pid).filter(|_| is_ours && pid != std::process::id() as i32) {
+            let _ = kill_process(process, Signal::KILL);
+        }
+    }
+}
+
 /// Whether a process exists and is no zombie.
 pub fn alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|s| s.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }

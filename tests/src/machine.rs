@@ -27,6 +27,12 @@ impl Daemon {
         let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal);
     }
 
+    /// Sends a signal and waits for its end.
+    pub fn finish(mut self, signal: rustix::process::Signal) -> Option<i32> {
+        self.signal(signal);
+        eventually("a daemon to end", || self.child.try_wait().ok().flatten()).code()
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -36,6 +42,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         self.signal(rustix::process::Signal::TERM);
         let gone = (0..250).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -93,7 +102,10 @@ impl Coordinator {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(binary("reeve-coordinator"));
         let (verb, rest) = words.split_first().unwrap();
-        command.arg(verb).arg("--dir").arg(self.data());
+        command.arg(verb);
+        if *verb != "store" {
+            command.arg("--dir").arg(self.data());
+        }
         if *verb == "run" || *verb == "token" {
             command.arg("--socket").arg(self.socket());
         }
@@ -106,6 +118,21 @@ impl Coordinator {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// Stops it as an operator would, and gives its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.daemon.take().and_then(|daemon| daemon.finish(rustix::process::Signal::TERM))
+    }
+
+    /// A machine as the API shows it.
+    pub fn machine(&self, name: &str) -> serde_json::Value {
+        crate::http::get(&self.socket(), &format!("/v1/machines/{name}")).json()
+    }
+
+    /// A job as the API shows it.
+    pub fn job(&self, id: &str) -> serde_json::Value {
+        crate::http::get(&self.socket(), &format!("/v1/jobs/{id}")).json()
+    }
+
     /// A fresh join token.
     pub fn token(&self) -> String {
         let output = self.command(&["token"]).output().unwrap();
@@ -115,8 +142,89 @@ impl Coordinator {
 
     /// `reeve` against it.
     pub fn reeve(&self, words: &[&str]) -> std::process::Output {
-        Command::new(binary("reeve")).args(words).env("REEVE_HOST", self.socket()).env("NO_COLOR", "1").stdin(Stdio::null()).output().unwrap()
+        Command::new(binary("reeve"))
+            .args(words)
+            .env("REEVE_HOST", self.socket())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the coordinator said:\n{}", self.log());
+        }
+        self.daemon = None;
+        crate::sweep(&[self.dir.path()]);
+    }
+}
+
+/// A machine by hand, below the coordinator's own directory.
+pub struct Agent {
+    /// Its files.
+    pub dir: PathBuf,
+    /// The process.
+    pub daemon: Option<Daemon>,
+    prefix: Vec<String>,
+}
+
+impl Agent {
+    /// Joins with a token and runs.
+    pub fn start(base: &Path, name: &str, token: &str, prefix: &[&str]) -> Self {
+        let dir = base.join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let prefix = prefix.iter().map(|&word| word.to_owned()).collect();
+        let mut agent = Self { dir, daemon: None, prefix };
+        let joined = agent.join(name, token);
+        assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+        agent.run();
+        agent
+    }
+
+    /// `reeve-agent join`.
+    pub fn join(&self, name: &str, token: &str) -> std::process::Output {
+        join(&self.dir, &self.prefix, name, token)
+    }
+
+    /// `reeve-agent run`.
+    pub fn run(&mut self) {
+        let config = self.dir.join("agent.toml");
+        // The tests may run as root, and a keeper that is root starts nothing as root unless told so.
+        std::fs::write(&config, "allow_root = true\n").unwrap();
+        let command = agent(&self.dir.join("state"), &["run", "--config", config.to_str().unwrap()]);
+        self.daemon = Some(Daemon::spawn(prefixed(&self.prefix, command), &self.dir.join("log")));
+    }
+
+    /// What it said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the agent said:\n{}", self.log());
+        }
+    }
+}
+
+/// `reeve-agent join` into a directory.
+pub fn join(dir: &Path, prefix: &[String], name: &str, token: &str) -> std::process::Output {
+    let file = dir.join("token");
+    std::fs::write(&file, token).unwrap();
+    let words = ["join", "--name", name, "--token-file", file.to_str().unwrap()];
+    prefixed(prefix, agent(&dir.join("state"), &words)).stdin(Stdio::null()).output().unwrap()
+}
+
+fn prefixed(prefix: &[String], command: Command) -> Command {
+    let Some((first, rest)) = prefix.split_first() else { return command };
+    let mut outer = Command::new(first);
+    outer.args(rest).arg(command.get_program()).args(command.get_args());
+    outer
 }
 
 /// `reeve-agent` with its own directory.

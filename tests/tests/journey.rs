@@ -17,9 +17,16 @@ fn submit_wait_gives_the_jobs_own_exit_code_and_its_output_is_kept() {
     assert_eq!(job["cause"], serde_json::json!({"kind": "exit", "code": 3}));
     assert_eq!(job["attempts"][0]["exit_code"], 3);
     for (script, code) in [("kill -9 $$", 137), ("exit 0", 0)] {
-        assert_eq!(server.run(&["submit", "--wait", "--", "sh", "-c", script]).status.code(), Some(code), "{script}");
+        assert_eq!(
+            server.run(&["submit", "--wait", "--", "sh", "-c", script]).status.code(),
+            Some(code),
+            "{script}"
+        );
     }
-    assert_eq!(server.run(&["submit", "--wait", "--timeout", "0.3s", "--", "sleep", "60"]).status.code(), Some(124));
+    assert_eq!(
+        server.run(&["submit", "--wait", "--timeout", "0.3s", "--", "sleep", "60"]).status.code(),
+        Some(124)
+    );
     assert_eq!(server.run(&["submit", "--wait", "--", "no-such-program"]).status.code(), Some(127));
     assert_eq!(server.run(&["submit", "--wait", "--", "/etc/passwd"]).status.code(), Some(126));
 }
@@ -29,7 +36,22 @@ fn a_job_gets_the_environment_directory_and_input_that_were_promised() {
     let server = Server::start();
     let script = "pwd; cat; echo $K $REEVE_JOB_ID $REEVE_ATTEMPT $REEVE_QUEUE $REEVE_LABEL_TEAM [$CUDA_VISIBLE_DEVICES] $REEVE $UNSET; test -f $REEVE_PAYLOAD && cat $REEVE_PAYLOAD; umask";
     let mut child = server
-        .command(&["submit", "--wait", "--env", "K=V", "--label", "team=vision", "--stdin", "-", "--payload", r#"{"a":1}"#, "--", "sh", "-c", script])
+        .command(&[
+            "submit",
+            "--wait",
+            "--env",
+            "K=V",
+            "--label",
+            "team=vision",
+            "--stdin",
+            "-",
+            "--payload",
+            r#"{"a":1}"#,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])
         .env("UNSET", "leaks")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -53,7 +75,8 @@ fn results_and_progress_come_back() {
     let server = Server::start();
     let script = r#"echo '{"progress":0.5,"message":"half"}' >> $REEVE_STATUS; sleep 2.5; echo '{"acc":0.9}' > $REEVE_RESULT"#;
     let id = server.ok(&["submit", "--", "sh", "-c", script]);
-    let job = reeve_tests::eventually("progress", || Some(server.job(&id)).filter(|j| !j["progress"].is_null()));
+    let job =
+        reeve_tests::eventually("progress", || Some(server.job(&id)).filter(|j| !j["progress"].is_null()));
     assert_eq!((job["progress"].as_f64(), job["message"].as_str()), (Some(0.5), Some("half")));
     assert_eq!(server.until(&id, "COMPLETED")["result"], serde_json::json!({"acc": 0.9}));
 }
@@ -61,7 +84,8 @@ fn results_and_progress_come_back() {
 #[test]
 fn an_array_is_one_job_with_exact_counts() {
     let server = Server::start();
-    let output = server.run(&["submit", "--wait", "--array", "1-200", "--", "sh", "-c", "test $REEVE_INDEX -ne 7"]);
+    let output =
+        server.run(&["submit", "--wait", "--array", "1-200", "--", "sh", "-c", "test $REEVE_INDEX -ne 7"]);
     assert_eq!(output.status.code(), Some(1), "several jobs: 1 unless all completed");
     let job = server.job("1");
     assert_eq!(job["array"]["counts"]["COMPLETED"], 199);
@@ -72,7 +96,9 @@ fn an_array_is_one_job_with_exact_counts() {
     let listed = server.ok(&["ls"]);
     assert_eq!(listed.lines().count(), 2, "an array is one line: {listed}");
     server.ok(&["restart", "1"]);
-    reeve_tests::eventually("attempt 2 of the failed task", || Some(server.job("1.7")).filter(|j| j["attempt"] == 2 && j["state"] == "FAILED"));
+    reeve_tests::eventually("attempt 2 of the failed task", || {
+        Some(server.job("1.7")).filter(|j| j["attempt"] == 2 && j["state"] == "FAILED")
+    });
     assert_eq!(server.job("1.8")["attempt"], 1, "what completed is left alone");
 }
 
@@ -80,9 +106,18 @@ fn an_array_is_one_job_with_exact_counts() {
 fn cancel_ends_the_whole_tree_even_what_hides_from_it() {
     let server = Server::start();
     let pids = server.scratch().join("pids");
-    let script = format!("for i in 1 2; do setsid env -i sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 0.2; done' & done; echo $$ >> {0}; wait; sleep 600", pids.display());
+    let script = format!(
+        "for i in 1 2; do setsid env -i sh -c 'trap \"\" TERM; echo $$ >> {0}; while :; do sleep 0.2; done' & done; echo $$ >> {0}; wait; sleep 600",
+        pids.display()
+    );
     let id = server.ok(&["submit", "--", "sh", "-c", &script]);
-    let read = || std::fs::read_to_string(&pids).unwrap_or_default().lines().filter_map(|l| l.parse::<u32>().ok()).collect::<Vec<_>>();
+    let read = || {
+        std::fs::read_to_string(&pids)
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|l| l.parse::<u32>().ok())
+            .collect::<Vec<_>>()
+    };
     let list = reeve_tests::eventually("three processes", || Some(read()).filter(|l| l.len() == 3));
     server.post(&format!("/v1/jobs/{id}/cancel"), r#"{"grace_s":0.5}"#);
     let job = server.until(&id, "CANCELLED");
@@ -129,7 +164,15 @@ fn a_batch_of_lines_is_answered_line_by_line_and_a_bad_line_loses_nothing() {
 #[test]
 fn following_a_log_shows_it_while_it_is_written_and_ends_with_the_job() {
     let server = Server::start();
-    let output = server.run(&["submit", "--follow", "--wait", "--", "sh", "-c", "for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 4"]);
+    let output = server.run(&[
+        "submit",
+        "--follow",
+        "--wait",
+        "--",
+        "sh",
+        "-c",
+        "for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 4",
+    ]);
     assert_eq!(output.status.code(), Some(4));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "line 1\nline 2\nline 3\n");
 }
@@ -141,7 +184,14 @@ fn a_large_output_comes_back_whole_and_a_flood_keeps_head_and_tail() {
     let log = server.ok(&["logs", &id]);
     assert_eq!(log.lines().count(), 200_000);
     assert!(log.starts_with("1\n2\n") && log.ends_with("199999\n200000"));
-    let flood = server.ok(&["submit", "--wait", "--", "sh", "-c", "echo first; yes flood | head -c 300000000; echo last"]);
+    let flood = server.ok(&[
+        "submit",
+        "--wait",
+        "--",
+        "sh",
+        "-c",
+        "echo first; yes flood | head -c 300000000; echo last",
+    ]);
     let output = server.run(&["logs", &flood]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.starts_with("first\n") && text.ends_with("last\n"));

@@ -277,7 +277,9 @@ fn is_for_us(dir: &Path, uid: u32) -> bool {
     // Not followed: in a directory that all may write, a link would lead where its maker likes.
     match std::fs::symlink_metadata(dir) {
         Ok(meta) => meta.is_dir() && meta.uid() == uid && meta.mode() & 0o022 == 0,
-        Err(_) => dir.parent().is_some_and(|parent| access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok()),
+        Err(_) => {
+            dir.parent().is_some_and(|parent| access(parent, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+        }
     }
 }
 
