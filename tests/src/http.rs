@@ -57,7 +57,7 @@ pub fn post(socket: &Path, path: &str, body: &str) -> Answer {
 /// Sends bytes as they are and reads until the other side closes.
 pub fn raw(socket: &Path, bytes: &[u8]) -> Answer {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     // A server that refuses early may close before everything is written.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();

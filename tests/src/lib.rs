@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The longest any fact is waited for: generous, since the tests share two cores with each other.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One of the workspace's binaries, of the same profile as the running test.
 pub fn binary(name: &str) -> PathBuf {

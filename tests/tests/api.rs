@@ -1,5 +1,6 @@
 //! The API as a script sees it: the seed's sequence, and nonsense of every kind. After each nonsense the coordinator
 //! answers as before.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 use reeve_tests::http::{post, raw, request};
 use reeve_tests::server::Server;
 

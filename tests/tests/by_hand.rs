@@ -1,5 +1,6 @@
 //! A cluster put together by hand, as an operator does it: `init`, `run`, tokens, `join`. Everything that can be wrong
 //! with a token, a store or a second coordinator.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 use reeve_protocol::token::Token;
 use reeve_tests::machine::{Agent, Coordinator, join};
 use reeve_tests::{alive, binary, eventually};

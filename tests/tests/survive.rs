@@ -1,7 +1,9 @@
 //! What may die and what must live on: the server killed, stopped, started again; the agent's keeper killed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 use reeve_tests::server::Server;
 use reeve_tests::{alive, eventually};
 use rustix::process::Signal;
+use std::io::{Read, Write};
 
 fn pid_of(server: &Server, id: &str) -> u32 {
     eventually("its process", || server.job(id)["attempts"][0]["pid"].as_u64().filter(|p| *p > 0)) as u32
@@ -86,7 +88,6 @@ fn no_acknowledged_submit_is_lost_when_the_server_is_killed_under_load() {
             let mut ids = Vec::new();
             for _ in 0..5_000 {
                 let Ok(mut stream) = std::os::unix::net::UnixStream::connect(&socket) else { break };
-                use std::io::{Read, Write};
                 let body = r#"{"command":["true"]}"#;
                 let head = format!(
                     "POST /v1/jobs HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",

@@ -1,6 +1,12 @@
 //! The benchmark: every figure beside its raw limit, measured in the same run and interleaved with it, so that ratios
 //! hold on noisy machines. Run it with `tests/bench`; nothing here fails a test.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::missing_panics_doc, reason = "a benchmark, not the product")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::missing_panics_doc,
+    reason = "a benchmark, not the product"
+)]
 
 use reeve_tests::server::Server;
 use std::fmt::Write as _;
@@ -49,7 +55,8 @@ impl Table {
     }
 
     fn text(&self) -> String {
-        let head = ["figure".to_owned(), "reeve".to_owned(), "raw limit, same run".to_owned(), "bar".to_owned()];
+        let head =
+            ["figure".to_owned(), "reeve".to_owned(), "raw limit, same run".to_owned(), "bar".to_owned()];
         let width = |at: usize| self.rows.iter().chain([&head]).map(|r| r[at].len()).max().unwrap_or(0);
         let widths = [width(0), width(1), width(2), width(3)];
         let mut out = String::new();
@@ -82,7 +89,16 @@ fn spawn_loop(n: usize) {
         let mut pid = 0;
         let mut status = 0;
         // SAFETY: every pointer is to a live, NUL-terminated value or a NULL-terminated array.
-        let rc = unsafe { libc::posix_spawn(&raw mut pid, path.as_ptr(), std::ptr::null(), std::ptr::null(), argv.as_ptr(), envp.as_ptr()) };
+        let rc = unsafe {
+            libc::posix_spawn(
+                &raw mut pid,
+                path.as_ptr(),
+                std::ptr::null(),
+                std::ptr::null(),
+                argv.as_ptr(),
+                envp.as_ptr(),
+            )
+        };
         assert_eq!(rc, 0);
         // SAFETY: `pid` is our own child.
         unsafe { libc::waitpid(pid, &raw mut status, 0) };
@@ -109,13 +125,22 @@ fn array(table: &mut Table) {
     server.ok(&["submit", "--wait", "--array", "1-500", "--", "true"]);
     for _ in 0..ROUNDS {
         raw.push(spawn_rate(N / 2));
-        ours.push(N as f64 / seconds(|| {
-            server.ok(&["submit", "--wait", "--array", &words, "--", "true"]);
-        }));
+        ours.push(
+            N as f64
+                / seconds(|| {
+                    server.ok(&["submit", "--wait", "--array", &words, "--", "true"]);
+                }),
+        );
     }
     let ratio = median(ours.iter().zip(&raw).map(|(a, b)| a / b).collect());
     let (ours, raw) = (median(ours), median(raw));
-    table.row("array of 10,000 true", format!("{ours:.0} jobs/s = {ratio:.2}"), format!("{raw:.0} spawn+wait/s"), ">= 0.6", ratio >= 0.6);
+    table.row(
+        "array of 10,000 true",
+        format!("{ours:.0} jobs/s = {ratio:.2}"),
+        format!("{raw:.0} spawn+wait/s"),
+        ">= 0.6",
+        ratio >= 0.6,
+    );
 }
 
 /// `reeve submit --wait -- true` as a whole process, beside `reeve --version` and a bare spawn.
@@ -128,9 +153,21 @@ fn submit_wait(table: &mut Table) {
         spawn.push(1e3 * seconds(|| spawn_loop(1)));
     }
     let (ours, version, spawn) = (median(ours), median(version), median(spawn));
-    table.row("submit --wait -- true, median", format!("{ours:.1} ms"), format!("{version:.1} + {spawn:.1} ms"), "<= 10 ms", ours <= 10.0);
+    table.row(
+        "submit --wait -- true, median",
+        format!("{ours:.1} ms"),
+        format!("{version:.1} + {spawn:.1} ms"),
+        "<= 10 ms",
+        ours <= 10.0,
+    );
     let above = ours - version - spawn;
-    table.row("the same above --version + spawn", format!("{above:.1} ms"), "-".into(), "<= 4 ms", above <= 4.0);
+    table.row(
+        "the same above --version + spawn",
+        format!("{above:.1} ms"),
+        "-".into(),
+        "<= 4 ms",
+        above <= 4.0,
+    );
 }
 
 /// 200 `reeve submit -- true`, one process each, two at a time.
@@ -140,7 +177,10 @@ fn separate_submits(table: &mut Table) {
     server.ok(&["queue", "pause", "default"]);
     let xargs = |words: &[&str]| {
         let command = server.command(words);
-        let line: Vec<String> = std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy().into_owned()).collect();
+        let line: Vec<String> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|w| w.to_string_lossy().into_owned())
+            .collect();
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("seq 200 | xargs -P2 -n1 {} >/dev/null", line.join(" ")));
         for (key, value) in command.get_envs() {
@@ -156,7 +196,13 @@ fn separate_submits(table: &mut Table) {
         ours.push(xargs(&["submit", "--", "true"]));
     }
     let (ours, raw) = (median(ours), median(raw));
-    table.row("200 submits, xargs -P2", format!("{ours:.0} /s"), format!("{raw:.0} --version/s"), ">= 400 /s", ours >= 400.0);
+    table.row(
+        "200 submits, xargs -P2",
+        format!("{ours:.0} /s"),
+        format!("{raw:.0} --version/s"),
+        ">= 400 /s",
+        ours >= 400.0,
+    );
 }
 
 /// An NDJSON stream of 200,000 lines, each answered after its own commit; beside SQLite's bare insert of such rows.
@@ -178,7 +224,13 @@ fn ndjson(table: &mut Table) {
         server.ok(&["queue", "clean", "default"]);
     }
     let (ours, raw) = (median(ours), median(raw));
-    table.row("NDJSON, each line durable", format!("{ours:.0} lines/s"), format!("{raw:.0} bare inserts/s"), ">= 50,000 /s", ours >= 50_000.0);
+    table.row(
+        "NDJSON, each line durable",
+        format!("{ours:.0} lines/s"),
+        format!("{raw:.0} bare inserts/s"),
+        ">= 50,000 /s",
+        ours >= 50_000.0,
+    );
 }
 
 /// The same rows into the same schema, a thousand per synced transaction, nothing else.
@@ -213,7 +265,14 @@ fn million(table: &mut Table) {
     let before = pss(server.pid());
     let mut took = Vec::new();
     for _ in 0..9 {
-        took.push(1e3 * seconds(|| assert_eq!(server.post("/v1/jobs", r#"{"command":["true"],"array":{"from":1,"to":1000000}}"#).status, 201)));
+        took.push(
+            1e3 * seconds(|| {
+                assert_eq!(
+                    server.post("/v1/jobs", r#"{"command":["true"],"array":{"from":1,"to":1000000}}"#).status,
+                    201
+                );
+            }),
+        );
     }
     let grown = (pss(server.pid()) - before).max(0.0) / 9.0;
     let took = median(took);
@@ -224,14 +283,20 @@ fn million(table: &mut Table) {
 /// Proportional set size, MB.
 fn pss(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kib: f64 = text.lines().find_map(|l| l.strip_prefix("Pss:")).and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0.0);
+    let kib: f64 = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Pss:"))
+        .and_then(|l| l.split_whitespace().next())
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0.0);
     kib / 1024.0
 }
 
 fn cpu_ticks(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    rest.get(11).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) + rest.get(12).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
+    rest.get(11).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
+        + rest.get(12).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
 }
 
 /// Idle: coordinator and agent as processes of their own, one minute after the start.
@@ -245,15 +310,18 @@ fn idle(table: &mut Table) {
     assert!(join.status.success(), "{}", String::from_utf8_lossy(&join.stderr));
     let config = coordinator.dir.path().join("agent.toml");
     std::fs::write(&config, "allow_root = true\n").unwrap();
-    let daemon = Daemon::spawn(agent(&dir, &["run", "--config", config.to_str().unwrap()]), &coordinator.dir.path().join("agent.log"));
+    let daemon = Daemon::spawn(
+        agent(&dir, &["run", "--config", config.to_str().unwrap()]),
+        &coordinator.dir.path().join("agent.log"),
+    );
     let done = coordinator.reeve(&["submit", "--wait", "--", "true"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_mins(1));
     let pid = coordinator.daemon.as_ref().unwrap().pid();
     let keeper = keeper_of(&dir);
     let pids = [pid, daemon.pid(), keeper];
     let before: Vec<f64> = pids.iter().map(|p| cpu_ticks(*p)).collect();
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_mins(1));
     let share: Vec<f64> = pids.iter().zip(before).map(|(p, b)| (cpu_ticks(*p) - b) / 60.0).collect();
     let (c, a) = (pss(pid), pss(daemon.pid()) + pss(keeper));
     table.row("idle Pss: coordinator", format!("{c:.1} MB"), "-".into(), "<= 20 MB", c <= 20.0);
