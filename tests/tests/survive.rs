@@ -9,6 +9,16 @@ fn pid_of(server: &Server, id: &str) -> u32 {
     eventually("its process", || server.job(id)["attempts"][0]["pid"].as_u64().filter(|p| *p > 0)) as u32
 }
 
+fn parent_of(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+fn kill(pid: u32) {
+    let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(process, Signal::KILL).unwrap();
+}
+
 #[test]
 fn a_killed_server_finds_its_jobs_again_same_attempt_same_process() {
     let mut server = Server::start();
@@ -68,12 +78,26 @@ fn a_killed_guardian_loses_its_one_attempt_and_nothing_of_its_tree_is_left() {
     let id = server.ok(&["submit", "--", "sh", "-c", "setsid sleep 600 & sleep 600"]);
     server.until(&id, "RUNNING");
     let pid = pid_of(&server, &id);
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let guardian: i32 = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(guardian).unwrap(), Signal::KILL).unwrap();
+    kill(parent_of(pid));
     let job = eventually("a second attempt", || Some(server.job(&id)).filter(|j| j["attempt"] == 2));
     assert_eq!(job["attempts"][0]["cause"]["kind"], "keeper_lost");
     eventually("the tree to be gone", || (!alive(pid)).then_some(()));
+}
+
+#[test]
+fn a_guardian_whose_directory_was_thrown_away_leaves_after_its_job() {
+    let mut server = Server::start();
+    let id = server.ok(&["submit", "--", "sleep", "600"]);
+    server.until(&id, "RUNNING");
+    let pid = pid_of(&server, &id);
+    let guardian = parent_of(pid);
+    let keeper = parent_of(guardian);
+    server.signal(Signal::KILL);
+    kill(keeper);
+    std::fs::remove_dir_all(server.runtime().join("reeve")).unwrap();
+    assert!(alive(pid) && alive(guardian), "the job is not disturbed by it");
+    kill(pid);
+    eventually("the guardian to leave", || (!alive(guardian)).then_some(()));
 }
 
 #[test]

@@ -32,7 +32,7 @@ use spool::Tape;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use sys::Identity;
 use workdir::Workdir;
@@ -101,6 +101,8 @@ pub(crate) fn run(setting: &Setting<'_>, task: Task, keeper: UnixStream) -> ! {
 
 /// Bytes per read of a pipe. Memory of this size comes from the kernel as zeroes: only what is used costs anything.
 const UNTOUCHED: usize = 4 * SCRATCH;
+/// Between two looks whether anybody could still come.
+const UNVISITED: Duration = Duration::from_mins(1);
 /// Where a guardian keeps its end of the socket pair while every other descriptor is closed.
 const KEEPER_FD: i32 = 3;
 
@@ -212,7 +214,18 @@ impl<'a> Guardian<'a> {
             self.check_clocks(ready.lease);
             self.finish_if_empty();
             self.answer();
+            if self.is_out_of_reach() {
+                return;
+            }
         }
+    }
+
+    /// The attempt has ended, nobody is connected, and nobody can come: the socket, or all that lay beside it, has been
+    /// removed. Without this a guardian of a directory that was thrown away would stay for ever.
+    fn is_out_of_reach(&self) -> bool {
+        self.ending.phase() == Phase::Ended
+            && self.clients.is_empty()
+            && !Path::new(&environment::socket_path(self.task.start.attempt)).exists()
     }
 
     fn wait(&self) -> Ready {
@@ -230,7 +243,10 @@ impl<'a> Guardian<'a> {
             let streams = [self.watched(STDOUT), self.watched(STDERR), self.lease.as_ref().map(|l| &l.timer)];
             fds.extend(streams.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
         }
-        let timeout = if running { self.ending.next_check() } else { None };
+        let timeout = match running {
+            true => self.ending.next_check(),
+            false => self.clients.is_empty().then(|| Instant::now() + UNVISITED),
+        };
         let timeout = timeout.map(|at| {
             // Rounded up: a poll that returns early would be repeated for nothing.
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(500);
