@@ -198,3 +198,13 @@ fn a_large_output_comes_back_whole_and_a_flood_keeps_head_and_tail() {
     assert!(text.contains("bytes of output were not kept"), "the gap is marked");
     assert!((60_000_000..72_000_000).contains(&output.stdout.len()), "{}", output.stdout.len());
 }
+
+#[test]
+fn following_a_task_that_ends_at_once_never_hangs() {
+    let server = Server::start();
+    let id = server.ok(&["submit", "--array", "1-300", "--", "sh", "-c", "echo task $REEVE_INDEX"]);
+    for index in [1, 7, 40, 150, 300] {
+        let log = server.ok(&["logs", "-f", &format!("{id}.{index}")]);
+        assert_eq!(log, format!("task {index}"));
+    }
+}

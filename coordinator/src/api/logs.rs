@@ -32,6 +32,8 @@ const WAITS: Duration = Duration::from_secs(10);
 /// No machine keeps more of an attempt (64 MiB of output, and what its tape says about them), so whatever comes after as
 /// much is new.
 const MOST_KEPT: usize = 128 * 1024 * 1024;
+/// How long the machine of an attempt that has ended may take for its next piece.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Between two looks at an attempt whose machine gives nothing: its end is being recorded, or it is away.
 const LOOK: Duration = Duration::from_millis(500);
 /// Pieces from a machine that may wait here.
@@ -191,10 +193,25 @@ impl Follower {
         let mut due = Vec::new();
         self.reader.flush_tail(&mut due);
         out.send(due).await?;
-        while let Some(piece) = pieces.recv().await {
+        while let Some(piece) = self.next(&mut pieces).await {
             self.pass(&piece, out).await?;
         }
         Ok(())
+    }
+
+    /// The machine's next piece. An attempt can end and be forgotten before its machine has opened its output: then
+    /// nothing comes, and what was kept is read instead.
+    async fn next(&self, pieces: &mut mpsc::Receiver<Vec<u8>>) -> Option<Vec<u8>> {
+        loop {
+            let ended = self.app.hub.ended(self.task.job);
+            if matches!(self.look(), Ok(Some(attempt)) if attempt.ended) {
+                return timeout(LAST_WORDS, pieces.recv()).await.ok().flatten();
+            }
+            tokio::select! {
+                piece = pieces.recv() => return piece,
+                _ = ended => {}
+            }
+        }
     }
 
     async fn pass(&mut self, piece: &[u8], out: &Out) -> Result<(), Stop> {
