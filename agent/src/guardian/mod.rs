@@ -243,9 +243,10 @@ impl<'a> Guardian<'a> {
             let streams = [self.watched(STDOUT), self.watched(STDERR), self.lease.as_ref().map(|l| &l.timer)];
             fds.extend(streams.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
         }
-        let timeout = match running {
-            true => self.ending.next_check(),
-            false => self.clients.is_empty().then(|| Instant::now() + UNVISITED),
+        let timeout = if running {
+            self.ending.next_check()
+        } else {
+            self.clients.is_empty().then(|| Instant::now() + UNVISITED)
         };
         let timeout = timeout.map(|at| {
             // Rounded up: a poll that returns early would be repeated for nothing.

@@ -1,6 +1,6 @@
 //! The API for people and scripts: HTTP/1.1 and h2c on a Unix socket, JSON as `protocol::api` describes it.
 //!
-//! Handlers translate: a request becomes a [`Call`](crate::input::Call) to the engine or a read of the store, and the
+//! Handlers translate: a request becomes a [`Call`] to the engine or a read of the store, and the
 //! answer becomes JSON. Nothing is decided here. [`socket`] accepts and serves connections, [`routes`] is the table of
 //! paths, [`request`] and [`reply`] are the two ends of a handler, [`stream`] is an answer that goes on.
 mod events;

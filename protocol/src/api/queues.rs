@@ -141,7 +141,7 @@ pub struct Published {
     pub id: String,
     /// Its queue.
     pub queue: String,
-    /// As in [`Submitted`].
+    /// As in [`super::Submitted`].
     pub seq: u64,
     /// Whether its queue was made by this call.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
