@@ -121,7 +121,7 @@ fn account_of(user: &User) -> Account {
 }
 
 fn no_root() -> String {
-    "this keeper does not run attempts as root; it may when it is started with --allow-root".to_owned()
+    "this machine does not run attempts as root; it does with allow_root = true in agent.toml and a new keeper".to_owned()
 }
 
 fn choose<'a>(
