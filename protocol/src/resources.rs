@@ -40,27 +40,31 @@ impl ResourceAsk {
             return Err(Problem::new(
                 Code::OutOfRange,
                 format!("resources.cpus is {cpus}; it must be between 0 and 4096"),
-            ));
+            )
+            .hint("reeve machine ls shows what the machines have"));
         }
         let gpus = self.gpus.unwrap_or(0.0);
         if !(0.0..=1024.0).contains(&gpus) || gpus.fract() != 0.0 {
             return Err(Problem::new(
                 Code::OutOfRange,
                 format!("resources.gpus is {gpus}; it must be a whole number between 0 and 1024"),
-            ));
+            )
+            .hint("reeve machine ls shows what the machines have"));
         }
         let memory_bytes = self.memory_bytes.unwrap_or(0);
         if memory_bytes > 1 << 53 {
             return Err(Problem::new(
                 Code::OutOfRange,
                 format!("resources.memory_bytes is {memory_bytes}; at most 2^53 is possible"),
-            ));
+            )
+            .hint("reeve machine ls shows what the machines have"));
         }
         if self.named.len() > 32 || self.named.values().any(|n| *n > 1 << 32) {
             return Err(Problem::new(
                 Code::OutOfRange,
                 "resources.named has more than 32 names or a count above 2^32".to_owned(),
-            ));
+            )
+            .hint("reeve machine ls shows what the machines have"));
         }
         Ok(Resources {
             cpu_milli: (cpus * 1000.0).round() as u32,

@@ -62,7 +62,10 @@ impl JobSpec {
 
     fn check_command(&self) -> Result<(), Problem> {
         let Some(command) = &self.command else { return Ok(()) };
-        let bad = |why: String| Err(Problem::new(Code::BadCommand, why));
+        let bad = |why: String| {
+            Err(Problem::new(Code::BadCommand, why)
+                .hint(r#"command is the argument vector, program first: ["sh","-c","echo hi"]"#))
+        };
         match command.first() {
             None => return bad("command is an empty list".into()),
             Some(program) if program.is_empty() => return bad("the program's name is empty".into()),
@@ -91,7 +94,8 @@ impl JobSpec {
 
     fn check_env(&self) -> Result<(), Problem> {
         let bad = |name: &str, why: &str| {
-            Err(Problem::new(Code::BadEnv, format!("{:?} {why}", Clean::short(name, 64).as_str())))
+            Err(Problem::new(Code::BadEnv, format!("{:?} {why}", Clean::short(name, 64).as_str()))
+                .hint("leave the variable out, or rename it"))
         };
         let mut total = 0;
         for (name, value) in &self.env {
@@ -238,6 +242,7 @@ pub fn check_key(what: &str, key: &str) -> Result<(), Problem> {
 
 fn range(field: &str, value: f64, bounds: &str) -> Problem {
     Problem::new(Code::OutOfRange, format!("{field} is {value}; it must be between {bounds}"))
+        .hint(format!("choose a value between {bounds}"))
 }
 
 #[cfg(test)]
