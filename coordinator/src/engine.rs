@@ -1,8 +1,8 @@
 //! The loop: inbox -> decide all -> place once -> record -> release. One thread, one inbox, one order.
 //!
 //! While a step is being committed the next inputs gather in the inbox, so batches form by themselves and grow with the
-//! load; there is no timer in this path. Deciding and recording share the thread: measured, a decided batch costs a tenth
-//! of its commit, and a second thread would add a wake-up (40 us on a quiet machine) to every quiet submit.
+//! load; there is no timer in this path. Deciding and recording share the thread: deciding takes less than a tenth
+//! of the time of a commit, and a second thread would add a wake-up (40 us on a quiet machine) to every quiet submit.
 use crate::admission;
 use crate::clock;
 use crate::core::Core;
