@@ -1,7 +1,7 @@
 //! What observers are told after each commit: the events themselves for followers, the ids of ended jobs for waiters,
 //! and a number that rises for views. Nobody here can slow the engine: a follower that lags reads from the store.
+use reeve_protocol::TaskId;
 use reeve_protocol::api::Event;
-use reeve_protocol::{JobId, TaskId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{broadcast, oneshot, watch};
@@ -13,7 +13,7 @@ const BEHIND: usize = 1024;
 pub struct Hub {
     events: broadcast::Sender<Arc<[Event]>>,
     seq: watch::Sender<u64>,
-    waiters: Mutex<HashMap<JobId, Vec<oneshot::Sender<()>>>>,
+    waiters: Mutex<HashMap<TaskId, Vec<oneshot::Sender<()>>>>,
 }
 
 impl Hub {
@@ -35,7 +35,7 @@ impl Hub {
             let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
             if !waiters.is_empty() {
                 for task in ended {
-                    waiters.remove(&task.job);
+                    waiters.remove(task);
                 }
             }
         }
@@ -52,12 +52,13 @@ impl Hub {
         self.seq.subscribe()
     }
 
-    /// Resolves when something of this job ends (a task of an array counts). Subscribe first, then read the store, then
-    /// wait: so no end is missed. Resolves by the sender being dropped.
-    pub fn ended(&self, job: JobId) -> oneshot::Receiver<()> {
+    /// Resolves when exactly this ends: a job, an array as a whole, or one task of it (an array's waiter is not woken by
+    /// each of its tasks). Subscribe first, then read the store, then wait: so no end is missed. Resolves by the sender being
+    /// dropped.
+    pub fn ended(&self, task: TaskId) -> oneshot::Receiver<()> {
         let (tx, rx) = oneshot::channel();
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = waiters.entry(job).or_default();
+        let list = waiters.entry(task).or_default();
         list.retain(|w| !w.is_closed());
         list.push(tx);
         rx

@@ -39,6 +39,8 @@ use workdir::Workdir;
 
 /// Keeper -> guardian, after Forget: another [`Task`].
 pub(crate) const NEXT: u16 = 191;
+/// How the sockets of guardians that hold nothing are named, beside the directory of those that hold something.
+pub(crate) const RESTING: &str = "resting-";
 
 /// What all attempts of a keeper have in common. The working directory of everybody is the runtime directory.
 pub(crate) struct Setting<'a> {
@@ -90,6 +92,7 @@ pub(crate) fn run(setting: &Setting<'_>, task: Task, keeper: UnixStream) -> ! {
     let held = Guardian::prepare(setting, task, keeper).and_then(|mut guardian| {
         let result = guardian.hold_all();
         guardian.workdir.remove();
+        let _ = std::fs::remove_file(resting_place());
         result
     });
     // The keeper sees the socket pair end without a State and answers for the attempt.
@@ -153,11 +156,13 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// Becomes the guardian of another attempt. The socket is a new one: whoever was about to ask for the attempt before
-    /// must not get this one's answers.
+    /// Becomes the guardian of another attempt. The socket got another name in between, so that whoever was about to ask
+    /// for the attempt before does not get this one's answers.
     fn assume(&mut self, task: Task) -> io::Result<()> {
         let start = &task.start;
-        self.listener = listen(start.attempt)?;
+        if std::fs::rename(resting_place(), environment::socket_path(start.attempt)).is_err() {
+            self.listener = listen(start.attempt)?;
+        }
         self.lease = ending::Lease::new(start.stop_after_ms)?;
         self.state = first_state(start);
         self.tape = Tape::new(start.output_cap, task.spool.clone());
@@ -304,9 +309,17 @@ impl<'a> Guardian<'a> {
     /// Removes what is on disk of the attempt; its end is known elsewhere.
     fn clean_up(&mut self) {
         self.tape.remove();
-        let _ = std::fs::remove_file(environment::socket_path(self.task.start.attempt));
+        // The socket stays, under a name that nobody looks for: a new one for every attempt costs more than the attempt's
+        // pipes. Whoever had just come for this attempt is sent away.
+        let _ = std::fs::rename(environment::socket_path(self.task.start.attempt), resting_place());
+        while self.listener.accept().is_ok() {}
         self.workdir.take_back();
     }
+}
+
+/// Where the socket of a guardian lies that holds nothing.
+fn resting_place() -> String {
+    format!("{RESTING}{}", std::process::id())
 }
 
 /// The socket of an attempt.

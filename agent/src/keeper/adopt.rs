@@ -3,6 +3,7 @@ use super::attempts::{Attempt, Keeper, plain_end};
 use super::place::Place;
 use super::queue::Size;
 use super::watch::Watch;
+use crate::guardian::RESTING;
 use crate::guardian::environment::socket_path;
 use reeve_protocol::cause::Cause;
 use reeve_protocol::frame::{self, Reader};
@@ -28,6 +29,7 @@ impl Keeper {
             }
         }
         self.remove_abandoned();
+        remove_resting();
     }
 
     /// Directories whose guardian is gone. Those of guardians that were idle are removed by them.
@@ -101,5 +103,13 @@ fn ask(path: &str, nonce: &str) -> io::Result<(UnixStream, Option<State>)> {
         if let Some(frame) = reader.next_frame().map_err(io::Error::other)? {
             return Ok((stream, Some(frame.decode::<State>().map_err(io::Error::other)?)));
         }
+    }
+}
+
+/// Sockets of guardians that held nothing and were killed; those that live leave with the keeper that forked them.
+fn remove_resting() {
+    let Ok(entries) = std::fs::read_dir(".") else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(RESTING)) {
+        let _ = std::fs::remove_file(entry.path());
     }
 }

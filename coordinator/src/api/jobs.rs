@@ -52,24 +52,28 @@ fn no_such_task(app: &App, task: TaskId) -> Failure {
     }
 }
 
+/// Between two looks at one task of an array.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 /// Returns when the job or task has ended, when the time is over or when the coordinator stops.
 async fn await_end(app: &App, task: TaskId, until: Instant) -> Result<(), Failure> {
     loop {
         // Subscribed before the look, so that no end falls between.
-        let ended = app.hub.ended(task.job);
+        let ended = app.hub.ended(task);
         if has_ended(app, task)? {
             return Ok(());
         }
         tokio::select! {
             _ = ended => {}
+            // Tasks that are cancelled before they ever ran have no end of their own to be told of.
+            () = tokio::time::sleep(LOOK_AGAIN), if task.index.is_some() => {}
             () = tokio::time::sleep_until(until) => return Ok(()),
             () = app.stopped() => return Ok(()),
         }
     }
 }
 
-/// Whether a job or task has ended. The end of an array is looked at once for each of its tasks that ends, so this reads
-/// one number where it can.
+/// Whether a job or task has ended; reads one number where it can.
 pub(super) fn has_ended(app: &App, task: TaskId) -> Result<bool, Failure> {
     match app.reads.point(|conn| read::state_of(conn, task.job, task.index))? {
         Some(state) => Ok(state.is_terminal()),

@@ -110,7 +110,7 @@ impl Follower {
         // The position counts from here: a machine is asked from the byte that the caller named.
         self.reader.restart(self.from);
         loop {
-            let ended = self.app.hub.ended(self.task.job);
+            let ended = self.app.hub.ended(self.task);
             let Some(attempt) = self.look()? else { return Ok(()) };
             if attempt.ended {
                 return self.kept(&attempt, out).await;
@@ -203,13 +203,13 @@ impl Follower {
     /// nothing comes, and what was kept is read instead.
     async fn next(&self, pieces: &mut mpsc::Receiver<Vec<u8>>) -> Option<Vec<u8>> {
         loop {
-            let ended = self.app.hub.ended(self.task.job);
+            let ended = self.app.hub.ended(self.task);
             if matches!(self.look(), Ok(Some(attempt)) if attempt.ended) {
                 return timeout(LAST_WORDS, pieces.recv()).await.ok().flatten();
             }
             tokio::select! {
                 piece = pieces.recv() => return piece,
-                _ = ended => {}
+                _ = timeout(LOOK, ended) => {}
             }
         }
     }
