@@ -229,9 +229,13 @@ impl Core {
         if job.task(attempt.task.index).is_none_or(|t| t.attempt != attempt.attempt) {
             return;
         }
+        // A job that was taken for lost waits in its queue: its attempt holds no room until the machine still has it.
+        let out = job.task(attempt.task.index).is_some_and(|t| moves::is_out(t.phase()));
         let holder = match (&live.machine_id, &live.lease) {
             (Some(machine), _) => {
-                self.cluster.reserve(machine, attempt, shape, false);
+                if out {
+                    self.cluster.reserve(machine, attempt, shape, false);
+                }
                 if let Some(m) = self.cluster.get_mut(machine) {
                     m.down_since = Some(now.mono);
                 }

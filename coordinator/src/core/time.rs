@@ -58,7 +58,7 @@ impl Core {
                     self.show_disconnected(now, &machine);
                 }
             }
-            What::Lose(attempt, machine, since) => self.attempt_lost(now, attempt, &machine, since),
+            What::Lose(attempt, machine, since) => self.attempt_lost(now, attempt, &machine, since, step),
             What::JobLease(attempt, lease) => self.job_lease_over(now, attempt, &lease, step),
             What::MessageLease(queue, id) => self.message_lease_over(now, &queue, id, step),
             What::MessageDelay(queue, id) => self.message_ready(now, &queue, id),
@@ -159,7 +159,14 @@ impl Core {
     }
 
     /// `lost_after` has passed: the job is queued again while attempt n stays current, until n+1 is dispatched.
-    fn attempt_lost(&mut self, now: Now, attempt: AttemptId, machine: &Arc<str>, since: u64) {
+    fn attempt_lost(
+        &mut self,
+        now: Now,
+        attempt: AttemptId,
+        machine: &Arc<str>,
+        since: u64,
+        step: &mut Step,
+    ) {
         if self.cluster.get(machine).is_none_or(|m| m.down_since != Some(since)) {
             return;
         }
@@ -199,7 +206,12 @@ impl Core {
                 Move::Retry
             }
         };
-        // The holder stays: if attempt n comes back before n+1 is dispatched, it counts.
+        if matches!(mv, Move::Cancel | Move::Fail) {
+            // Nothing will be dispatched after it: what it does from now on is late.
+            let cause = if cancel { Cause::Cancelled } else { Cause::Lost };
+            step.facts.push(Fact::AttemptEnded(Box::new(ended(attempt, cause, now))));
+        }
+        // Else the holder stays: if attempt n comes back before n+1 is dispatched, it counts.
         self.go(now, task, mv, "coordinator");
         self.cluster.release(machine, attempt);
     }

@@ -133,6 +133,21 @@ fn a_cancel_while_the_machine_is_away_is_told_when_it_comes_back() {
 }
 
 #[test]
+fn a_cancelled_job_whose_machine_is_lost_has_an_ended_attempt_and_a_late_outcome() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.ask(Call::CancelJob { target: target(1), grace_ms: None, stored: Stored::default() }).unwrap();
+    w.pass(301_000);
+    assert_eq!(w.standing(1).0, State::Cancelled);
+    assert!(w.facts.iter().any(|f| matches!(f, Fact::AttemptEnded(e) if e.attempt == one())));
+    assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Fence)]);
+    w.finish(2, one(), Cause::Ok);
+    assert_eq!(w.standing(1).0, State::Cancelled);
+}
+
+#[test]
 fn a_coordinator_that_was_frozen_judges_nobody_on_waking() {
     let mut w = World::with_machine(1);
     w.submit(spec());
