@@ -144,12 +144,30 @@ impl JobSpec {
         {
             return Err(range("lost_after_s", s, "10 and one year (or \"never\")"));
         }
+        self.check_exclusive()?;
         if self.delay_s.is_some() && self.at.is_some() {
             return Err(
                 Problem::new(Code::BadValue, "delay_s and at are both given").hint("give one of them")
             );
         }
         Ok(())
+    }
+
+    /// An exclusive attempt has ended by its own clock before another may start. That takes its grace, a margin of 5 s, and
+    /// long enough between two beats that not every pause of the network ends it.
+    fn check_exclusive(&self) -> Result<(), Problem> {
+        let least = self.grace_s.unwrap_or(15.0) + 15.0;
+        match self.lost_after_s {
+            Some(LostAfter::Seconds(s)) if self.exclusive && s < least => Err(Problem::new(
+                Code::BadValue,
+                format!(
+                    "an exclusive job with a grace of {} s needs a lost_after_s of at least {least}",
+                    least - 15.0
+                ),
+            )
+            .hint("raise lost_after_s (--lost-after), or lower grace_s")),
+            _ => Ok(()),
+        }
     }
 
     fn check_lists(&self) -> Result<(), Problem> {
@@ -273,6 +291,10 @@ mod tests {
             (r#"{"command":["true"],"env":{"A=B":"x"}}"#, "bad-env"),
             (r#"{"command":["true"],"env":{"REEVE_JOB_ID":"9"}}"#, "bad-env"),
             (r#"{"command":["true"],"cwd":"x"}"#, "bad-value"),
+            (r#"{"command":["true"],"exclusive":true,"lost_after_s":29}"#, "bad-value"),
+            (r#"{"command":["true"],"exclusive":true,"lost_after_s":30}"#, "ok"),
+            (r#"{"command":["true"],"exclusive":true,"grace_s":1,"lost_after_s":16}"#, "ok"),
+            (r#"{"command":["true"],"exclusive":true,"lost_after_s":"never"}"#, "ok"),
             (r#"{"command":["true"],"timeout_s":0}"#, "out-of-range"),
             (r#"{"command":["true"],"timeout_s":-5}"#, "out-of-range"),
             (r#"{"command":["true"],"retries":1000000000}"#, "out-of-range"),

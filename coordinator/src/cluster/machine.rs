@@ -15,6 +15,9 @@ const AHEAD_MS: f64 = 40.0;
 /// sooner.
 const AHEAD_MEAN_MS: f64 = 200.0;
 
+/// A refused copy of a machine comes again every few seconds; it is noted once in so long.
+const CLASH_MS: i64 = 600_000;
+
 /// What an attempt holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
@@ -72,6 +75,10 @@ pub struct Machine {
     pub sample: Option<wire::Sample>,
     /// Attempts it holds that nobody here knows.
     pub orphans: u32,
+    /// Something it held was taken for lost: it has to tell what runs before it is up again.
+    pub must_tell: bool,
+    /// When another keeper with this identity was refused last (wall milliseconds), and where it called from.
+    pub clash: Option<(i64, String)>,
     /// Pages of the inventory so far.
     pub inventory: Vec<wire::InventoryItem>,
     free: Resources,
@@ -104,6 +111,8 @@ impl Machine {
             rtt_us: None,
             sample: None,
             orphans: 0,
+            must_tell: false,
+            clash: None,
             inventory: Vec::new(),
             free: Resources::default(),
             free_gpus: Vec::new(),
@@ -148,6 +157,18 @@ impl Machine {
         self.free = free;
         self.free_gpus = gpus;
         self.info = info;
+    }
+
+    /// Another keeper with this identity was refused. True if that was not so in the last ten minutes.
+    pub fn clash(&mut self, wall: i64, address: &str) -> bool {
+        let known = self.is_cloned(wall);
+        self.clash = Some((wall, address.to_owned()));
+        !known
+    }
+
+    /// Whether a copy of it has called in the last ten minutes.
+    pub fn is_cloned(&self, wall: i64) -> bool {
+        self.clash.as_ref().is_some_and(|(at, _)| wall - at <= CLASH_MS)
     }
 
     /// Everything it has.

@@ -2,6 +2,7 @@
 //! effect), or, in the net layer, refused.
 use super::Core;
 use super::calls_cluster::{arc, ended};
+use super::time::DISCONNECTED_MS;
 use crate::cluster::reconcile::{self, Record};
 use crate::effect::{Effect, Ended, Fact, Step, ToAgent};
 use crate::input::{AgentSaid, Now, Segment};
@@ -42,7 +43,7 @@ impl Core {
                 AgentSaid::Heard { rtt_us } => {
                     m.rtt_us = Some(rtt_us);
                     if m.down_since.is_some() && m.ready_session().is_some() {
-                        self.up(now, machine);
+                        self.heard_again(now, machine, session, step);
                     }
                 }
                 AgentSaid::Closed => {
@@ -88,6 +89,7 @@ impl Core {
         }
         if let Some(m) = self.cluster.get_mut(machine) {
             m.orphans = verdicts.iter().filter(|(_, v)| *v == Verdict::Orphan).count() as u32;
+            m.must_tell = false;
             if let Some(s) = m.session.as_mut() {
                 s.reconciled = true;
             }
@@ -122,7 +124,8 @@ impl Core {
         }
         if item.phase > 0 && phase.state() == State::Queued {
             if let Some(t) = self.jobs.task_mut(task) {
-                t.started_at = Some(item.started_ms);
+                // A guardian that was stopped has not said when; nobody started in 1970.
+                t.started_at = Some(if item.started_ms > 0 { item.started_ms } else { now.wall });
                 t.run_at = None;
             }
             self.go(now, task, Move::Start, &actor);
@@ -291,26 +294,37 @@ impl Core {
     fn down(&mut self, now: Now, machine: &str, silent: bool) {
         let Some(m) = self.cluster.get_mut(machine) else { return };
         // A beat missed for 10 s counts from the last beat; a closed session from now.
-        let since = if silent { now.mono.saturating_sub(10_000) } else { now.mono };
+        let since = if silent { now.mono.saturating_sub(DISCONNECTED_MS) } else { now.mono };
         let first = m.down_since.is_none();
         let since = *m.down_since.get_or_insert(since);
         if first {
-            self.arm_machine(machine, since);
+            self.arm_machine(now, machine, since);
         }
         if silent {
             self.show_disconnected(now, machine);
         } else {
-            self.due.push(since + 10_000, super::due::What::Disconnect(arc(machine)));
+            self.due.push(since + DISCONNECTED_MS, super::due::What::Disconnect(arc(machine)));
         }
     }
 
     /// Arms the verdict on everything that runs on a machine that went down at `since`.
-    pub(super) fn arm_machine(&mut self, machine: &str, since: u64) {
+    pub(super) fn arm_machine(&mut self, now: Now, machine: &str, since: u64) {
         let held: Vec<AttemptId> =
             self.cluster.get(machine).map(|m| m.held().keys().copied().collect()).unwrap_or_default();
         for attempt in held {
             let lost_after = self.jobs.get(attempt.task.job).and_then(|j| j.lost_after_ms);
-            self.arm_loss(machine, attempt, since, lost_after);
+            self.arm_loss(now, machine, attempt, since, lost_after);
+        }
+    }
+
+    /// Beats come again in a session that was silent. When something of it was taken for lost meanwhile, only an
+    /// inventory tells what became of that: the machine is asked to come again.
+    fn heard_again(&mut self, now: Now, machine: &str, session: u64, step: &mut Step) {
+        if self.cluster.get(machine).is_some_and(|m| m.must_tell) {
+            let why = "attempts were taken for lost meanwhile; tell what runs".to_owned();
+            step.effects.push(Effect::Close(machine.to_owned(), session, wire::close::DONE, why));
+        } else {
+            self.up(now, machine);
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Core {
     /// When consumers' leases of jobs end, wall milliseconds.
     lease_until: HashMap<AttemptId, i64>,
     due: Due,
+    /// When to look next whether this process runs at all; `None` while nobody can be judged.
+    watch_at: Option<u64>,
     events: Events,
     next_job: JobId,
     next_message: u64,
@@ -138,6 +140,7 @@ impl Core {
             hellos: HashMap::new(),
             lease_until: HashMap::new(),
             due: Due::default(),
+            watch_at: None,
             events: Events::new(loaded.seq),
             next_job: loaded.next_job,
             next_message: loaded.next_message,
@@ -239,8 +242,8 @@ impl Core {
                 if let Some(m) = self.cluster.get_mut(machine) {
                     m.down_since = Some(now.mono);
                 }
-                self.arm_loss(machine, attempt, now.mono, lost_after);
-                self.due.after(now, 10_000, What::Disconnect(machine.as_str().into()));
+                self.arm_loss(now, machine, attempt, now.mono, lost_after);
+                self.due.after(now, time::DISCONNECTED_MS, What::Disconnect(machine.as_str().into()));
                 Holder::Machine(machine.as_str().into())
             }
             (None, Some(lease)) => {
@@ -265,7 +268,7 @@ impl Core {
 
     /// Boot-time milliseconds of the next thing that falls due.
     pub fn next_due(&self) -> Option<u64> {
-        self.due.next()
+        self.due.next().into_iter().chain(self.watch_at).min()
     }
 
     /// The last event's number, this step's included.

@@ -304,12 +304,14 @@ impl Core {
     /// Arms the verdict on an attempt whose machine went down at `since`.
     pub(super) fn arm_loss(
         &mut self,
+        now: Now,
         machine: &str,
         attempt: AttemptId,
         since: u64,
         lost_after_ms: Option<u64>,
     ) {
         if let Some(ms) = lost_after_ms {
+            self.watch(now);
             self.due.push(since.saturating_add(ms), What::Lose(attempt, machine.into(), since));
         }
     }

@@ -87,13 +87,19 @@ impl Core {
             );
         }
         let live = m.session.is_some() && m.down_since.is_none();
-        if live
-            && m.keeper.as_ref().is_some_and(|k| *k != hello.keeper)
-            && m.life.as_ref() == Some(&hello.life)
-        {
+        let is_same = m.keeper.as_ref().is_none_or(|k| *k == hello.keeper)
+            && m.life.as_ref().is_none_or(|l| *l == hello.life);
+        if live && !is_same {
+            let first = m.clash(now.wall, &address);
+            let name = m.name.to_string();
+            if first {
+                self.events.note(now.wall, "machine", &name, "refused_clone", "coordinator");
+            }
             return refuse(
                 close::SUPERSEDED,
-                "another keeper with this identity is connected: was the machine cloned?",
+                "another keeper with this identity is heard, and is silent for 10 s before a second may come (a \
+                 machine that was just restarted comes in then); if this machine is a copy, remove the copied \
+                 identity (reeve-agent leave --purge) and join again",
             );
         }
         // What life and keeper were before is needed until the inventory is answered.
@@ -101,7 +107,12 @@ impl Core {
         m.inventory.clear();
         m.version.clone_from(&hello.agent_version);
         m.heard = Some(now.mono);
+        let replaces = m.down_since.is_none();
         m.down_since.get_or_insert(now.mono);
+        if replaces {
+            // The session may end before the machine has told anything: what it holds must not wait for ever.
+            self.arm_machine(now, machine, now.mono);
+        }
         self.hellos.insert(machine.to_owned(), (hello.life.clone(), hello.keeper.clone()));
         let name = self.cluster.get(machine).map(|m| m.name.to_string()).unwrap_or_default();
         Ok(Reply::Welcome(Box::new(wire::Welcome {

@@ -19,6 +19,7 @@ struct World {
     facts: Vec<Fact>,
     events: Vec<Event>,
     sent: Vec<ToAgent>,
+    closed: Vec<u64>,
     answers: HashMap<Ticket, Result<Reply, Problem>>,
     leased: Vec<crate::effect::Leased>,
     ticket: Ticket,
@@ -55,6 +56,7 @@ impl World {
             facts: Vec::new(),
             events: Vec::new(),
             sent: Vec::new(),
+            closed: Vec::new(),
             answers: HashMap::new(),
             leased: Vec::new(),
             ticket: 0,
@@ -87,7 +89,7 @@ impl World {
                 }
                 Effect::ReplyMessages(_, leased) => self.leased.extend(leased),
                 Effect::Send(_, _, frame) => self.sent.push(frame),
-                Effect::Close(..) => {}
+                Effect::Close(_, session, ..) => self.closed.push(session),
             }
         }
     }

@@ -11,41 +11,51 @@ use crate::orchestrator::messages::Where;
 use reeve_protocol::{AttemptId, Cause, State, Substate, TaskId};
 use std::sync::Arc;
 
-/// An entry handled this late means that this process did not run: nobody is judged for that time.
-const FROZEN_MS: u64 = 5_000;
+/// A watch handled this late means that this process did not run: nobody is judged for that time. With the second
+/// between two watches every stop of 5 s is noticed.
+const FROZEN_MS: u64 = 4_000;
+/// While somebody may be judged, this process looks every so often whether it runs at all.
+const WATCH_MS: u64 = 1_000;
+/// Without a beat for so long a machine is shown as disconnected.
+pub(super) const DISCONNECTED_MS: u64 = 10_000;
 
 impl Core {
     /// Handles everything that is due.
     pub(super) fn tick(&mut self, now: Now, step: &mut Step) {
-        // Only what was due when we looked: what is armed meanwhile waits for the next step.
-        let mut late = false;
-        while let Some((at, what)) = self.due.pop(now.mono) {
-            late |= now.mono - at > FROZEN_MS;
-            if late && matches!(what, What::Lose(..) | What::Disconnect(_)) {
-                self.fresh_window(now, what);
-                continue;
-            }
+        self.notice_freeze(now);
+        while let Some((_, what)) = self.due.pop(now.mono) {
             self.fall_due(now, what, step);
         }
     }
 
-    /// This process was frozen: machines get their whole window again, counted from now.
-    fn fresh_window(&mut self, now: Now, what: What) {
-        match what {
-            What::Lose(attempt, machine, since) => {
-                let lost_after = self.jobs.get(attempt.task.job).and_then(|j| j.lost_after_ms);
-                if let Some(m) = self
-                    .cluster
-                    .get_mut(&machine)
-                    .filter(|m| m.down_since.is_some_and(|d| d == since || d == now.mono))
-                {
-                    m.down_since = Some(now.mono);
-                    self.arm_loss(&machine, attempt, now.mono, lost_after);
-                }
-            }
-            What::Disconnect(machine) => self.due.after(now, 10_000, What::Disconnect(machine)),
-            _ => {}
+    /// When the verdict that is due first came due says nothing about a freeze: it may have been a moment ago. So a watch
+    /// falls due every second for as long as there is anybody to judge, and a late one tells.
+    fn notice_freeze(&mut self, now: Now) {
+        let Some(at) = self.watch_at.filter(|at| *at <= now.mono) else { return };
+        if now.mono - at > FROZEN_MS {
+            self.fresh_windows(now);
         }
+        let waits = self.cluster.iter().any(|m| m.down_since.is_some() && !m.held().is_empty());
+        self.watch_at = waits.then_some(now.mono + WATCH_MS);
+    }
+
+    /// This process was frozen: every machine that is away gets its whole window again, counted from now. Verdicts armed
+    /// before name another moment and are void.
+    fn fresh_windows(&mut self, now: Now) {
+        let mut away = Vec::new();
+        for m in self.cluster.iter_mut().filter(|m| m.down_since.is_some()) {
+            m.down_since = Some(now.mono);
+            away.push(m.id.clone());
+        }
+        for machine in away {
+            self.arm_machine(now, &machine, now.mono);
+            self.due.after(now, DISCONNECTED_MS, What::Disconnect(machine));
+        }
+    }
+
+    /// Watches from now on, unless that is done already.
+    pub(super) fn watch(&mut self, now: Now) {
+        self.watch_at.get_or_insert(now.mono + WATCH_MS);
     }
 
     fn fall_due(&mut self, now: Now, what: What, step: &mut Step) {
@@ -54,7 +64,7 @@ impl Core {
             What::Expire(task) => self.expire(now, task.job),
             What::Disconnect(machine) => {
                 let down = self.cluster.get(&machine).and_then(|m| m.down_since);
-                if down.is_some_and(|since| now.mono >= since + 10_000) {
+                if down.is_some_and(|since| now.mono >= since + DISCONNECTED_MS) {
                     self.show_disconnected(now, &machine);
                 }
             }
@@ -214,6 +224,9 @@ impl Core {
         // Else the holder stays: if attempt n comes back before n+1 is dispatched, it counts.
         self.go(now, task, mv, "coordinator");
         self.cluster.release(machine, attempt);
+        if let Some(m) = self.cluster.get_mut(machine) {
+            m.must_tell = true;
+        }
     }
 
     /// A consumer's lease of a job has ended: it counts as lost.

@@ -103,6 +103,10 @@ impl Core {
                     rtt_ms: m.rtt_us.map(|us| us as f64 / 1000.0),
                     joined_at: Some(Wall(m.joined_at)),
                     orphans: m.orphans,
+                    warning: m.clash.as_ref().map(|(at, address)| {
+                        let at = Wall(*at);
+                        format!("another keeper with this identity was refused at {at} (from {address}): is there a copy of this machine?")
+                    }),
                 }
             })
             .collect()
@@ -137,12 +141,12 @@ impl Core {
         stats.changes_per_s = self.changes.per_second(now.mono);
         stats.causes = self.causes.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect();
         stats.stale = self.stale;
-        stats.alerts = self.alerts(&queues);
+        stats.alerts = self.alerts(now, &queues);
         stats.queues = queues;
         stats
     }
 
-    fn alerts(&self, queues: &[QueueView]) -> Vec<Alert> {
+    fn alerts(&self, now: Now, queues: &[QueueView]) -> Vec<Alert> {
         let mut alerts = Vec::new();
         for m in self.cluster.iter().filter(|m| !m.revoked) {
             let n = m.held().len();
@@ -158,6 +162,13 @@ impl Core {
                     level: 2,
                     subject: m.name.to_string(),
                     text: format!("holds {} attempts that this coordinator does not know", m.orphans),
+                });
+            }
+            if m.is_cloned(now.wall) {
+                alerts.push(Alert {
+                    level: 2,
+                    subject: m.name.to_string(),
+                    text: "another keeper with its identity is refused: is there a copy of it?".to_owned(),
                 });
             }
             if m.sample.as_ref().is_some_and(|s| s.disk > 0.95) {
@@ -197,7 +208,13 @@ impl Core {
         let mut reasons = Vec::new();
         match (standing.state, standing.substate) {
             (State::Running, Some(Substate::Unconfirmed)) => {
-                reasons.push(say("it runs on a machine that is not heard".to_owned()));
+                let machine = standing.machine.as_deref().unwrap_or("its machine");
+                let then = job.lost_after_ms.map_or_else(
+                    || "it is never taken for lost".to_owned(),
+                    |ms| format!("after {} s of silence it is queued again", ms / 1000),
+                );
+                reasons
+                    .push(say(format!("{machine} is not heard: whether it still runs is not known; {then}")));
             }
             (State::Running, _) => reasons.push(say(format!(
                 "it is running on {}",
@@ -215,6 +232,13 @@ impl Core {
                 reasons.push(say("it has been handed to a machine and starts next there".to_owned()));
             }
             _ => {}
+        }
+        if standing.state == State::Queued && standing.cause == Some(reeve_protocol::Cause::Lost) {
+            reasons.push(say(format!(
+                "its last attempt was taken for lost, since {} was not heard; if it comes back before another attempt \
+                 starts, it goes on",
+                standing.machine.as_deref().unwrap_or("its machine")
+            )));
         }
         if standing.state == State::Queued && job.external {
             reasons.push(say("it runs elsewhere: whoever runs it updates its status".to_owned()));

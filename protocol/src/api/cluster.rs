@@ -104,6 +104,9 @@ pub struct MachineView {
     pub joined_at: Option<Wall>,
     /// Attempts it holds that nobody here knows.
     pub orphans: u32,
+    /// What somebody should look at, in words.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 /// A registered worker.

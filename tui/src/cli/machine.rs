@@ -114,6 +114,7 @@ fn facts(machine: &MachineView) -> Vec<(&'static str, String)> {
         ("machine", Some(machine.name.clone())),
         ("id", Some(machine.id.clone())),
         ("state", Some(machine.state.clone())),
+        ("warning", machine.warning.clone()),
         ("host", Some(machine.hostname.clone())),
         ("address", machine.address.clone()),
         ("agent", Some(machine.agent_version.clone())),

@@ -26,7 +26,7 @@ fn a_machine_that_is_away_shortly_changes_nothing_but_what_is_shown() {
     w.submit(spec());
     w.start(one());
     w.says(1, vec![AgentSaid::Closed]);
-    w.wait(10_001);
+    w.pass(11_000);
     assert_eq!(w.standing(1), (State::Running, Some(Substate::Unconfirmed)));
     assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Keep)]);
     assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)));
@@ -159,40 +159,118 @@ fn a_coordinator_that_was_frozen_judges_nobody_on_waking() {
     assert_eq!(w.standing(1).0, State::Running);
     w.pass(299_000);
     assert_eq!(w.standing(1).0, State::Running, "the window starts anew");
+    w.pass(2_000);
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Waiting)));
 }
 
 #[test]
-fn a_cloned_machine_is_refused_while_the_first_one_beats() {
+fn a_freeze_is_noticed_even_when_the_verdict_came_due_a_moment_before_its_end() {
     let mut w = World::with_machine(1);
-    let hello = wire::Hello {
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.pass(295_000);
+    w.wait(6_000);
+    assert_eq!(w.standing(1).0, State::Running, "it could not be heard for most of the last seconds");
+    w.pass(299_000);
+    assert_eq!(w.standing(1).0, State::Running);
+    w.pass(2_000);
+    assert_eq!(w.standing(1).0, State::Queued);
+}
+
+#[test]
+fn nobody_wakes_to_watch_while_there_is_nobody_to_judge() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    assert_eq!(w.core.watch_at, None);
+    w.says(1, vec![AgentSaid::Closed]);
+    assert!(w.core.watch_at.is_some());
+    w.pass(302_000);
+    assert_eq!((w.standing(1).0, w.core.watch_at), (State::Queued, None));
+}
+
+#[test]
+fn a_session_that_took_over_and_ended_before_it_told_anything_leaves_nobody_unjudged() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    assert!(matches!(w.ask(open(2, &hello("life", "keeper"))), Ok(Reply::Welcome(_))));
+    w.says(2, vec![AgentSaid::Closed]);
+    w.pass(302_000);
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Waiting)));
+}
+
+#[test]
+fn a_silent_session_that_is_heard_after_a_loss_has_to_tell_what_runs() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.start(one());
+    w.says(1, vec![AgentSaid::Silent]);
+    w.pass(302_000);
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Waiting)));
+    w.says(1, vec![AgentSaid::Heard { rtt_us: 1 }]);
+    assert_eq!(
+        (w.closed.as_slice(), w.started_frames().len()),
+        ([1].as_slice(), 1),
+        "nothing new before that"
+    );
+    w.says(1, vec![AgentSaid::Closed]);
+    assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Keep)]);
+    assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)));
+    w.says(2, vec![AgentSaid::Silent, AgentSaid::Heard { rtt_us: 1 }]);
+    assert_eq!(w.closed, [1], "a short silence asks for nothing");
+}
+
+fn hello(life: &str, keeper: &str) -> wire::Hello {
+    wire::Hello {
         version_min: 1,
         version_max: 1,
         cluster: "c".into(),
         machine: MACHINE.into(),
-        life: "life".into(),
-        keeper: "another keeper".into(),
+        life: life.into(),
+        keeper: keeper.into(),
         lineage_seen: String::new(),
         epoch_seen: 0,
         seq_seen: 0,
         agent_version: "v".into(),
         kinds: vec![],
-    };
-    let open = |hello: &wire::Hello| Call::OpenSession {
+    }
+}
+
+fn open(session: u64, hello: &wire::Hello) -> Call {
+    Call::OpenSession {
         machine: MACHINE.into(),
-        session: 2,
+        session,
         hello: Box::new(hello.clone()),
         address: "a".into(),
-    };
-    assert!(matches!(w.ask(open(&hello)), Ok(Reply::Refused(r)) if r.code == wire::close::SUPERSEDED));
-    let regressed =
-        wire::Hello { lineage_seen: "l".into(), epoch_seen: 9, keeper: "keeper".into(), ..hello.clone() };
+    }
+}
+
+#[test]
+fn a_cloned_machine_is_refused_while_the_first_one_beats() {
+    let mut w = World::with_machine(1);
+    // Another directory on the same machine; and a copy of the whole machine, which has everything but its life.
+    for (life, keeper) in [("life", "another keeper"), ("another life", "keeper")] {
+        let refused = w.ask(open(2, &hello(life, keeper)));
+        assert!(matches!(refused, Ok(Reply::Refused(r)) if r.code == wire::close::SUPERSEDED));
+    }
+    let alarms = w.events.iter().filter(|e| e.what.as_deref() == Some("refused_clone")).count();
+    assert_eq!(alarms, 1, "it comes again every few seconds, and is noted once");
+    let warning = w.core.machine_views(w.now)[0].warning.clone();
+    assert!(warning.is_some_and(|text| text.contains("copy of this machine")));
+    let regressed = wire::Hello { lineage_seen: "l".into(), epoch_seen: 9, ..hello("life", "keeper") };
     assert!(
-        matches!(w.ask(open(&regressed)), Ok(Reply::Refused(r)) if r.code == wire::close::STORE_REGRESSED)
+        matches!(w.ask(open(2, &regressed)), Ok(Reply::Refused(r)) if r.code == wire::close::STORE_REGRESSED)
     );
-    let same = wire::Hello { keeper: "keeper".into(), ..hello };
     assert!(
-        matches!(w.ask(open(&same)), Ok(Reply::Welcome(_))),
+        matches!(w.ask(open(2, &hello("life", "keeper"))), Ok(Reply::Welcome(_))),
         "a restarted agent of the same keeper takes over"
+    );
+    w.says(2, vec![AgentSaid::Silent]);
+    assert!(
+        matches!(w.ask(open(3, &hello("another life", "keeper 2"))), Ok(Reply::Welcome(_))),
+        "once the first is silent the second may come"
     );
 }
 
