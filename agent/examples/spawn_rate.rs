@@ -66,7 +66,7 @@ fn keeper(jobs: u64, at_once: u64) -> f64 {
         cpu_milli: at_once as u32 * 1000,
         memory_bytes: 1 << 40,
         machine: "m".into(),
-        heard_ms_ago: 0,
+        heard_boot_ms: 0,
     };
     frame::append(kind::LIMITS, 0, &limits, &mut out).expect("small");
     let begin = Instant::now();

@@ -1,6 +1,7 @@
 //! reeve's side of a machine: the agent (a relay between coordinator and keeper), the keeper (owns the attempts) and the
 //! guardian (holds one attempt). Jobs are decided elsewhere: nothing here chooses what runs.
 mod agent;
+mod clock;
 pub mod config;
 pub mod doctor;
 mod guardian;

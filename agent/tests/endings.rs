@@ -1,7 +1,7 @@
 //! Who ends what: stops, deadlines, trees that hide, and who waits for whom.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is the report")]
 mod common;
-use common::{Rig, lives, until};
+use common::{Rig, boot_ms, lives, until};
 use reeve_protocol::Cause;
 use reeve_protocol::wire::{Finished, Revoke, Shutdown, Start, Stop, kind};
 use std::path::Path;
@@ -74,9 +74,35 @@ fn a_deadline_is_kept_by_the_guardian() {
 #[test]
 fn an_exclusive_attempt_ends_by_its_own_clock_unless_it_is_renewed() {
     let mut rig = Rig::new();
-    let mut job = rig.job(&["sleep", "100"]);
-    job.stop_after_ms = 50;
-    assert_eq!(rig.cause(&job), Cause::Lost);
+    rig.heard(boot_ms());
+    let (mut ends, mut goes_on) = (rig.job(&["sleep", "100"]), rig.job(&["sleep", "100"]));
+    ends.stop_after_ms = 2_000;
+    goes_on.stop_after_ms = 60_000;
+    rig.start(&goes_on);
+    assert_eq!(rig.cause(&ends), Cause::Lost);
+    // It was heard 59 s ago, says the agent now, and that word came late: a second is left, whoever passed it on.
+    let mut late = rig.job(&["sleep", "100"]);
+    late.stop_after_ms = 60_000;
+    rig.heard(boot_ms() - 1_000);
+    let pid = rig.start(&goes_on).pid;
+    assert!(lives(pid), "an older word makes no lease shorter");
+}
+
+#[test]
+fn an_exclusive_attempt_whose_start_comes_too_late_never_starts() {
+    let mut rig = Rig::new();
+    let mark = rig.root.join("ran");
+    let mut job = rig.job(&["touch", mark.to_str().unwrap()]);
+    job.stop_after_ms = 10_000;
+    // Agent and Start lay stopped for ten seconds: the coordinator was last known to hear this machine before that.
+    rig.heard(boot_ms() - 10_000);
+    rig.send(kind::START, &job);
+    assert_eq!(rig.expect::<Revoke>(kind::RETURNED).attempt, job.attempt);
+    rig.heard(boot_ms());
+    rig.send(kind::START, &job);
+    let other = rig.job(&["true"]);
+    assert_eq!(rig.cause(&other), Cause::Ok);
+    assert!(!mark.exists(), "a second copy of the Start changes nothing");
 }
 
 #[test]

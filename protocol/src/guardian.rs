@@ -68,11 +68,12 @@ pub struct State {
 pub struct Signal {
     /// 0: stop it, TERM to the group and KILL to the whole tree after the grace. Else a plain signal to the group.
     pub signal: u16,
-    /// Between TERM and KILL, in milliseconds.
+    /// Between TERM and KILL, in milliseconds. With `renew`: up to when the coordinator is known to have heard this machine,
+    /// in milliseconds of the boot-time clock.
     pub grace_ms: u64,
     /// The cause its end gets when it is stopped.
     pub cause: WireCause,
-    /// With signal 0 and this set, nothing is stopped: the coordinator was heard now (exclusive jobs).
+    /// With signal 0 and this set, nothing is stopped: the lease of an exclusive job is counted from a later moment.
     pub renew: bool,
 }
 

@@ -464,8 +464,10 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// The machine's name, for REEVE_MACHINE.
     pub machine: String,
-    /// As in Welcome, for the spool's path and exclusive jobs: milliseconds since the coordinator was heard.
-    pub heard_ms_ago: u64,
+    /// For exclusive jobs: up to when the coordinator is known to have heard this machine, in milliseconds of the boot-time
+    /// clock, which agent, keeper and guardians share: however long this lies in a socket, it does not become later. 0:
+    /// nothing is known.
+    pub heard_boot_ms: u64,
 }
 
 /// End every attempt with this cause, then leave when empty.

@@ -132,7 +132,7 @@ fn every_kind() -> Vec<(u16, String)> {
             kind::LIMITS,
             line(
                 kind::LIMITS,
-                &Limits { cpu_milli: 1, memory_bytes: 2, machine: text("m"), heard_ms_ago: 3 },
+                &Limits { cpu_milli: 1, memory_bytes: 2, machine: text("m"), heard_boot_ms: 3 },
             ),
         ),
         (kind::USAGE, line(kind::USAGE, &Usage { attempt, cpu_ms: 1, rss: 2, rss_peak: 3 })),

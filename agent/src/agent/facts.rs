@@ -40,7 +40,7 @@ pub(crate) fn limits(machine: &Machine, name: &str) -> Limits {
         cpu_milli: machine.cpu_milli,
         memory_bytes: machine.memory_bytes,
         machine: name.to_owned(),
-        heard_ms_ago: 0,
+        heard_boot_ms: 0,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The agent: a relay between coordinator and keeper with two small files and no job state. It may be restarted or
 //! upgraded at any time; nothing that runs notices.
+mod beats;
 pub(crate) mod dial;
 mod facts;
 mod join;
@@ -20,15 +21,19 @@ use local::{Link, Starter};
 use quinn::{ClientConfig, Connection, Endpoint, VarInt};
 use reeve_protocol::frame::Frame;
 use reeve_protocol::quic;
-use reeve_protocol::wire::{Limits, close, kind};
+use reeve_protocol::wire::{close, kind};
+use rustix::fs::{FlockOperation, flock};
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// Between two attempts to connect: doubles up to the longest.
+/// Between two attempts to connect: doubles up to the longest. With the patience of one attempt a coordinator that is back
+/// hears every machine within 3 s.
 const SHORTEST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(1);
+/// When another machine with this identity is heard.
+const CLASH: Duration = Duration::from_secs(5);
 /// When a person has to do something first.
 const TURNED_AWAY: Duration = Duration::from_secs(30);
 
@@ -44,6 +49,9 @@ pub enum Error {
     /// No socket.
     #[error("no way to the network")]
     Socket(#[from] DialError),
+    /// Two agents would take the session from each other for ever.
+    #[error("another agent serves {0}: stop that one first")]
+    Taken(std::path::PathBuf),
 }
 
 /// Relays until `shutdown` turns true; keeper and attempts live on.
@@ -52,6 +60,7 @@ pub enum Error {
 /// Only what no waiting would help against.
 pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     let credentials = Credentials::load(&config.state_dir)?;
+    let _lock = lock(&config.state_dir)?;
     let tls = quic::client_config(
         &credentials.ca,
         vec![credentials.certificate.clone()],
@@ -82,6 +91,15 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     endpoint.close(VarInt::from_u32(close::DONE), b"the agent stops");
     let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
     Ok(())
+}
+
+/// Held for as long as this agent runs, and freed by the kernel however it ends.
+fn lock(dir: &std::path::Path) -> Result<std::fs::File, Error> {
+    let path = dir.join("agent.lock");
+    let open = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = open.map_err(|source| identity::Error::File { path, source })?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Taken(dir.to_owned()))?;
+    Ok(file)
 }
 
 struct Agent {
@@ -120,6 +138,9 @@ impl Agent {
         if code.is_some_and(needs_a_person) {
             return TURNED_AWAY;
         }
+        if code == Some(close::SUPERSEDED) {
+            return jittered(CLASH);
+        }
         let pause = jittered(*backoff);
         *backoff = (*backoff * 2).min(LONGEST);
         pause
@@ -130,7 +151,7 @@ impl Agent {
         // The first word makes us the keeper's agent, so that it stays while there is no coordinator.
         let machine = facts::machine(&self.config.settings);
         let limits = facts::limits(&machine, &self.credentials.identity.name);
-        link.say(kind::LIMITS, &Limits { heard_ms_ago: u64::MAX, ..limits }).await?;
+        link.say(kind::LIMITS, &limits).await?;
         let connection = tokio::select! {
             connection = self.dial() => connection?,
             error = discard(&mut link) => return Err(error.into()),
@@ -184,12 +205,7 @@ async fn discard(link: &mut Link) -> KeeperError {
 fn needs_a_person(code: u32) -> bool {
     matches!(
         code,
-        close::REVOKED
-            | close::WRONG_CLUSTER
-            | close::STORE_REGRESSED
-            | close::UNAUTHORISED
-            | close::VERSION
-            | close::SUPERSEDED
+        close::REVOKED | close::WRONG_CLUSTER | close::STORE_REGRESSED | close::UNAUTHORISED | close::VERSION
     )
 }
 
@@ -215,5 +231,7 @@ mod tests {
     fn a_person_is_needed_for_what_time_does_not_heal() {
         assert!(needs_a_person(close::REVOKED) && needs_a_person(close::STORE_REGRESSED));
         assert!(!needs_a_person(close::STOPPING) && !needs_a_person(close::DONE));
+        // A machine that was restarted has to wait only until its former session is silent.
+        assert!(!needs_a_person(close::SUPERSEDED));
     }
 }

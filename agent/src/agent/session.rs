@@ -1,9 +1,11 @@
 //! One session with the coordinator: Hello to end. Frames about attempts are passed on as they are; the agent itself
 //! beats, answers for the machine, and moves output.
+use super::beats::Beats;
 use super::facts;
 use super::local::Link;
 use super::outbox::Outbox;
 use super::output;
+use crate::clock::boot_ms;
 use crate::config::Config;
 use crate::identity::{Identity, Seen};
 use crate::machine::sample::Sampler;
@@ -25,7 +27,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// For the coordinator's first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
-/// Without a fresh echo for so long the session is given up: what we say does not arrive.
+/// Without a fresh echo for so long the session is given up, or for three beats where many machines beat more slowly:
+/// what we say does not arrive.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Uploads at once; the other streams of the connection are for followers.
 const UPLOADS: usize = 8;
@@ -84,6 +87,8 @@ pub(crate) struct Open {
     recv: RecvStream,
     frames: Reader,
     pub(crate) welcome: Welcome,
+    /// When Hello was said: the coordinator has heard us since.
+    said: u64,
 }
 
 /// Says Hello and waits for Welcome.
@@ -110,12 +115,13 @@ pub(crate) async fn open(
         agent_version: reeve_protocol::VERSION.to_owned(),
         kinds: Vec::new(),
     };
+    let said = boot_ms();
     say_now(&mut send, kind::HELLO, &hello).await?;
     let mut frames = Reader::new();
     let first =
         timeout(FIRST_ANSWER, first_frame(&mut recv, &mut frames)).await.map_err(|_| Error::Silent)??;
     match first.kind {
-        kind::WELCOME => Ok(Open { send, recv, frames, welcome: first.decode()? }),
+        kind::WELCOME => Ok(Open { send, recv, frames, welcome: first.decode()?, said }),
         kind::REFUSED => Err(Error::Refused(first.decode()?)),
         other => Err(frame::Error::UnknownKind(other).into()),
     }
@@ -166,8 +172,8 @@ struct Session<'a> {
     up: Outbox,
     down: Outbox,
     limits: Limits,
-    beat: Beat,
-    heard: Instant,
+    beats: Beats,
+    silence: Duration,
     /// The keeper has begun to tell its inventory: what it said before belongs to the session before.
     in_step: bool,
     /// Something may run here, so that exclusive attempts want to know that the coordinator is heard.
@@ -181,17 +187,18 @@ struct Session<'a> {
 
 /// Serves until either side is gone, and says why.
 pub(crate) async fn run(connection: &Connection, config: &Config, opened: Open, link: Link) -> Error {
-    let Open { mut send, recv, frames, welcome } = opened;
+    let Open { mut send, recv, frames, welcome, said } = opened;
     let machine = facts::machine(&config.settings);
     let Link { read, mut write, frames: keeper_frames, .. } = link;
+    let beat = Duration::from_millis(welcome.beat_ms.clamp(100, 60_000).into());
     let session = Session {
         connection,
         config,
         up: Outbox::default(),
         down: Outbox::default(),
-        limits: facts::limits(&machine, &welcome.name),
-        beat: Beat { number: 0, echo: 0 },
-        heard: Instant::now(),
+        limits: Limits { heard_boot_ms: said, ..facts::limits(&machine, &welcome.name) },
+        beats: Beats::new(Instant::now()),
+        silence: SILENCE.max(beat * 3),
         in_step: false,
         busy: false,
         uploads: JoinSet::new(),
@@ -204,7 +211,6 @@ pub(crate) async fn run(connection: &Connection, config: &Config, opened: Open, 
     up.say(kind::MACHINE, 0, &machine);
     down.say(kind::LIMITS, 0, &session.limits);
     down.say(kind::INVENTORY_ASK, 0, &());
-    let beat = Duration::from_millis(welcome.beat_ms.clamp(100, 60_000).into());
     tokio::select! {
         error = up.drain_quic(&mut send) => broken_write(error),
         error = down.drain_unix(&mut write) => Error::Keeper(error),
@@ -265,15 +271,15 @@ impl Session<'_> {
     }
 
     fn beat(&mut self) -> Result<(), Error> {
-        if self.heard.elapsed() > SILENCE {
+        if self.beats.heard().elapsed() > self.silence {
             return Err(Error::Silent);
         }
         if self.up.is_stuck() || self.down.is_stuck() {
             return Err(Error::Stuck);
         }
-        self.beat.number += 1;
-        self.up.say(kind::BEAT, 0, &self.beat);
-        if self.beat.number % SAMPLE_EVERY == 1 {
+        let beat = self.beats.next(boot_ms());
+        self.up.say(kind::BEAT, 0, &beat);
+        if beat.number % SAMPLE_EVERY == 1 {
             self.up.say(kind::SAMPLE, OPTIONAL, &self.sampler.look());
         }
         Ok(())
@@ -283,7 +289,10 @@ impl Session<'_> {
         while let Some(frame) = frames.next_frame()? {
             match frame.kind {
                 kind::START => {
-                    self.busy = true;
+                    if !std::mem::replace(&mut self.busy, true) {
+                        // Nobody told the keeper while nothing ran: the lease of this attempt starts from here.
+                        self.down.say(kind::LIMITS, 0, &self.limits);
+                    }
                     self.down.pass(&frame);
                 }
                 kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => self.down.pass(&frame),
@@ -303,11 +312,12 @@ impl Session<'_> {
     }
 
     fn echo(&mut self, beat: Beat) {
-        self.heard = Instant::now();
-        self.beat.echo = self.beat.echo.max(beat.number);
-        if self.busy {
-            // Said again while the coordinator is heard: exclusive attempts end when this stays away.
-            self.down.say(kind::LIMITS, 0, &self.limits);
+        if let Some(sent) = self.beats.echo(beat, Instant::now()) {
+            self.limits.heard_boot_ms = sent;
+            if self.busy {
+                // Said again while the coordinator is heard: exclusive attempts end when this stays away.
+                self.down.say(kind::LIMITS, 0, &self.limits);
+            }
         }
     }
 

@@ -3,16 +3,13 @@
 use super::sys::{Used, Waited, wait_any};
 use super::tree;
 use super::{Guardian, environment};
+use crate::clock::boot_ms;
 use crate::machine::memory;
 use reeve_protocol::cause::Cause;
 use reeve_protocol::tape::{STDERR, STDOUT};
 use reeve_protocol::time::Wall;
 use reeve_protocol::wire::INLINE_OUTPUT;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 /// After the start, until it is told.
@@ -105,36 +102,6 @@ impl Ending {
     }
 }
 
-/// The attempt's own clock for exclusive jobs: it counts suspended time too.
-pub(super) struct Lease {
-    pub(super) timer: OwnedFd,
-    after_ms: u64,
-}
-
-impl Lease {
-    pub(super) fn new(after_ms: u64) -> io::Result<Option<Self>> {
-        if after_ms == 0 {
-            return Ok(None);
-        }
-        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let lease = Self { timer, after_ms };
-        lease.renew();
-        Ok(Some(lease))
-    }
-
-    /// The coordinator was heard now.
-    pub(super) fn renew(&self) {
-        let after = Timespec {
-            tv_sec: (self.after_ms / 1000) as i64,
-            tv_nsec: ((self.after_ms % 1000) * 1_000_000) as i64,
-        };
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: after };
-        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once) {
-            tracing::error!(%error, "the lease cannot be renewed");
-        }
-    }
-}
-
 impl Guardian<'_> {
     /// Takes note of every child that has ended.
     pub(super) fn reap(&mut self) {
@@ -219,7 +186,7 @@ impl Guardian<'_> {
     }
 
     /// Deadline, lease, grace.
-    pub(super) fn check_clocks(&mut self, lease_ran_out: bool) {
+    pub(super) fn check_clocks(&mut self) {
         if self.ending.phase == Phase::Ended {
             return;
         }
@@ -228,6 +195,8 @@ impl Guardian<'_> {
             self.ending.announce_at = None;
             self.announce();
         }
+        // Asked now, not when we woke: a guardian that was stopped has heard meanwhile whether its machine is heard.
+        let lease_ran_out = self.lease.as_ref().is_some_and(|lease| lease.is_over(boot_ms()));
         if lease_ran_out && self.ending.phase == Phase::Running {
             self.stop(&Cause::Lost, self.task.start.grace_ms);
         }

@@ -8,6 +8,7 @@
 mod ending;
 pub(crate) mod environment;
 mod launch;
+mod lease;
 pub(crate) use launch::errno_name;
 mod serve;
 mod spool;
@@ -18,6 +19,7 @@ mod workdir;
 use crate::peer::{Peer, SCRATCH, is_trusted};
 use ending::{Ending, Phase};
 use environment::Account;
+use lease::Lease;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use reeve_protocol::guardian::State;
@@ -67,6 +69,8 @@ pub(crate) struct Task {
     pub(crate) spool: PathBuf,
     /// How often the kernel had killed for memory in our cgroup.
     pub(crate) oom_kills: Option<u64>,
+    /// Up to when the coordinator is known to have heard this machine, boot-time milliseconds.
+    pub(crate) heard: u64,
 }
 
 /// A guardian at work.
@@ -82,7 +86,7 @@ pub(crate) struct Guardian<'a> {
     clients: Vec<Client>,
     listener: UnixListener,
     signals: SignalFd,
-    lease: Option<ending::Lease>,
+    lease: Option<Lease>,
     scratch: Vec<u8>,
 }
 
@@ -139,7 +143,7 @@ impl<'a> Guardian<'a> {
             clients: vec![Client::keeper(Peer::new(keeper)?)],
             listener: listen(start.attempt)?,
             signals,
-            lease: ending::Lease::new(start.stop_after_ms)?,
+            lease: Lease::new(start.stop_after_ms, task.heard)?,
             scratch: vec![0; UNTOUCHED],
             task,
         })
@@ -163,7 +167,7 @@ impl<'a> Guardian<'a> {
         if std::fs::rename(resting_place(), environment::socket_path(start.attempt)).is_err() {
             self.listener = listen(start.attempt)?;
         }
-        self.lease = ending::Lease::new(start.stop_after_ms)?;
+        self.lease = Lease::new(start.stop_after_ms, task.heard)?;
         self.state = first_state(start);
         self.tape = Tape::new(start.output_cap, task.spool.clone());
         self.ending = Ending::new(start.grace_ms);
@@ -216,7 +220,7 @@ impl<'a> Guardian<'a> {
             if self.serve(&ready) {
                 return;
             }
-            self.check_clocks(ready.lease);
+            self.check_clocks();
             self.finish_if_empty();
             self.answer();
             if self.is_out_of_reach() {
@@ -272,7 +276,6 @@ impl<'a> Guardian<'a> {
             signals: next(running),
             stdout: next(running && self.watched(STDOUT).is_some()),
             stderr: next(running && self.watched(STDERR).is_some()),
-            lease: next(running && self.lease.is_some()),
             listener: is(0),
             clients: (1..base).map(is).collect(),
         }
@@ -364,5 +367,4 @@ struct Ready {
     signals: bool,
     stdout: bool,
     stderr: bool,
-    lease: bool,
 }

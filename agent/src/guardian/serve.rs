@@ -165,8 +165,8 @@ impl Guardian<'_> {
             return;
         }
         if signal.renew {
-            if let Some(lease) = &self.lease {
-                lease.renew();
+            if let Some(lease) = &mut self.lease {
+                lease.renew(signal.grace_ms);
             }
             return;
         }

@@ -118,21 +118,38 @@ impl Stat {
     }
 }
 
-/// What is left of an attempt whose guardian is gone: processes of its session, or that carry the guardian's socket in
-/// their environment. Best effort: a process can hide from both.
-pub(crate) fn leftovers(session: u32, socket: &str) -> Vec<u32> {
-    let mark = format!("{}={socket}", super::environment::MARK);
-    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
-    let own = std::process::id();
-    all.flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| *pid != own)
-        .filter(|pid| {
-            let same = session > 1 && Stat::read(*pid).is_some_and(|s| s.session == session);
-            same || fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|env| env.split(|b| *b == 0).any(|entry| entry == mark.as_bytes()))
+/// What is left of an attempt whose guardian is gone: processes of its session while that is led by the command itself,
+/// and those that carry the guardian's socket in their environment. Best effort: a process can hide from both. The
+/// command's process id alone proves nothing, it may be anybody's by now: `leader` has its birth beside it.
+pub(crate) fn leftovers((leader, born): (u32, u64), socket: &str) -> Vec<u32> {
+    let led = leader > 1 && born > 0 && Stat::read(leader).is_some_and(|stat| stat.start == born);
+    let mut found: Vec<u32> =
+        marked().into_iter().filter(|(_, mark)| mark == socket).map(|(pid, _)| pid).collect();
+    if led {
+        let session = everybody().filter(|pid| Stat::read(*pid).is_some_and(|s| s.session == leader));
+        found.extend(session.filter(|pid| !found.contains(pid)).collect::<Vec<_>>());
+    }
+    found
+}
+
+/// Every process that has a guardian's socket in its environment, and that socket.
+pub(crate) fn marked() -> Vec<(u32, String)> {
+    let name = format!("{}=", super::environment::MARK);
+    everybody()
+        .filter_map(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+            let mark =
+                environment.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(name.as_bytes()))?;
+            Some((pid, String::from_utf8_lossy(mark).into_owned()))
         })
         .collect()
+}
+
+/// Every process but this one.
+fn everybody() -> impl Iterator<Item = u32> {
+    let own = std::process::id();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(move |pid| *pid != own)
 }
 
 #[cfg(test)]
@@ -166,10 +183,27 @@ mod tests {
         let mut child =
             std::process::Command::new("sleep").arg("60").env("REEVE_GUARDIAN", &mark).spawn().unwrap();
         // The environment of a process is readable a moment after its exec has let the parent go on.
-        while leftovers(0, &mark) != [child.id()] {
+        while leftovers((0, 0), &mark) != [child.id()] {
             assert_eq!(child.try_wait().unwrap(), None);
         }
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_got_the_number_of_a_dead_command_is_nobodys_leftover() {
+        let mut bystander = std::process::Command::new("setsid").args(["sleep", "60"]).spawn().unwrap();
+        let pid = bystander.id();
+        let born = loop {
+            match Stat::read(pid) {
+                Some(stat) if stat.session == pid => break stat.start,
+                _ => assert_eq!(bystander.try_wait().unwrap(), None),
+            }
+        };
+        assert_eq!(leftovers((pid, born), "/nowhere"), [pid], "the command itself");
+        assert_eq!(leftovers((pid, born - 1), "/nowhere"), [0; 0], "another process with that number");
+        assert_eq!(leftovers((pid, 0), "/nowhere"), [0; 0], "nobody knows when it was born");
+        signal_one(pid, Signal::KILL);
+        bystander.wait().unwrap();
     }
 }

@@ -5,10 +5,12 @@ use super::queue::Size;
 use super::watch::Watch;
 use crate::guardian::RESTING;
 use crate::guardian::environment::socket_path;
+use crate::guardian::tree;
 use reeve_protocol::cause::Cause;
 use reeve_protocol::frame::{self, Reader};
 use reeve_protocol::guardian::{Hello, State, kind};
 use reeve_protocol::ids::AttemptId;
+use rustix::process::Signal;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -23,13 +25,35 @@ impl Keeper {
         for entry in sockets.flatten() {
             let name = entry.file_name();
             if let Some(id) = name.to_str().and_then(AttemptId::from_file_name) {
-                self.adopt_one(id);
+                if self.place.is_new_life {
+                    // Its end is the machine's, and the coordinator says so: here only files are left.
+                    self.remove_files(id, 0, &Place::lineage());
+                } else {
+                    self.adopt_one(id);
+                }
             } else {
                 tracing::warn!(?name, "no socket of ours in the directory of guardians");
             }
         }
+        self.end_unknown();
         self.remove_abandoned();
         remove_resting();
+    }
+
+    /// Ends what was started in a directory of this name and that nobody here can answer for: the directory was removed
+    /// while it ran, its end could never be told, and its job is run again.
+    fn end_unknown(&self) {
+        let ours = format!("{}/g/", self.place.root);
+        for (pid, socket) in tree::marked() {
+            let id = socket.strip_prefix(&ours).and_then(AttemptId::from_file_name);
+            // In another container a directory of the same name is another one.
+            if id.is_some_and(|id| !self.attempts.contains_key(&id))
+                && mounts(pid) == mounts(std::process::id())
+            {
+                tracing::warn!(pid, socket, "ends a process whose guardian cannot be found");
+                tree::signal_one(pid, Signal::KILL);
+            }
+        }
     }
 
     /// Directories whose guardian is gone. Those of guardians that were idle are removed by them.
@@ -49,7 +73,7 @@ impl Keeper {
             Err(error) => {
                 tracing::warn!(attempt = %id, %error, "a guardian is dead");
                 let lineage = Place::lineage();
-                self.kill_leftovers(id, 0);
+                self.kill_leftovers(id, (0, 0));
                 self.remove_files(id, 0, &lineage);
                 let end = plain_end(id, Cause::KeeperLost.to_wire(), 0, 0);
                 self.attempts.insert(id, Attempt::ended(end, lineage));
@@ -64,6 +88,8 @@ impl Keeper {
             link: Some(link),
             guardian_pid,
             pid: 0,
+            born: 0,
+            leased: true,
             phase: 1,
             lineage: state.as_ref().map_or_else(Place::lineage, |s| s.lineage.clone()),
             size: state.as_ref().map_or(Size::default(), |s| Size {
@@ -82,6 +108,11 @@ impl Keeper {
             self.note(id, state);
         }
     }
+}
+
+/// What a process sees of the file system, for comparison.
+fn mounts(pid: u32) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
 }
 
 /// Says Hello and waits a little for the State.

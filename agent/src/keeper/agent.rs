@@ -99,10 +99,16 @@ impl Keeper {
             self.machine = limits.machine;
         }
         // An agent says its limits again while it hears the coordinator: exclusive attempts live on it.
-        if limits.heard_ms_ago < 1000 {
-            let running: Vec<u64> =
-                self.attempts.values().filter(|a| a.end.is_none()).filter_map(|a| a.link).collect();
-            let renew = says::Signal { signal: 0, grace_ms: 0, cause: Cause::Unknown.to_wire(), renew: true };
+        if limits.heard_boot_ms > self.heard {
+            self.heard = limits.heard_boot_ms;
+            let running = self.attempts.values().filter(|a| a.leased && a.end.is_none());
+            let running: Vec<u64> = running.filter_map(|a| a.link).collect();
+            let renew = says::Signal {
+                signal: 0,
+                grace_ms: self.heard,
+                cause: Cause::Unknown.to_wire(),
+                renew: true,
+            };
             for link in running {
                 self.say_to(link, says::kind::SIGNAL, &renew);
             }

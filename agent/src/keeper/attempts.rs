@@ -6,13 +6,15 @@ use super::place::{Place, is_plain};
 use super::queue::{Queue, Size, Tombstones, Turn};
 use super::users::Users;
 use super::watch::Watch;
+use crate::clock::boot_ms;
+use crate::guardian::tree::Stat;
 use crate::machine::memory;
 use crate::peer::{Peer, SCRATCH};
 use reeve_protocol::cause::{Cause, WireCause};
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{Finished, INLINE_OUTPUT, Start, Started, kind};
+use reeve_protocol::wire::{Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
@@ -26,6 +28,8 @@ pub(super) struct Keeper {
     pub(super) args: Args,
     pub(super) life: String,
     pub(super) machine: String,
+    /// Up to when the coordinator is known to have heard this machine, boot-time milliseconds.
+    pub(super) heard: u64,
     pub(super) lineage: String,
     pub(super) queue: Queue,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
@@ -42,6 +46,8 @@ pub(super) struct Keeper {
     pub(super) users: Users,
     /// Asked to end everything and leave.
     pub(super) leaving: bool,
+    /// The runtime directory is no longer where it was: no guardian made now could be found. Leaves at once.
+    pub(super) adrift: bool,
     pub(super) idle_since: Instant,
     pub(super) next_token: u64,
     pub(super) scratch: Vec<u8>,
@@ -73,6 +79,11 @@ pub(super) struct Attempt {
     pub(super) link: Option<u64>,
     pub(super) guardian_pid: u32,
     pub(super) pid: u32,
+    /// When the command was born, clock ticks after boot; 0 if that was not seen. A process id alone may be somebody
+    /// else's by now.
+    pub(super) born: u64,
+    /// Exclusive, or found and perhaps so: its guardian wants to hear that the coordinator is heard.
+    pub(super) leased: bool,
     /// As in the inventory.
     pub(super) phase: u16,
     pub(super) lineage: String,
@@ -86,15 +97,16 @@ pub(super) struct Attempt {
 }
 
 impl Keeper {
-    pub(super) fn new(place: Place, args: &Args, listener: UnixListener) -> io::Result<Self> {
+    pub(super) fn new(place: Place, life: String, args: &Args, listener: UnixListener) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(super::event::LISTENER);
         epoll::add(&epoll, &listener, data, epoll::EventFlags::IN)?;
         Ok(Self {
             place,
             args: args.clone(),
-            life: crate::life::current(),
+            life,
             machine: crate::machine::os::hostname(),
+            heard: 0,
             lineage: Place::lineage(),
             queue: Queue::default(),
             attempts: HashMap::new(),
@@ -107,6 +119,7 @@ impl Keeper {
             listener,
             users: Users::new(args.allow_root, args.run_as.clone()),
             leaving: false,
+            adrift: false,
             idle_since: Instant::now(),
             next_token: super::event::LISTENER + 1,
             scratch: vec![0; SCRATCH],
@@ -154,6 +167,20 @@ impl Keeper {
     }
 
     fn launch(&mut self, start: &Start) {
+        if !self.place.is_in_place() {
+            // Not started, not told: the next keeper does not know it, and then it goes back to its place.
+            tracing::error!(dir = self.place.root, "the runtime directory was removed; this keeper leaves");
+            self.adrift = true;
+            return;
+        }
+        if lease_is_over(start.stop_after_ms, self.heard, boot_ms()) {
+            // Its Start was old when it came, or waited for room too long: another attempt may run elsewhere by now.
+            tracing::warn!(attempt = %start.attempt, "an exclusive attempt came too late and is not started");
+            self.queue.release(Size::of(start));
+            self.tombstones.add(start.attempt);
+            self.say(kind::RETURNED, &Revoke { attempt: start.attempt });
+            return;
+        }
         let refused = match self.users.resolve(start) {
             Ok(person) => self.hand_out(start, &person).err().map(|error| Cause::Spawn {
                 errno: error.raw_os_error().map_or_else(String::new, crate::guardian::errno_name),
@@ -179,6 +206,9 @@ impl Keeper {
     pub(super) fn note(&mut self, id: AttemptId, state: State) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         let new_pid = attempt.pid == 0 && state.pid != 0;
+        if new_pid && state.phase == 1 {
+            attempt.born = Stat::read(state.pid).map_or(0, |stat| stat.start);
+        }
         attempt.pid = state.pid;
         attempt.started_ms = state.started_ms;
         attempt.phase = attempt.phase.max(state.phase);
@@ -275,7 +305,7 @@ impl Keeper {
         let Some(attempt) = self.attempts.get_mut(&id).filter(|a| a.link == Some(token)) else { return };
         attempt.link = None;
         let guardian_pid = attempt.guardian_pid;
-        let (lineage, session) = (attempt.lineage.clone(), attempt.pid);
+        let (lineage, leader) = (attempt.lineage.clone(), (attempt.pid, attempt.born));
         if attempt.end.is_some() {
             attempt.guardian_pid = 0;
             // Its output is gone with it; how it ended is known.
@@ -289,7 +319,7 @@ impl Keeper {
         let end = plain_end(id, Cause::KeeperLost.to_wire(), attempt.started_ms, attempt.pid);
         attempt.end = Some(end.clone());
         let size = attempt.size;
-        self.kill_leftovers(id, session);
+        self.kill_leftovers(id, leader);
         self.remove_files(id, guardian_pid, &lineage);
         self.queue.release(size);
         self.say(kind::FINISHED, &end);
@@ -307,6 +337,8 @@ impl Attempt {
             link: None,
             guardian_pid: 0,
             pid: end.pid,
+            born: 0,
+            leased: false,
             phase: 3,
             lineage,
             size: Size::default(),
@@ -316,6 +348,12 @@ impl Attempt {
             watch: Watch::default(),
         }
     }
+}
+
+/// Whether an exclusive attempt must not start any more. Before the coordinator was known to have heard this machine there
+/// was no Start.
+fn lease_is_over(stop_after_ms: u64, heard: u64, now: u64) -> bool {
+    stop_after_ms > 0 && heard.saturating_add(stop_after_ms) <= now
 }
 
 /// An end without output.

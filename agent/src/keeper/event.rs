@@ -43,6 +43,9 @@ impl Keeper {
                 }
             }
             self.admit();
+            if self.adrift {
+                return Ok(());
+            }
             self.watch_if_due();
             self.tell_if_due();
             self.part_if_due();

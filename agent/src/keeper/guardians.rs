@@ -42,6 +42,7 @@ impl Keeper {
             machine: self.machine.clone(),
             spool: self.place.spool_path(&start.lineage, start.attempt),
             oom_kills: self.oom.1,
+            heard: self.heard,
         };
         let (link, guardian_pid) = match self.employ(&task) {
             Some(employed) => employed,
@@ -51,6 +52,8 @@ impl Keeper {
             link: Some(link),
             guardian_pid,
             pid: 0,
+            born: 0,
+            leased: start.stop_after_ms > 0,
             phase: 1,
             lineage: start.lineage.clone(),
             size: Size::of(start),

@@ -68,7 +68,8 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub fn run(args: &Args) -> Result<(), Error> {
     // Files of the keeper are its own; a command gets 022 again.
     rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o077));
-    let place = Place::enter(&args.dir, args.data.as_deref())?;
+    let life = crate::life::current();
+    let place = Place::enter(&args.dir, args.data.as_deref(), &life)?;
     sys::keeper_signals();
     // Fails when it leads a session already, which is as good.
     let _ = rustix::process::setsid();
@@ -76,9 +77,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let _ = std::fs::remove_file(SOCKET);
     let listener = UnixListener::bind(SOCKET)?;
     listener.set_nonblocking(true)?;
-    let mut keeper = Keeper::new(place, args, listener)?;
+    let mut keeper = Keeper::new(place, life, args, listener)?;
     keeper.adopt();
     keeper.serve()?;
+    // In a directory that was replaced this is nobody's any more, and the other one's socket is not ours.
     let _ = std::fs::remove_file(SOCKET);
     Ok(())
 }

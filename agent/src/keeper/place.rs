@@ -3,7 +3,7 @@ use reeve_protocol::ids::AttemptId;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Something about the directory cannot be used.
@@ -35,13 +35,15 @@ pub(crate) struct Place {
     pub(crate) word: String,
     /// Where attempts get their directories, absolute.
     pub(crate) work: String,
+    /// The machine was restarted since a keeper was here: nobody lives whom one could find.
+    pub(crate) is_new_life: bool,
     spool: PathBuf,
     _lock: File,
 }
 
 impl Place {
     /// Makes what is missing and takes the lock.
-    pub(crate) fn enter(dir: &Path, data: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn enter(dir: &Path, data: Option<&Path>, life: &str) -> Result<Self, Error> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |source| Error::File { path, source }
@@ -63,10 +65,22 @@ impl Place {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
         let lock = lock.map_err(at(&lock_path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Taken(dir.clone()))?;
-        let word = |name: &str| drawn(&dir.join(name)).map_err(at(&dir.join(name)));
-        let (nonce, word) = (word("nonce")?, word("keeper")?);
         std::env::set_current_dir(dir).map_err(at(dir))?;
-        Ok(Self { root, nonce, word, work: text(&work)?, spool: data.join("spool"), _lock: lock })
+        let nonce = drawn("nonce".as_ref(), "").map_err(at(&dir.join("nonce")))?;
+        // The name of a keeper is that of its directory: in a copy of it, another keeper lives.
+        let here = std::fs::metadata(dir).map_err(at(dir))?;
+        let here = format!(" {:x}.{:x}", here.dev(), here.ino());
+        let word = drawn("keeper".as_ref(), &here).map_err(at(&dir.join("keeper")))?;
+        let is_new_life = noted_life(life).map_err(at(&dir.join("life")))?;
+        let (work, spool) = (text(&work)?, data.join("spool"));
+        Ok(Self { root, nonce, word, work, is_new_life, spool, _lock: lock })
+    }
+
+    /// Whether whoever looks for this directory by its name finds this one: it may have been removed or replaced.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let guardians = Path::new(&self.root).join("g");
+        std::fs::metadata(guardians).ok().zip(std::fs::metadata("g").ok()).is_some_and(|(a, b)| same(a, b))
     }
 
     /// Where the output of an attempt goes. The lineage is checked by the caller: it becomes part of a path.
@@ -97,11 +111,29 @@ fn make(dir: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
 }
 
-/// The word in a file; drawn at random the first time.
-fn drawn(path: &Path) -> io::Result<String> {
-    match std::fs::read_to_string(path) {
-        Ok(word) if word.trim().len() >= 16 => return Ok(word.trim().to_owned()),
+/// Notes the machine's life; whether another one was noted before.
+fn noted_life(life: &str) -> io::Result<bool> {
+    match std::fs::read_to_string("life") {
+        Ok(before) if before == life => return Ok(false),
         Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            std::fs::write("life", life)?;
+            return Ok(false);
+        }
+        Err(e) => return Err(e),
+    }
+    std::fs::write("life", life)?;
+    Ok(true)
+}
+
+/// The word in a file; drawn at random the first time, and again when it was drawn for something else than `mark`.
+fn drawn(path: &Path, mark: &str) -> io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            if let Some(word) = text.trim_end().strip_suffix(mark).filter(|word| word.len() >= 16) {
+                return Ok(word.to_owned());
+            }
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
@@ -114,7 +146,7 @@ fn drawn(path: &Path) -> io::Result<String> {
         .truncate(true)
         .mode(0o600)
         .open(path)?
-        .write_all(word.as_bytes())?;
+        .write_all(format!("{word}{mark}").as_bytes())?;
     Ok(word)
 }
 
@@ -126,11 +158,15 @@ mod tests {
     fn words_are_drawn_once_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nonce");
-        let word = drawn(&path).unwrap();
+        let word = drawn(&path, "").unwrap();
         assert_eq!(word.len(), 32);
-        assert_eq!(drawn(&path).unwrap(), word);
+        assert_eq!(drawn(&path, "").unwrap(), word);
+        let marked = drawn(&path, " 1.2").unwrap();
+        assert!(marked != word && marked.len() == 32, "it was drawn for something else");
+        assert_eq!(drawn(&path, " 1.2").unwrap(), marked);
+        assert_ne!(drawn(&path, " 1.3").unwrap(), marked, "in a copy of the directory");
         std::fs::write(&path, "short").unwrap();
-        assert_ne!(drawn(&path).unwrap(), "short");
+        assert_ne!(drawn(&path, "").unwrap(), "short");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 

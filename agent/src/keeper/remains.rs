@@ -8,11 +8,13 @@ use std::time::Duration;
 impl Keeper {
     /// Kills what a dead guardian left: its orphans are children of this keeper if this keeper forked it, and carry marks
     /// otherwise.
-    pub(super) fn kill_leftovers(&self, id: AttemptId, session: u32) {
+    ///
+    /// `leader` is the command's process id and when it was born.
+    pub(super) fn kill_leftovers(&self, id: AttemptId, leader: (u32, u64)) {
         let socket = format!("{}/{}", self.place.root, environment::socket_path(id));
         // A killed process can leave children that come to us only now: again, until a round finds nobody.
         for _ in 0..100 {
-            let mut found = tree::leftovers(session, &socket);
+            let mut found = tree::leftovers(leader, &socket);
             found.extend(self.orphans());
             if found.is_empty() {
                 return;

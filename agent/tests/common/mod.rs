@@ -31,6 +31,12 @@ pub struct Rig {
     _dir: tempfile::TempDir,
 }
 
+/// Milliseconds of the boot-time clock.
+pub fn boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
 impl Rig {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -45,7 +51,16 @@ impl Rig {
     }
 
     pub fn limits(&mut self, cpu_milli: u32) {
-        let limits = Limits { cpu_milli, memory_bytes: 1 << 40, machine: "m1".into(), heard_ms_ago: 0 };
+        self.say_limits(cpu_milli, 0);
+    }
+
+    /// Says up to when the coordinator has heard this machine.
+    pub fn heard(&mut self, boot_ms: u64) {
+        self.say_limits(4000, boot_ms);
+    }
+
+    fn say_limits(&mut self, cpu_milli: u32, heard_boot_ms: u64) {
+        let limits = Limits { cpu_milli, memory_bytes: 1 << 40, machine: "m1".into(), heard_boot_ms };
         self.send(kind::LIMITS, &limits);
     }
 
