@@ -16,6 +16,7 @@ pub mod queue;
 pub mod select;
 pub mod show;
 pub mod spec;
+mod story;
 pub mod submit;
 pub mod table;
 pub mod values;

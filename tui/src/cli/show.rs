@@ -116,7 +116,14 @@ fn print(job: &JobView, context: &mut Context) -> Result<(), Error> {
     for attempt in &job.attempts {
         table.row(attempt_row(attempt).map(Into::into));
     }
-    context.table(&table)
+    context.table(&table)?;
+    for (at, line) in super::story::story(job).into_iter().enumerate() {
+        if at == 0 {
+            context.line("")?;
+        }
+        context.line(line)?;
+    }
+    Ok(())
 }
 
 /// What is known, in the order of its use. Every value is clean.
