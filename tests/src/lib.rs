@@ -4,8 +4,10 @@
 //! here only what needs several parts at once. No test sleeps and hopes: it waits for a fact with [`eventually`].
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used, clippy::panic, reason = "this package is tests")]
 
+pub mod bench;
 pub mod http;
 pub mod machine;
+pub mod outage;
 pub mod server;
 pub mod terminal;
 

@@ -168,6 +168,10 @@ pub struct Agent {
     pub dir: PathBuf,
     /// The process.
     pub daemon: Option<Daemon>,
+    /// The program and more environment, for the next [`Agent::run`].
+    pub program: PathBuf,
+    /// See `program`.
+    pub env: Vec<(String, String)>,
     prefix: Vec<String>,
 }
 
@@ -177,11 +181,17 @@ impl Agent {
         let dir = base.join(name);
         std::fs::create_dir(&dir).unwrap();
         let prefix = prefix.iter().map(|&word| word.to_owned()).collect();
-        let mut agent = Self { dir, daemon: None, prefix };
+        let mut agent = Self { dir, daemon: None, program: binary("reeve-agent"), env: Vec::new(), prefix };
         let joined = agent.join(name, token);
         assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
         agent.run();
         agent
+    }
+
+    /// What lies in a directory already; not running.
+    pub fn existing(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        Self { dir, daemon: None, program: binary("reeve-agent"), env: Vec::new(), prefix: Vec::new() }
     }
 
     /// `reeve-agent join`.
@@ -194,7 +204,9 @@ impl Agent {
         let config = self.dir.join("agent.toml");
         // The tests may run as root, and a keeper that is root starts nothing as root unless told so.
         std::fs::write(&config, "allow_root = true\n").unwrap();
-        let command = agent(&self.dir.join("state"), &["run", "--config", config.to_str().unwrap()]);
+        let mut command = Command::new(&self.program);
+        command.args(["run", "--config", config.to_str().unwrap(), "--dir"]).arg(self.dir.join("state"));
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
         self.daemon = Some(Daemon::spawn(prefixed(&self.prefix, command), &self.dir.join("log")));
     }
 
