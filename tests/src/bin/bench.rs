@@ -8,11 +8,11 @@
     reason = "a benchmark, not the product"
 )]
 
+use reeve_tests::bench::{Table, agents, cpu_ticks, keeper_of, median, outage, pss, restart, seconds};
 use reeve_tests::server::Server;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const ROUNDS: usize = 5;
 
@@ -38,45 +38,19 @@ fn main() {
     if only("idle") {
         idle(&mut table);
     }
+    if only("restart") {
+        restart::restart(&mut table);
+    }
+    if only("agents") {
+        agents::agents(&mut table);
+    }
+    if only("outage") {
+        outage::outage(&mut table);
+    }
+    if only("agent-kill") {
+        outage::agent_kill(&mut table);
+    }
     print!("{}", table.text());
-}
-
-/// Rows of `figure, reeve, raw limit, bar`.
-#[derive(Default)]
-struct Table {
-    rows: Vec<[String; 4]>,
-}
-
-impl Table {
-    fn row(&mut self, figure: &str, reeve: String, raw: String, bar: &str, ok: bool) {
-        let mark = if ok { "met" } else { "MISSED" };
-        eprintln!("{figure}: {reeve} (raw {raw}) bar {bar}: {mark}");
-        self.rows.push([figure.to_owned(), reeve, raw, format!("{bar} {mark}")]);
-    }
-
-    fn text(&self) -> String {
-        let head =
-            ["figure".to_owned(), "reeve".to_owned(), "raw limit, same run".to_owned(), "bar".to_owned()];
-        let width = |at: usize| self.rows.iter().chain([&head]).map(|r| r[at].len()).max().unwrap_or(0);
-        let widths = [width(0), width(1), width(2), width(3)];
-        let mut out = String::new();
-        for row in [&head].into_iter().chain(&self.rows) {
-            let cells: Vec<String> = row.iter().zip(widths).map(|(cell, w)| format!("{cell:w$}")).collect();
-            let _ = writeln!(out, "| {} |", cells.join(" | "));
-        }
-        out
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn seconds(run: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    run();
-    start.elapsed().as_secs_f64()
 }
 
 /// `posix_spawn` and `waitpid` of `/bin/true`, `n` times.
@@ -280,25 +254,6 @@ fn million(table: &mut Table) {
     table.row("array of 1,000,000: memory", format!("{grown:.2} MB"), "-".into(), "<= 5 MB", grown <= 5.0);
 }
 
-/// Proportional set size, MB.
-fn pss(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let kib: f64 = text
-        .lines()
-        .find_map(|l| l.strip_prefix("Pss:"))
-        .and_then(|l| l.split_whitespace().next())
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0.0);
-    kib / 1024.0
-}
-
-fn cpu_ticks(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    rest.get(11).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
-        + rest.get(12).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
-}
-
 /// Idle: coordinator and agent as processes of their own, one minute after the start.
 fn idle(table: &mut Table) {
     use reeve_tests::machine::{Coordinator, Daemon, agent};
@@ -330,16 +285,4 @@ fn idle(table: &mut Table) {
     table.row("idle CPU: coordinator", format!("{c:.3} %"), "-".into(), "<= 0.05 %", c <= 0.05);
     table.row("idle CPU: agent + keeper", format!("{a:.3} %"), "-".into(), "<= 0.05 %", a <= 0.05);
     coordinator.daemon = None;
-}
-
-fn keeper_of(dir: &std::path::Path) -> u32 {
-    let wanted = dir.to_string_lossy().into_owned();
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .find(|pid| {
-            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.contains("keeper\0") && line.contains(&wanted)
-        })
-        .unwrap_or(0)
 }
