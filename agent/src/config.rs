@@ -5,6 +5,7 @@ use reeve_protocol::nearest::nearest;
 use reeve_protocol::units::parse_bytes;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// A configuration that cannot be used.
@@ -63,11 +64,26 @@ pub struct Settings {
     pub run_as: Vec<String>,
     /// How the keeper is started when none answers; empty: somebody else does it.
     pub keeper_command: Option<Vec<String>>,
+    /// The runtime directory of a keeper that a service runs; the agent starts none then.
+    pub keeper_dir: Option<PathBuf>,
+    /// Attempts live below this control group: its directory, or the file that `reeve-agent jobs` writes.
+    pub jobs_cgroup: Option<PathBuf>,
 }
 
 /// Every key, for hints.
-const KEYS: [&str; 9] =
-    ["path", "cpus", "memory", "gpus", "resources", "labels", "allow_root", "run_as", "keeper_command"];
+const KEYS: [&str; 11] = [
+    "path",
+    "cpus",
+    "memory",
+    "gpus",
+    "resources",
+    "labels",
+    "allow_root",
+    "run_as",
+    "keeper_command",
+    "keeper_dir",
+    "jobs_cgroup",
+];
 
 impl Default for Settings {
     fn default() -> Self {
@@ -81,6 +97,8 @@ impl Default for Settings {
             allow_root: false,
             run_as: Vec::new(),
             keeper_command: None,
+            keeper_dir: None,
+            jobs_cgroup: None,
         }
     }
 }
@@ -121,15 +139,43 @@ impl Config {
     /// [`Error`].
     pub fn read(&mut self, named: Option<&Path>) -> Result<(), Error> {
         let path = named.unwrap_or(Path::new("/etc/reeve/agent.toml"));
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                self.settings =
-                    parse(&text).map_err(|problem| Error::Content { path: path.to_path_buf(), problem })?;
-                Ok(())
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(()),
-            Err(source) => Err(Error::Read { path: path.to_path_buf(), source }),
+        match Settings::read(path) {
+            Ok(settings) => self.settings = settings,
+            Err(Error::Read { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && named.is_none() => {}
+            Err(error) => return Err(error),
         }
+        if let Some(dir) = self.settings.keeper_dir.clone() {
+            self.serve_keeper_of(dir);
+        }
+        Ok(())
+    }
+
+    /// The keeper is run by somebody else, below this runtime directory: none is ever started.
+    pub fn serve_keeper_of(&mut self, dir: PathBuf) {
+        self.runtime_dir.clone_from(&dir);
+        self.settings.keeper_command = Some(Vec::new());
+        self.settings.keeper_dir = Some(dir);
+    }
+
+    /// Whether attempts can be started as other users: the keeper has root.
+    pub(crate) fn has_root_keeper(&self) -> bool {
+        match &self.settings.keeper_dir {
+            Some(dir) => std::fs::metadata(dir).is_ok_and(|dir| dir.uid() == 0),
+            None => rustix::process::geteuid().is_root(),
+        }
+    }
+}
+
+impl Settings {
+    /// What a file says.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+        parse(&text).map_err(|problem| Error::Content { path: path.to_path_buf(), problem })
     }
 }
 
@@ -154,6 +200,11 @@ fn parse(text: &str) -> Result<Settings, String> {
     }
     if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {
         return Err("keeper_command names no program".to_owned());
+    }
+    for (key, path) in [("keeper_dir", &settings.keeper_dir), ("jobs_cgroup", &settings.jobs_cgroup)] {
+        if path.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Err(format!("{key} must be an absolute path"));
+        }
     }
     Ok(settings)
 }
@@ -186,6 +237,8 @@ mod tests {
             ("memory = \"lots\"", "not a size"),
             ("keeper_command = [\"\"]", "names no program"),
             ("cpus = ", "TOML"),
+            ("keeper_dir = \"run\"", "absolute"),
+            ("jobs_cgroup = \"jobs\"", "absolute"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
@@ -197,5 +250,18 @@ mod tests {
         let mut config = Config::below(Path::new("/nowhere"));
         assert!(config.read(Some(Path::new("/nowhere/agent.toml"))).is_err());
         assert_eq!(config.runtime_dir, Path::new("/nowhere/run"));
+    }
+
+    #[test]
+    fn a_keeper_of_a_service_is_used_and_never_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, "keeper_dir = \"/run/reeve-keeper\"\n").unwrap();
+        let mut config = Config::below(dir.path());
+        config.read(Some(&file)).unwrap();
+        assert_eq!(config.runtime_dir, Path::new("/run/reeve-keeper"));
+        assert_eq!(config.settings.keeper_command, Some(Vec::new()));
+        config.serve_keeper_of(dir.path().to_path_buf());
+        assert_eq!(config.has_root_keeper(), rustix::process::geteuid().is_root());
     }
 }

@@ -45,8 +45,8 @@ impl fmt::Display for Line {
 
 /// Looks at everything.
 pub async fn examine(config: &Config) -> Vec<Line> {
-    let mut lines = vec![user(), offered(), tree(), disk(&config.data_dir)];
-    lines.push(keeper(&config.runtime_dir).await);
+    let mut lines = vec![user(config.has_root_keeper()), offered(), tree(), disk(&config.data_dir)];
+    lines.push(keeper(config).await);
     lines.extend(coordinator(config).await);
     lines
 }
@@ -55,11 +55,11 @@ fn line(grade: Grade, name: &'static str, found: impl Into<String>) -> Line {
     Line { grade, name, found: found.into() }
 }
 
-fn user() -> Line {
-    if rustix::process::geteuid().is_root() {
-        return line(Grade::Good, "user", "root: jobs run as their owners");
+fn user(root_keeper: bool) -> Line {
+    if root_keeper {
+        return line(Grade::Good, "user", "the keeper has root: jobs run as their owners");
     }
-    line(Grade::Note, "user", "not root: every job runs as this user, run_as is refused")
+    line(Grade::Note, "user", "the keeper has no root: every job runs as its user, run_as is refused")
 }
 
 fn offered() -> Line {
@@ -90,12 +90,21 @@ fn disk(dir: &Path) -> Line {
     }
 }
 
-async fn keeper(dir: &Path) -> Line {
+async fn keeper(config: &Config) -> Line {
+    let dir = &config.runtime_dir;
     match Link::connect(dir).await {
         Ok(link) => line(
             Grade::Good,
             "keeper",
             format!("process {}, version {}, serves {}", link.hello.pid, link.hello.version, dir.display()),
+        ),
+        Err(error) if config.settings.keeper_dir.is_some() => line(
+            Grade::Bad,
+            "keeper",
+            format!(
+                "none answers in {} ({error}); start its service: systemctl start reeve-keeper",
+                dir.display()
+            ),
         ),
         Err(error) => line(
             Grade::Note,

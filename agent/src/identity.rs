@@ -2,9 +2,9 @@
 //! the state directory; nothing about jobs.
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Something in the state directory cannot be used.
@@ -163,10 +163,22 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
+        give_to_owner(&file, path)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)
     };
     write().map_err(|source| Error::File { path: path.to_path_buf(), source })
+}
+
+/// What root writes, as with `sudo reeve-agent join`, belongs to whoever the directory belongs to: an agent of a service
+/// has a user of its own.
+fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    let Some(dir) = path.parent().filter(|_| rustix::process::geteuid().is_root()) else { return Ok(()) };
+    let owner = std::fs::metadata(dir)?;
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
 }
 
 #[cfg(test)]
@@ -196,6 +208,19 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         remove(&state);
         assert!(matches!(Credentials::load(&state), Err(Error::None(_))));
+    }
+
+    #[test]
+    fn what_is_written_belongs_to_the_directorys_owner_even_when_root_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).unwrap();
+        }
+        let owner = std::fs::metadata(dir.path()).unwrap().uid();
+        store(dir.path(), &identity(), "key", b"cert", b"ca").unwrap();
+        for file in [IDENTITY, KEY, CERTIFICATE, CA] {
+            assert_eq!(std::fs::metadata(dir.path().join(file)).unwrap().uid(), owner, "{file}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod config;
 pub mod doctor;
 mod guardian;
 pub mod identity;
+pub mod jobs;
 pub mod keeper;
 mod life;
 mod machine;

@@ -2,7 +2,7 @@
 use clap::{Parser, Subcommand};
 use reeve_agent::config::Config;
 use reeve_agent::doctor::{self, Grade};
-use reeve_agent::{JoinError, keeper};
+use reeve_agent::{JoinError, jobs, keeper};
 use reeve_protocol::token::Token;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,8 @@ enum Command {
     },
     /// Own the attempts of this machine (started by the agent or a service).
     Keeper(keeper::Args),
+    /// Hold the control group that attempts live in, and drain them when told to stop (started by a service).
+    Jobs(jobs::Args),
     /// Leave the cluster.
     Leave {
         /// Remove everything that was kept here, too.
@@ -67,12 +69,18 @@ struct Place {
     /// The configuration file [default: /etc/reeve/agent.toml].
     #[arg(long, env = "REEVE_AGENT_CONFIG")]
     config: Option<PathBuf>,
+    /// The runtime directory of a keeper that a service runs; none is started then.
+    #[arg(long, env = "REEVE_KEEPER_DIR", value_name = "DIR")]
+    keeper_dir: Option<PathBuf>,
 }
 
 impl Place {
     fn config(&self) -> Result<Config, Failure> {
         let mut config = self.dir.as_deref().map_or_else(Config::usual, |dir| Config::below(&absolute(dir)));
         config.read(self.config.as_deref()).map_err(|e| Failure::new(USAGE, &e))?;
+        if let Some(dir) = &self.keeper_dir {
+            config.serve_keeper_of(absolute(dir));
+        }
         Ok(config)
     }
 }
@@ -127,6 +135,7 @@ fn log() {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Keeper(args) => keeper::run(&args).map_err(|e| Failure::new(1, &e)),
+        Command::Jobs(args) => jobs::hold(&args).map_err(|e| Failure::new(1, &e)),
         Command::Join { host, token_file, name, place } => join(host, token_file.as_deref(), name, &place),
         Command::Run { place } => serve(&place),
         Command::Leave { purge, place } => {

@@ -9,6 +9,7 @@ pub mod http;
 pub mod machine;
 pub mod outage;
 pub mod server;
+pub mod systemd;
 pub mod terminal;
 
 use rustix::process::{Pid, Signal, kill_process};

@@ -142,13 +142,14 @@ impl Coordinator {
 
     /// `reeve` against it.
     pub fn reeve(&self, words: &[&str]) -> std::process::Output {
-        Command::new(binary("reeve"))
-            .args(words)
-            .env("REEVE_HOST", self.socket())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        self.reeve_command(words).output().unwrap()
+    }
+
+    /// The same, to be started by the test.
+    pub fn reeve_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binary("reeve"));
+        command.args(words).env("REEVE_HOST", self.socket()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
     }
 }
 

@@ -9,9 +9,8 @@ use std::path::Path;
 /// Where the driver lists its gpus; reading it needs no library and no process.
 const GPUS: &str = "/proc/driver/nvidia/gpus";
 
-/// The machine as it is offered.
-pub(crate) fn machine(settings: &Settings) -> Machine {
-    let root = rustix::process::geteuid().is_root();
+/// The machine as it is offered; `root`: its keeper can start attempts as other users.
+pub(crate) fn machine(settings: &Settings, root: bool) -> Machine {
     let word = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     Machine {
         hostname: os::hostname(),
@@ -85,9 +84,10 @@ mod tests {
             gpus: Some(vec!["GPU-x".into()]),
             ..Settings::default()
         };
-        let machine = machine(&settings);
+        let machine = machine(&settings, true);
         assert_eq!((machine.cpu_milli, machine.memory_bytes), (1500, 2 << 30));
         assert_eq!(machine.gpus, ["GPU-x"]);
+        assert!(machine.capabilities.contains(&("run_as".into(), "yes".into())));
         let limits = limits(&machine, "gpu-07");
         assert_eq!((limits.cpu_milli, limits.machine.as_str()), (1500, "gpu-07"));
     }

@@ -100,7 +100,9 @@ pub async fn leave(config: &Config, purge: bool) -> Result<(), LeaveError> {
     let told = tell(config, &credentials).await;
     identity::remove(&config.state_dir);
     if purge {
-        for dir in [&config.runtime_dir, &config.data_dir, &config.state_dir] {
+        // The keeper of a service keeps what is its own.
+        let runtime = config.settings.keeper_dir.is_none().then_some(&config.runtime_dir);
+        for dir in runtime.into_iter().chain([&config.data_dir, &config.state_dir]) {
             let _ = std::fs::remove_dir_all(dir);
         }
     }

@@ -3,12 +3,13 @@
 use crate::config::Config;
 use reeve_protocol::frame::{self, Frame, Reader};
 use reeve_protocol::wire::{KeeperHello, kind};
+use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -34,8 +35,10 @@ pub enum Error {
     #[error("the keeper does not answer")]
     Silent,
     /// None answers and nobody may start one.
-    #[error("no keeper answers, and keeper_command is empty: somebody else has to start it")]
-    NoCommand,
+    #[error(
+        "no keeper answers in {0}, and this agent may not start one: start its service (systemctl start reeve-keeper)"
+    )]
+    NoCommand(PathBuf),
     /// It ended at once.
     #[error("the keeper that was started ended with {0}; see keeper.log in the runtime directory")]
     Ended(std::process::ExitStatus),
@@ -122,7 +125,9 @@ fn start(config: &Config) -> Result<Child, Error> {
         Some(words) => words.iter().map(OsString::from).collect(),
         None => vec![std::env::current_exe()?.into(), "keeper".into()],
     };
-    let Some((program, arguments)) = command.split_first() else { return Err(Error::NoCommand) };
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Error::NoCommand(config.runtime_dir.clone()));
+    };
     crate::identity::make_dir(&config.runtime_dir).map_err(io::Error::other)?;
     let log_path = config.runtime_dir.join("keeper.log");
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(log_path)?;
@@ -135,6 +140,9 @@ fn start(config: &Config) -> Result<Child, Error> {
     for user in &settings.run_as {
         keeper.args(["--run-as", user]);
     }
+    if let Some(group) = &settings.jobs_cgroup {
+        keeper.arg("--jobs-cgroup").arg(group);
+    }
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     tracing::info!(?program, "starting a keeper");
     Ok(keeper.spawn()?)
@@ -142,7 +150,8 @@ fn start(config: &Config) -> Result<Child, Error> {
 
 /// Connects to a socket below a directory.
 pub(crate) async fn open(dir: &Path, name: &str) -> io::Result<UnixStream> {
-    let dir = File::open(dir)?;
+    // By path alone: the directory of a keeper of root can be passed through, not listed.
+    let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     UnixStream::connect(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).await
 }
 
@@ -171,7 +180,7 @@ mod tests {
         let mut config = Config::below(dir.path());
         config.settings.keeper_command = Some(Vec::new());
         let error = Starter::default().link(&config).await.err().unwrap();
-        assert!(matches!(error, Error::NoCommand), "{error}");
+        assert!(matches!(error, Error::NoCommand(_)), "{error}");
     }
 
     #[tokio::test]

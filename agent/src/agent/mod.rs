@@ -149,7 +149,7 @@ impl Agent {
     async fn round(&mut self, backoff: &mut Duration) -> Result<(), Ended> {
         let mut link = self.starter.link(&self.config).await?;
         // The first word makes us the keeper's agent, so that it stays while there is no coordinator.
-        let machine = facts::machine(&self.config.settings);
+        let machine = facts::machine(&self.config.settings, self.config.has_root_keeper());
         let limits = facts::limits(&machine, &self.credentials.identity.name);
         link.say(kind::LIMITS, &limits).await?;
         let connection = tokio::select! {

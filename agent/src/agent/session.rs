@@ -188,7 +188,7 @@ struct Session<'a> {
 /// Serves until either side is gone, and says why.
 pub(crate) async fn run(connection: &Connection, config: &Config, opened: Open, link: Link) -> Error {
     let Open { mut send, recv, frames, welcome, said } = opened;
-    let machine = facts::machine(&config.settings);
+    let machine = facts::machine(&config.settings, config.has_root_keeper());
     let Link { read, mut write, frames: keeper_frames, .. } = link;
     let beat = Duration::from_millis(welcome.beat_ms.clamp(100, 60_000).into());
     let session = Session {

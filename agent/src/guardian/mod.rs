@@ -31,8 +31,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use serve::Client;
 use spool::Tape;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,6 +57,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) nonce: &'a str,
     /// Users besides our own and root whose processes may ask.
     pub(crate) trusted: &'a [u32],
+    /// Writing `0` to these moves the writer into the control group of attempts.
+    pub(crate) cgroups: &'a [File],
 }
 
 /// One attempt, as the keeper gives it to a guardian.
@@ -115,6 +119,10 @@ const KEEPER_FD: i32 = 3;
 
 impl<'a> Guardian<'a> {
     fn prepare(setting: &'a Setting<'a>, task: Task, keeper: UnixStream) -> io::Result<Self> {
+        // Before anything else: whoever stops the keeper's own group must not find us there.
+        for mut door in setting.cgroups {
+            door.write_all(b"0")?;
+        }
         sys::move_fd(keeper.as_raw_fd(), KEEPER_FD)?;
         std::mem::forget(keeper);
         sys::close_from(KEEPER_FD + 1);
@@ -141,7 +149,7 @@ impl<'a> Guardian<'a> {
             stderr: None,
             ending: Ending::new(start.grace_ms),
             clients: vec![Client::keeper(Peer::new(keeper)?)],
-            listener: listen(start.attempt)?,
+            listener: listen(start.attempt, setting)?,
             signals,
             lease: Lease::new(start.stop_after_ms, task.heard)?,
             scratch: vec![0; UNTOUCHED],
@@ -165,7 +173,7 @@ impl<'a> Guardian<'a> {
     fn assume(&mut self, task: Task) -> io::Result<()> {
         let start = &task.start;
         if std::fs::rename(resting_place(), environment::socket_path(start.attempt)).is_err() {
-            self.listener = listen(start.attempt)?;
+            self.listener = listen(start.attempt, self.setting)?;
         }
         self.lease = Lease::new(start.stop_after_ms, task.heard)?;
         self.state = first_state(start);
@@ -326,7 +334,7 @@ fn resting_place() -> String {
 }
 
 /// The socket of an attempt.
-fn listen(attempt: AttemptId) -> io::Result<UnixListener> {
+fn listen(attempt: AttemptId, setting: &Setting<'_>) -> io::Result<UnixListener> {
     let path = environment::socket_path(attempt);
     let listener = match UnixListener::bind(&path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
@@ -335,6 +343,10 @@ fn listen(attempt: AttemptId) -> io::Result<UnixListener> {
         }
         other => other?,
     };
+    if !setting.trusted.is_empty() {
+        // The directory has given it the agent's group.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+    }
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

@@ -2,6 +2,7 @@
 //! changes the tables; bytes are moved by [`super::event`].
 use super::Args;
 use super::agent::Agent;
+use super::jobs_cgroup::JobsCgroup;
 use super::place::{Place, is_plain};
 use super::queue::{Queue, Size, Tombstones, Turn};
 use super::users::Users;
@@ -26,6 +27,9 @@ use std::time::Instant;
 pub(super) struct Keeper {
     pub(super) place: Place,
     pub(super) args: Args,
+    /// Users besides our own and root who may connect.
+    pub(super) trusted: Vec<u32>,
+    pub(super) jobs: JobsCgroup,
     pub(super) life: String,
     pub(super) machine: String,
     /// Up to when the coordinator is known to have heard this machine, boot-time milliseconds.
@@ -97,13 +101,21 @@ pub(super) struct Attempt {
 }
 
 impl Keeper {
-    pub(super) fn new(place: Place, life: String, args: &Args, listener: UnixListener) -> io::Result<Self> {
+    pub(super) fn new(
+        place: Place,
+        life: String,
+        args: &Args,
+        trusted: Vec<u32>,
+        listener: UnixListener,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(super::event::LISTENER);
         epoll::add(&epoll, &listener, data, epoll::EventFlags::IN)?;
         Ok(Self {
             place,
             args: args.clone(),
+            trusted,
+            jobs: JobsCgroup::new(args.jobs_cgroup.clone()),
             life,
             machine: crate::machine::os::hostname(),
             heard: 0,
@@ -155,6 +167,9 @@ impl Keeper {
 
     /// Starts whoever's turn it is.
     pub(super) fn admit(&mut self) {
+        if !self.jobs.is_open() {
+            return;
+        }
         while let Some(turn) = self.queue.next_turn() {
             match turn {
                 Turn::Go(start) => self.launch(&start),

@@ -42,6 +42,7 @@ impl Keeper {
                     },
                 }
             }
+            self.mind_jobs();
             self.admit();
             if self.adrift {
                 return Ok(());
@@ -58,7 +59,7 @@ impl Keeper {
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if !is_trusted(&stream, &self.args.agent_uids) {
+            if !is_trusted(&stream, &self.trusted) {
                 continue;
             }
             let token = self.token();
@@ -204,12 +205,13 @@ impl Keeper {
         let rest = (!self.idle.is_empty()).then(|| REST.saturating_sub(self.rested_at.elapsed()));
         let left = if self.is_watching() {
             LOOK.saturating_sub(self.watched_at.elapsed())
-        } else if self.is_idle() {
+        } else if self.is_idle() && !self.args.stay {
             Duration::from_secs(self.args.linger_s).saturating_sub(self.idle_since.elapsed())
         } else {
             Duration::MAX
         };
         let left = rest.map_or(left, |rest| rest.min(left));
+        let left = self.jobs_due().map_or(left, |due| due.min(left));
         let untold = (!self.untold.1.is_empty()).then(|| SOON.saturating_sub(self.untold.0.elapsed()));
         let left = untold.map_or(left, |soon| soon.min(left));
         if let Some(held) = self.held {
@@ -228,6 +230,6 @@ impl Keeper {
 
     fn may_leave(&self) -> bool {
         let lingered = || self.idle_since.elapsed() >= Duration::from_secs(self.args.linger_s);
-        if self.leaving { !self.is_busy() } else { self.is_idle() && lingered() }
+        if self.leaving { !self.is_busy() } else { !self.args.stay && self.is_idle() && lingered() }
     }
 }

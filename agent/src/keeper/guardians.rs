@@ -87,11 +87,12 @@ impl Keeper {
     fn fork(&mut self, task: Task) -> io::Result<(u64, u32)> {
         let (ours, theirs) = UnixStream::pair()?;
         let setting = Setting {
-            path: &self.args.path,
+            path: self.args.path.as_deref().unwrap_or(super::DEFAULT_PATH),
             root: &self.place.root,
             work: &self.place.work,
             nonce: &self.place.nonce,
-            trusted: &self.args.agent_uids,
+            trusted: &self.trusted,
+            cgroups: self.jobs.doors(),
         };
         let attempt = task.start.attempt;
         let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };

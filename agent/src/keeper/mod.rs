@@ -5,6 +5,7 @@ mod agent;
 mod attempts;
 mod event;
 mod guardians;
+mod jobs_cgroup;
 mod pace;
 pub(crate) mod place;
 mod queue;
@@ -12,6 +13,7 @@ mod remains;
 mod users;
 mod watch;
 
+use crate::config::Settings;
 use crate::guardian::sys;
 use attempts::Keeper;
 use place::Place;
@@ -27,6 +29,12 @@ pub enum Error {
     /// Its runtime directory.
     #[error("the runtime directory cannot be used")]
     Place(#[from] PlaceError),
+    /// The agent's configuration.
+    #[error("the agent's configuration cannot be used")]
+    Config(#[from] crate::config::Error),
+    /// The agent's user.
+    #[error("there is no user {0:?} on this machine for the agent; make it with: systemd-sysusers")]
+    AgentUser(String),
     /// Its socket or its event queue.
     #[error("cannot serve the keeper's socket")]
     Serve(#[from] io::Error),
@@ -41,21 +49,32 @@ pub struct Args {
     /// Where attempts get their directories, and output goes that is too large for memory [default: DIR].
     #[arg(long)]
     pub data: Option<PathBuf>,
-    /// Where programs are looked for.
-    #[arg(long, default_value = DEFAULT_PATH)]
-    pub path: String,
+    /// The agent's configuration file: what it says about path, allow_root, run_as and jobs_cgroup holds unless a flag
+    /// says it.
+    #[arg(long, env = "REEVE_AGENT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where programs are looked for [default: the system's directories].
+    #[arg(long)]
+    pub path: Option<String>,
     /// May run attempts as root.
     #[arg(long)]
     pub allow_root: bool,
     /// A user that every owner may run as (repeated).
     #[arg(long = "run-as", value_name = "USER")]
     pub run_as: Vec<String>,
-    /// A user besides our own and root whose agent may connect (repeated).
-    #[arg(long = "agent-uid", value_name = "UID")]
-    pub agent_uids: Vec<u32>,
+    /// A user besides our own and root whose agent may connect.
+    #[arg(long, value_name = "USER")]
+    pub agent_user: Option<String>,
+    /// Attempts live below this control group: its directory, or the file that `reeve-agent jobs` writes. Nothing starts
+    /// while it is absent.
+    #[arg(long, value_name = "PATH")]
+    pub jobs_cgroup: Option<PathBuf>,
     /// Leaves after so many seconds without attempts and without an agent.
     #[arg(long, default_value_t = 60)]
     pub linger_s: u64,
+    /// Never leaves by itself: a service runs it.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Where programs are looked for when nothing else is configured.
@@ -68,8 +87,10 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub fn run(args: &Args) -> Result<(), Error> {
     // Files of the keeper are its own; a command gets 022 again.
     rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o077));
+    let args = &args.settled()?;
+    let agent = args.agent_user.as_deref().map(agent_user).transpose()?;
     let life = crate::life::current();
-    let place = Place::enter(&args.dir, args.data.as_deref(), &life)?;
+    let place = Place::enter(&args.dir, args.data.as_deref(), agent.as_ref().map(|(_, gid)| *gid), &life)?;
     sys::keeper_signals();
     // Fails when it leads a session already, which is as good.
     let _ = rustix::process::setsid();
@@ -77,12 +98,40 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let _ = std::fs::remove_file(SOCKET);
     let listener = UnixListener::bind(SOCKET)?;
     listener.set_nonblocking(true)?;
-    let mut keeper = Keeper::new(place, life, args, listener)?;
+    if let Some((_, gid)) = agent {
+        place::share(SOCKET.as_ref(), gid, 0o660)?;
+    }
+    let mut keeper =
+        Keeper::new(place, life, args, agent.map(|(uid, _)| uid).into_iter().collect(), listener)?;
     keeper.adopt();
+    // Outside a service nobody waits for this.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     keeper.serve()?;
     // In a directory that was replaced this is nobody's any more, and the other one's socket is not ours.
     let _ = std::fs::remove_file(SOCKET);
     Ok(())
+}
+
+impl Args {
+    /// With what the configuration file says where no flag does.
+    fn settled(&self) -> Result<Self, Error> {
+        let mut args = self.clone();
+        let settings = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        args.path = args.path.or(Some(settings.path));
+        args.allow_root |= settings.allow_root;
+        if args.run_as.is_empty() {
+            args.run_as = settings.run_as;
+        }
+        args.jobs_cgroup = args.jobs_cgroup.or(settings.jobs_cgroup);
+        Ok(args)
+    }
+}
+
+/// The numbers of a user and of its first group.
+fn agent_user(name: &str) -> Result<(u32, u32), Error> {
+    let user = nix::unistd::User::from_name(name).ok().flatten();
+    let user = user.ok_or_else(|| Error::AgentUser(name.to_owned()))?;
+    Ok((user.uid.as_raw(), user.gid.as_raw()))
 }
 
 /// The name of the socket in the runtime directory.

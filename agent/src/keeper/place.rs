@@ -42,8 +42,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Makes what is missing and takes the lock.
-    pub(crate) fn enter(dir: &Path, data: Option<&Path>, life: &str) -> Result<Self, Error> {
+    /// Makes what is missing and takes the lock. An agent of another user reaches sockets and nonce by its group.
+    pub(crate) fn enter(
+        dir: &Path,
+        data: Option<&Path>,
+        agent_gid: Option<u32>,
+        life: &str,
+    ) -> Result<Self, Error> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |source| Error::File { path, source }
@@ -67,6 +72,12 @@ impl Place {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::Taken(dir.clone()))?;
         std::env::set_current_dir(dir).map_err(at(dir))?;
         let nonce = drawn("nonce".as_ref(), "").map_err(at(&dir.join("nonce")))?;
+        if let Some(gid) = agent_gid {
+            // Sockets made in the directory get its group.
+            for (name, mode) in [("g", 0o2710), ("nonce", 0o640)] {
+                share(name.as_ref(), gid, mode).map_err(at(&dir.join(name)))?;
+            }
+        }
         // The name of a keeper is that of its directory: in a copy of it, another keeper lives.
         let here = std::fs::metadata(dir).map_err(at(dir))?;
         let here = format!(" {:x}.{:x}", here.dev(), here.ino());
@@ -109,6 +120,12 @@ fn make(dir: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(dir)?;
     // Whatever the umask, and whoever made it.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+}
+
+/// Gives a file to a group, with this mode.
+pub(crate) fn share(path: &Path, gid: u32, mode: u32) -> io::Result<()> {
+    std::os::unix::fs::chown(path, None, Some(gid))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 /// Notes the machine's life; whether another one was noted before.

@@ -34,6 +34,30 @@ fn candidates(text: &str, controller: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The groups of this process that services are made of: of version 2, and the named one of version 1.
+pub(crate) fn own() -> Vec<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let unified = [MOUNT.to_owned(), format!("{MOUNT}/unified")]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.controllers").exists());
+    let mut found = services(&text, unified.as_deref());
+    found.retain(|dir| dir.is_dir());
+    found
+}
+
+/// The same from the text of `/proc/self/cgroup` and the mount of version 2.
+fn services(text: &str, unified: Option<&str>) -> Vec<PathBuf> {
+    let named = format!("{MOUNT}/systemd");
+    let below = |line: &str| {
+        let (root, path) = match line.strip_prefix("0::") {
+            Some(path) => (unified?, path),
+            None => (named.as_str(), line.split_once(":name=systemd:")?.1),
+        };
+        Some(Path::new(root).join(path.trim_start_matches('/')).components().collect())
+    };
+    text.lines().filter_map(below).collect()
+}
+
 /// The first number in a file, if it has one.
 pub(crate) fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.split_ascii_whitespace().next()?.parse().ok()
@@ -64,6 +88,19 @@ mod tests {
         );
         assert_eq!(paths("cpuacct")[0], "/sys/fs/cgroup/cpuacct");
         assert!(candidates("garbage\n::\n", "cpu").is_empty());
+    }
+
+    #[test]
+    fn services_are_of_version_two_and_of_the_named_hierarchy() {
+        let text = "9:name=systemd:/a/b\n4:memory:/a/b\n0::/a/b\n";
+        let paths =
+            |unified| services(text, unified).iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            paths(Some("/sys/fs/cgroup/unified")),
+            ["/sys/fs/cgroup/systemd/a/b", "/sys/fs/cgroup/unified/a/b"]
+        );
+        assert_eq!(paths(None), ["/sys/fs/cgroup/systemd/a/b"]);
+        assert!(services("garbage\n:\n", Some("/x")).is_empty());
     }
 
     #[test]
