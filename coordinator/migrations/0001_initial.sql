@@ -57,6 +57,7 @@ CREATE TABLE jobs (
     deleted_at    INTEGER
 );
 CREATE INDEX jobs_state ON jobs (state, queue);
+CREATE INDEX jobs_arrays ON jobs (id) WHERE array_from IS NOT NULL;   -- a start counts the tasks of ended arrays
 CREATE UNIQUE INDEX jobs_alias ON jobs (owner_uid, alias) WHERE alias IS NOT NULL;
 CREATE UNIQUE INDEX jobs_key ON jobs (owner_uid, key) WHERE key IS NOT NULL;
 

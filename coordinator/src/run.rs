@@ -134,6 +134,8 @@ struct Parts {
     machines: Arc<Machines>,
     reads: Arc<store::read::ReadPool>,
     who: Identity,
+    /// The store has to be checked while it is used.
+    unchecked: bool,
 }
 
 /// From the disk to an engine that could run.
@@ -151,11 +153,12 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     tracing::info!(lineage = who.lineage, epoch = who.epoch, seq = opened.seq, "store opened");
     let core = Core::restore(loaded, token::random_hex(32), clock::now());
     let full = Full::default();
+    let unchecked = opened.unchecked;
     let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone());
     let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone());
     let (engine, handle) = Engine::new(core, recorder);
     let handle = handle.guarded(full.clone());
-    Ok((Parts { handle, full, hub, sessions, segments, authority, machines, reads, who }, engine))
+    Ok((Parts { handle, full, hub, sessions, segments, authority, machines, reads, who, unchecked }, engine))
 }
 
 /// Output of jobs is for the coordinator's user alone, whatever the mode of the directory above.
@@ -194,6 +197,7 @@ struct Running {
     chores: JoinSet<()>,
     engine: oneshot::Receiver<Result<(), store::Error>>,
     thread: std::thread::JoinHandle<()>,
+    check: oneshot::Receiver<store::Error>,
 }
 
 fn start(
@@ -218,7 +222,7 @@ fn start(
         })
         .map_err(|e| Error::Io("/".into(), e))?;
     let listen = sockets.address();
-    let Parts { handle, full, hub, sessions, segments, authority, machines, reads, who } = parts;
+    let Parts { handle, full, hub, sessions, segments, authority, machines, reads, who, unchecked } = parts;
     let mint = api::TokenMint {
         cluster: who.cluster.clone(),
         ca_hash: authority.ca_hash().to_owned(),
@@ -251,7 +255,25 @@ fn start(
     let owner_uid = rustix::process::geteuid().as_raw();
     let state = api::State { handle, hub, reads, segments, sessions, mint, info, owner_uid };
     let api = tokio::spawn(api::serve(state, listener, stopping));
-    Ok(Running { net, api, api_stop, chores, engine: engine_done, thread })
+    Ok(Running { net, api, api_stop, chores, engine: engine_done, thread, check: check(config, unchecked) })
+}
+
+/// Checks the store beside the work, if that is due. Whatever it finds ends the process: what is damaged is not served.
+fn check(config: &Config, is_due: bool) -> oneshot::Receiver<store::Error> {
+    let (found, damage) = oneshot::channel();
+    let dir = config.dir.clone();
+    if is_due {
+        // A thread of its own: nobody waits for it when the process stops.
+        let thread = std::thread::Builder::new().name("check".to_owned());
+        let spawned = thread.spawn(move || match store::open::check(&dir) {
+            Ok(()) => tracing::info!("the store is whole, though it was not closed in order"),
+            Err(error) => drop(found.send(error)),
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "the store is not checked");
+        }
+    }
+    damage
 }
 
 impl Running {
@@ -261,6 +283,10 @@ impl Running {
             // An error means that the sender is gone: nobody could ever say stop.
             _ = shutdown.wait_for(|stop| *stop) => None,
             ended = &mut self.engine => Some(ended),
+            Ok(damage) = &mut self.check => {
+                tracing::error!(error = &damage as &dyn std::error::Error, "the store is damaged; stopping");
+                return Err(damage.into());
+            }
         };
         tracing::info!("stopping");
         let _ = self.api_stop.send(true);

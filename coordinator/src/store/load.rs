@@ -1,7 +1,7 @@
 //! What a start reads: live jobs with their live tasks and attempts, queues, machines, and counters of what has ended.
 //! Cost grows with what lives, not with history (the counters come from one covering index).
 use super::Error;
-use super::read::{job_row, task_rows};
+use super::read::{live_job_rows, task_rows};
 use crate::core::Identity;
 use crate::row::{JobRow, LiveAttempt, MachineRow, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow};
 use reeve_protocol::api::StateCounts;
@@ -200,7 +200,8 @@ fn counts(db: &Connection) -> Result<Vec<(String, StateCounts)>, Error> {
     // An ended array was counted above as one; its tasks take its place.
     let arrays = all(
         db,
-        "SELECT queue, state, n_completed, n_failed, n_cancelled FROM jobs WHERE state >= 2 AND array_from IS NOT NULL",
+        "SELECT queue, state, n_completed, n_failed, n_cancelled FROM jobs INDEXED BY jobs_arrays
+         WHERE array_from IS NOT NULL AND state >= 2",
         |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?, [r.get::<_, i64>(2)?, r.get(3)?, r.get(4)?])),
     )?;
     for (queue, state, [completed, failed, cancelled]) in arrays {
@@ -216,15 +217,14 @@ fn counts(db: &Connection) -> Result<Vec<(String, StateCounts)>, Error> {
 }
 
 fn live_jobs(db: &Connection) -> Result<Vec<(JobRow, Vec<TaskRow>)>, Error> {
-    let ids = all(db, "SELECT id FROM jobs INDEXED BY jobs_state WHERE state < 2", |r| r.get::<_, i64>(0))?;
-    let mut jobs = Vec::with_capacity(ids.len());
-    for id in ids {
-        let Some(row) = job_row(db, id as u64)? else { continue };
+    let rows = live_job_rows(db)?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
         let mut tasks = Vec::new();
         if row.array.is_some() {
-            let live = all_tasks(db, id)?;
+            let live = all_tasks(db, row.id as i64)?;
             for index in live {
-                tasks.extend(task_rows(db, id as u64, Some((index, index)), false)?);
+                tasks.extend(task_rows(db, row.id, Some((index, index)), false)?);
             }
         }
         jobs.push((row, tasks));

@@ -18,8 +18,10 @@ pub(super) const APPLICATION: i64 = 0x7265_6576;
 /// The schema this version writes.
 pub const SCHEMA: i64 = 1;
 const INITIAL: &str = include_str!("../../migrations/0001_initial.sql");
-/// Below this a store that was not closed in order is checked whole before it is used.
-const CHECK_BELOW: u64 = 1 << 30;
+/// Below this a store that was not closed in order is checked whole before it is used (a tenth of a second); below the
+/// second bound that is done beside the first work, so that a killed coordinator is back at once.
+const CHECK_FIRST_BELOW: u64 = 32 << 20;
+const CHECK_BELOW: u64 = 4 << 30;
 
 /// An open store.
 pub struct Opened {
@@ -39,6 +41,8 @@ pub struct Opened {
     pub mark: Mark,
     /// Held for the life of the process.
     pub lock: File,
+    /// It was not closed in order and has to be checked whole while it is used, see [`check`].
+    pub unchecked: bool,
 }
 
 /// Makes a store: the directory is synced too, so that a power cut after the answer loses nothing.
@@ -110,12 +114,11 @@ pub fn open(dir: &Path) -> Result<Opened, Error> {
     let (lineage, cluster, name) = (meta("lineage")?, meta("cluster")?, meta("name")?);
     let epoch: u64 = meta("epoch")?.parse().map_err(|_| Error::Value("epoch".to_owned()))?;
     let clean = meta("clean")? == "1";
-    if !clean && std::fs::metadata(&file).map_err(io(&file))?.len() < CHECK_BELOW {
-        let word: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(damaged)?;
-        if word != "ok" {
-            return Err(Error::Damaged(dir.display().to_string(), word));
-        }
+    let bytes = std::fs::metadata(&file).map_err(io(&file))?.len();
+    if !clean && bytes < CHECK_FIRST_BELOW {
+        quick_check(&conn, dir)?;
     }
+    let unchecked = !clean && (CHECK_FIRST_BELOW..CHECK_BELOW).contains(&bytes);
     let seq: i64 =
         conn.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |r| r.get(0)).map_err(damaged)?;
     let seq = seq as u64;
@@ -123,7 +126,25 @@ pub fn open(dir: &Path) -> Result<Opened, Error> {
     conn.execute("UPDATE meta SET value = ?1 WHERE key = 'epoch'", [(epoch + 1).to_string()])?;
     conn.execute("UPDATE meta SET value = '0' WHERE key = 'clean'", [])?;
     conn.set_prepared_statement_cache_capacity(128);
-    Ok(Opened { conn, lineage, epoch: epoch + 1, seq, cluster, name, mark, lock })
+    Ok(Opened { conn, lineage, epoch: epoch + 1, seq, cluster, name, mark, lock, unchecked })
+}
+
+/// Checks a store that is in use, on a connection of its own.
+///
+/// # Errors
+/// [`Error::Damaged`]: whoever uses it must stop.
+pub fn check(dir: &Path) -> Result<(), Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    quick_check(&Connection::open_with_flags(dir.join(FILE), flags)?, dir)
+}
+
+fn quick_check(conn: &Connection, dir: &Path) -> Result<(), Error> {
+    let damaged = |problem: String| Error::Damaged(dir.display().to_string(), problem);
+    let word = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get::<_, String>(0));
+    match word.map_err(|e| damaged(e.to_string()))? {
+        word if word == "ok" => Ok(()),
+        word => Err(damaged(word)),
+    }
 }
 
 pub(super) fn lock(dir: &Path) -> Result<File, Error> {

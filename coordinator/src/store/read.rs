@@ -121,10 +121,18 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     Ok(conn)
 }
 
-const JOB: &str = "SELECT state, substate, cause, attempt, tries, losses, run_at, started_at, ended_at, machine, \
+/// The columns of [`job_of`], for statements that are put together when this is compiled.
+macro_rules! columns {
+    () => {
+        "SELECT state, substate, cause, attempt, tries, losses, run_at, started_at, ended_at, machine, \
     id, owner_uid, owner, queue, priority, spec, name, title, worker, worker_version, alias, definition, external, \
     created_at, expires_at, key, digest, array_from, array_to, array_limit, array_next, n_queued, n_running, \
-    n_completed, n_failed, n_cancelled, array_held, array_cancelled FROM jobs WHERE id = ?1";
+    n_completed, n_failed, n_cancelled, array_held, array_cancelled"
+    };
+}
+
+const JOB: &str = concat!(columns!(), " FROM jobs WHERE id = ?1");
+const LIVE_JOBS: &str = concat!(columns!(), " FROM jobs INDEXED BY jobs_state WHERE state < 2");
 
 /// A job, whole.
 ///
@@ -134,6 +142,20 @@ pub fn job_row(conn: &Connection, id: JobId) -> Result<Option<JobRow>, Error> {
     let mut statement = conn.prepare_cached(JOB)?;
     let mut rows = statement.query(params![id as i64])?;
     rows.next()?.map(job_of).transpose()
+}
+
+/// Every job that has not ended, whole, in one pass.
+///
+/// # Errors
+/// From SQLite, or a value that makes no sense.
+pub fn live_job_rows(conn: &Connection) -> Result<Vec<JobRow>, Error> {
+    let mut statement = conn.prepare(LIVE_JOBS)?;
+    let mut rows = statement.query([])?;
+    let mut jobs = Vec::new();
+    while let Some(row) = rows.next()? {
+        jobs.push(job_of(row)?);
+    }
+    Ok(jobs)
 }
 
 fn job_of(row: &Row<'_>) -> Result<JobRow, Error> {
