@@ -5,6 +5,7 @@
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used, clippy::panic, reason = "this package is tests")]
 
 pub mod bench;
+pub mod chaos;
 pub mod http;
 pub mod machine;
 pub mod outage;
