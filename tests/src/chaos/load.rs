@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Between two tries of what is unknown.
 const AGAIN: Duration = Duration::from_millis(100);
+/// After a refusal: a full disk is not emptied by asking.
+const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 /// Orders in one request when there are many.
 const BATCH: u64 = 200;
 /// A job's machine may be silent for so long; short, so that runs of minutes see verdicts.
@@ -75,11 +77,17 @@ impl Load {
         let start = Instant::now();
         // Above a few thousand most are short and come in batches: the point is then their number.
         let mass = n > 4_000;
-        let mut done = 0;
+        let (mut done, mut number) = (0, 0);
         while done < n {
             let batch = if mass { BATCH.min(n - done) } else { 1 };
-            let orders: Vec<Order> = (done..done + batch).map(|at| self.draw(rng, &format!("{prefix}{at}"), mass)).collect();
-            self.settle(&mut client, rng, orders);
+            let keys = (number..number + batch).map(|at| format!("{prefix}{at}"));
+            let orders: Vec<Order> = keys.map(|key| self.draw(rng, &key, mass)).collect();
+            number += batch;
+            if !self.settle(&mut client, rng, orders) && !self.over.load(Ordering::Relaxed) {
+                // What was refused is given up for good; other work is tried a little later.
+                std::thread::sleep(AFTER_REFUSAL);
+                continue;
+            }
             done += batch;
             std::thread::sleep((time.mul_f64(done as f64 / n as f64)).saturating_sub(start.elapsed()));
         }
@@ -139,8 +147,8 @@ impl Load {
         order
     }
 
-    /// Submits orders together until their outcome is known.
-    fn settle(&self, client: &mut Client, rng: &mut Rng, orders: Vec<Order>) {
+    /// Submits orders together until their outcome is known; whether they were taken.
+    fn settle(&self, client: &mut Client, rng: &mut Rng, orders: Vec<Order>) -> bool {
         let specs: Vec<&Value> = orders.iter().map(|order| &order.spec).collect();
         let (key, body) = match specs.as_slice() {
             [one] => (orders[0].key.clone(), one.to_string()),
@@ -159,13 +167,14 @@ impl Load {
             line
         });
         self.ledger.all_synced(intents.collect());
-        let Some(reply) = self.ask(client, "/v1/jobs", Some(&key), &body, &orders) else { return };
+        let Some(reply) = self.ask(client, "/v1/jobs", Some(&key), &body, &orders) else { return false };
         let answer = reply.json();
         let Some(first) = answer["id"].as_u64().or_else(|| answer["first"].as_u64()) else {
             let (status, code) = (reply.status, &answer["code"]);
             self.refused.fetch_add(orders.len() as u64, Ordering::Relaxed);
             let lines = orders.iter().map(|o| json!({"op": "R", "key": o.key, "status": status, "code": code}));
-            return self.ledger.all_synced(lines.collect());
+            self.ledger.all_synced(lines.collect());
+            return false;
         };
         let replayed = reply.head.contains("idempotency-replayed");
         let lines = orders.iter().enumerate().map(|(at, order)| {
@@ -178,6 +187,7 @@ impl Load {
             let when = Instant::now() + Duration::from_millis(rng.range(0, 2_000));
             later.push_back((when, first + at as u64, order.key, order.later));
         }
+        true
     }
 
     /// Asks until there is a definite answer; `None` when it is over and there was none.
@@ -217,7 +227,7 @@ impl Load {
             std::thread::sleep(when.saturating_duration_since(Instant::now()).min(AGAIN));
             match what {
                 _ if when > Instant::now() => self.put_back(job, key, what, when),
-                Later::Cancel => self.change(&mut client, job, "cancel", 'C'),
+                Later::Cancel => self.cancel(&mut client, job),
                 Later::Restart => {
                     let view = client.get(&format!("/v1/jobs/{job}")).map(|reply| reply.json());
                     match view.as_ref().and_then(|view| view["state"].as_str()) {
@@ -234,6 +244,11 @@ impl Load {
 
     fn put_back(&self, job: u64, key: String, what: Later, when: Instant) {
         self.later.lock().unwrap().push_back((when, job, key, what));
+    }
+
+    /// Cancels a job and keeps the books of it.
+    pub fn cancel(&self, client: &mut Client, job: u64) {
+        self.change(client, job, "cancel", 'C');
     }
 
     /// A change of one job. A restart whose outcome is unknown is not repeated: it would be another.

@@ -25,14 +25,14 @@ pub struct Nemesis {
     ids: AtomicU64,
     /// Stopped processes that are not daemons.
     stopped: Mutex<BTreeMap<u64, Vec<u32>>>,
-    /// How often each kind was done.
-    done: Mutex<BTreeMap<String, u64>>,
+    /// Jobs whose guardian was struck.
+    hit: Mutex<Vec<u64>>,
 }
 
 impl Nemesis {
     /// `jobs` is the directory that every job names in its command line.
     pub fn new(cluster: Arc<Cluster>, ledger: Arc<Ledger>, jobs: PathBuf) -> Self {
-        Self { cluster, ledger, jobs, ids: AtomicU64::new(1), stopped: Mutex::default(), done: Mutex::default() }
+        Self { cluster, ledger, jobs, ids: AtomicU64::new(1), stopped: Mutex::default(), hit: Mutex::default() }
     }
 
     /// Follows a plan, step by step, and heals everything at its end.
@@ -76,10 +76,33 @@ impl Nemesis {
         self.end(fault, id);
     }
 
+    /// Does all of them, one after the other and each as long as all of it takes.
+    pub fn strike_all(&self, faults: &[Fault], gap: Duration) {
+        let mut begun = Vec::new();
+        for fault in faults {
+            let id = self.ids.fetch_add(1, Ordering::Relaxed);
+            self.begin(*fault, id);
+            begun.push((*fault, id));
+            std::thread::sleep(gap);
+        }
+        for (fault, id) in begun {
+            self.end(fault, id);
+        }
+    }
+
+    /// Whether a machine has a cable of its own.
+    pub fn has_cable(&self, m: usize) -> bool {
+        self.cluster.machines[m].namespace.is_some()
+    }
+
+    /// Jobs whose guardian was struck, oldest first.
+    pub fn hit(&self) -> Vec<u64> {
+        self.hit.lock().unwrap().clone()
+    }
+
     fn begin(&self, fault: Fault, id: u64) {
         let machine = fault.machine().map_or("*", |m| &self.cluster.machines[m].name);
         self.ledger.note(json!({"op": "start", "id": id, "fault": fault.to_string(), "machine": machine}));
-        *self.done.lock().unwrap().entry(fault.to_string()).or_default() += 1;
         match fault {
             Fault::Kill(whom) => self.down(whom, Signal::KILL, id),
             Fault::Term(whom) => self.down(whom, Signal::TERM, id),
@@ -215,6 +238,7 @@ impl Nemesis {
             };
             self.ledger.note(json!({"op": "guardian", "id": id, "job": number, "index": index,
                 "attempt": attempt, "machine": machine.name}));
+            self.hit.lock().unwrap().push(number);
             return Some(guardian);
         }
         None
@@ -261,11 +285,6 @@ impl Nemesis {
 
     fn free(&self) {
         let _ = std::fs::remove_file(self.filler());
-    }
-
-    /// How often each kind was done.
-    pub fn done(&self) -> BTreeMap<String, u64> {
-        self.done.lock().unwrap().clone()
     }
 }
 

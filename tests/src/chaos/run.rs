@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 /// Healed and without new work, everything has ended after so long, and after so much more for every job.
 pub const DRAIN: Duration = Duration::from_mins(2);
 const DRAIN_EACH: Duration = Duration::from_millis(20);
+/// Jobs that were hit and are shown.
+const STORIES: usize = 3;
 /// What may linger after the last end.
 const LINGER: Duration = Duration::from_mins(1);
 
@@ -71,9 +73,13 @@ pub async fn run(wish: Wish) -> Result<bool, Failure> {
     let mut run = Run::set_up(wish).await?;
     let verdict = tokio::task::spawn_blocking(move || {
         let is_operator = run.wish.scenario == "operator";
-        let stories = if is_operator { operator::drill(&run)? } else { run.nemesis() };
-        let drained = run.drain()?;
-        run.finish(drained, &stories)
+        if is_operator {
+            operator::drill(&run)?;
+        } else {
+            run.nemesis();
+        }
+        let drained = run.drain();
+        run.finish(drained)
     });
     verdict.await.map_err(|e| e.to_string())?
 }
@@ -114,7 +120,7 @@ impl Run {
     }
 
     /// Breaks things by plan while jobs are submitted.
-    fn nemesis(&self) -> Vec<String> {
+    fn nemesis(&self) {
         let terrain = Terrain {
             machines: self.cluster.machines.len(),
             ms: self.wish.time.as_millis() as u64,
@@ -135,7 +141,6 @@ impl Run {
             done.store(true, Ordering::Relaxed);
             self.load.over.store(true, Ordering::Relaxed);
         });
-        Vec::new()
     }
 
     /// Samples every few seconds; the one nearest to the middle is marked.
@@ -153,7 +158,7 @@ impl Run {
     }
 
     /// Waits until nothing waits or runs any more; how long that took.
-    fn drain(&self) -> Result<Duration, Failure> {
+    fn drain(&self) -> Duration {
         let bound = self.drain_bound();
         let start = Instant::now();
         let mut client = Client::new(&self.cluster.socket());
@@ -162,12 +167,12 @@ impl Run {
             let counts = stats.as_ref().map(|stats| &stats["counts"]);
             let live = counts.and_then(|c| Some(c["QUEUED"].as_u64()? + c["RUNNING"].as_u64()?));
             if live == Some(0) {
-                return Ok(start.elapsed());
+                return start.elapsed();
             }
             if start.elapsed() > bound {
                 // The checker names the jobs; the run goes on to it.
                 eprintln!("after {bound:?} there are still jobs: {live:?} live");
-                return Ok(start.elapsed());
+                return start.elapsed();
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -177,7 +182,7 @@ impl Run {
         DRAIN + DRAIN_EACH * self.wish.jobs as u32
     }
 
-    fn finish(&mut self, drained: Duration, stories: &[String]) -> Result<bool, Failure> {
+    fn finish(&mut self, drained: Duration) -> Result<bool, Failure> {
         self.load.over.store(true, Ordering::Relaxed);
         self.gauge.sample(&self.cluster, "end");
         let left = self.left_over();
@@ -191,6 +196,7 @@ impl Run {
             observer.join().map_err(|_| "an observer failed")?;
         }
         let rows = export::export(&socket, &dir, 20_000)?;
+        let stories = self.stories();
         let stuck = self.cluster.end();
         let left = left.into_iter().chain(stuck.into_iter().map(|name| format!("daemon {name} did not end")));
         write(&dir.join("left.txt"), &left.map(|line| line + "\n").collect::<String>())?;
@@ -204,7 +210,7 @@ impl Run {
         let facts = json!({"run": self.load.run, "seed": self.wish.seed, "limits": limits,
             "drained_ms": drained.as_millis() as u64, "drain_bound_ms": self.drain_bound().as_millis() as u64});
         write(&dir.join("run.json"), &facts.to_string())?;
-        self.report(drained, rows, stories);
+        self.report(drained, rows, &stories);
         let checked = Command::new(self.wish.bins.join("ledger-check")).arg(&dir).status();
         Ok(checked.map_err(|e| format!("ledger-check: {e}"))?.success())
     }
@@ -230,6 +236,19 @@ impl Run {
         for story in stories {
             println!("{story}");
         }
+    }
+
+    /// What `reeve show` tells of a few jobs that were hit.
+    fn stories(&self) -> Vec<String> {
+        let mut hit = self.nemesis.hit();
+        hit.dedup();
+        let show = |job: &u64| {
+            let mut command = Command::new(self.wish.bins.join("reeve"));
+            command.arg("show").arg(job.to_string()).env("REEVE_HOST", self.cluster.socket()).env("NO_COLOR", "1");
+            let output = command.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            format!("reeve show {job}:\n{}", output.unwrap_or_else(|e| e.to_string()))
+        };
+        hit.iter().take(STORIES).map(show).collect()
     }
 
     /// What is still there although every job has ended: processes of jobs, guardians' sockets, attempts' directories.

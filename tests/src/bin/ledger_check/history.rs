@@ -109,7 +109,9 @@ impl History {
         let (Ok(job), Ok(attempt)) = (job, attempt) else { return self.odd.push(name) };
         let mut life = Life::default();
         let mut starts = 0;
-        for line in body.lines() {
+        // A line that a kill has cut is no line.
+        let whole = body.rfind('\n').map_or("", |end| &body[..end]);
+        for line in whole.lines() {
             let words: Vec<&str> = line.split(' ').collect();
             let time = words.last().and_then(|t| t.parse().ok()).unwrap_or(0);
             match words.as_slice() {
@@ -119,8 +121,6 @@ impl History {
                 }
                 ["B", _] => life.beat = time,
                 ["F", code, _] => life.finish = Some((code.parse().unwrap_or(-1), time)),
-                // A line that was cut by a kill is no line.
-                _ if !body.ends_with('\n') && body.ends_with(line) => {}
                 _ => self.odd.push(format!("{name}: {line}")),
             }
         }
@@ -181,6 +181,12 @@ impl History {
         for (fault, n) in counts {
             let _ = writeln!(text, "  {n:>4} x {fault}");
         }
+        let mut ends = BTreeMap::<&str, u64>::new();
+        for attempt in self.rows.values().flat_map(|row| row["attempts"].as_array().into_iter().flatten()) {
+            *ends.entry(attempt["cause"]["kind"].as_str().unwrap_or("none")).or_default() += 1;
+        }
+        let ends: Vec<String> = ends.into_iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+        let _ = writeln!(text, "attempts by how they ended: {}", ends.join(" · "));
         text
     }
 }

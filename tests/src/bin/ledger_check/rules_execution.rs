@@ -197,10 +197,11 @@ fn was_silent(faults: &[Fault<'_>], machine: &str, lost_after: u64, when: Option
 /// I8: attempts of an exclusive job follow each other. A stopped guardian cannot stop its attempt: a declared freeze.
 fn exclusive(history: &History, report: &mut Report) {
     let intents = history.intents();
+    let stops: Vec<u64> = faults(history).iter().filter(|f| f.name.starts_with("SIGSTOP")).map(|f| f.id).collect();
     let frozen: Vec<Attempt> = history
         .nemesis
         .iter()
-        .filter(|line| line["op"] == "guardian")
+        .filter(|line| line["op"] == "guardian" && number(line, "id").is_some_and(|id| stops.contains(&id)))
         .filter_map(|l| Some((number(l, "job")?, number(l, "index"), number(l, "attempt")?)))
         .collect();
     let mut of = BTreeMap::<Task, Vec<(u64, &Life)>>::new();
