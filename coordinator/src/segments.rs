@@ -8,15 +8,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A segment that has reached this size takes no further tape.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Left free when a tape is taken: what is said on the control streams must always find room.
+const RESERVE: u64 = 32 * 1024 * 1024;
+
 /// The segment files of a store.
 pub struct Segments {
     dir: PathBuf,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -26,12 +29,14 @@ struct State {
     total: u64,
 }
 
-/// A tape that is being written.
+/// A tape that is being written. One that is dropped before its end gives its bytes and its segment back.
 pub struct Writer {
     file: File,
     number: u64,
     start: u64,
     len: u64,
+    state: Arc<Mutex<State>>,
+    is_ended: bool,
 }
 
 impl Segments {
@@ -54,7 +59,7 @@ impl Segments {
                 total += entry.metadata()?.len();
             }
         }
-        Ok(Self { dir: dir.to_owned(), state: Mutex::new(State { next, idle: Vec::new(), total }) })
+        Ok(Self { dir: dir.to_owned(), state: Arc::new(Mutex::new(State { next, idle: Vec::new(), total })) })
     }
 
     /// Begins a tape.
@@ -71,14 +76,16 @@ impl Segments {
         };
         let file =
             File::options().create(true).truncate(false).read(true).write(true).open(self.path(number))?;
-        Ok(Writer { file, number, start, len: 0 })
+        Ok(Writer { file, number, start, len: 0, state: self.state.clone(), is_ended: false })
     }
 
     /// Ends a tape: syncs it, and gives the segment free for the next.
     ///
     /// # Errors
     /// From the file system; the tape is then not usable.
-    pub fn finish(&self, writer: Writer) -> io::Result<Segment> {
+    pub fn finish(&self, mut writer: Writer) -> io::Result<Segment> {
+        // After a sync that failed nobody knows what the file holds: no other tape goes there.
+        writer.is_ended = true;
         writer.file.sync_data()?;
         let segment = Segment { file: writer.number, offset: writer.start, len: writer.len };
         let mut state = self.lock();
@@ -103,6 +110,13 @@ impl Segments {
         Ok(bytes)
     }
 
+    /// Whether the disk has room for so many bytes beside what it must always have.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        // A disk that cannot be asked says no by itself when it is written to.
+        rustix::fs::statvfs(&self.dir)
+            .map_or(true, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes.saturating_add(RESERVE))
+    }
+
     /// Bytes in all segments.
     pub fn total_bytes(&self) -> u64 {
         self.lock().total
@@ -112,8 +126,21 @@ impl Segments {
         self.dir.join(format!("{number:08}.seg"))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Should it not shrink, its bytes are dead space as long as the segment is there.
+        if !self.is_ended && self.file.set_len(self.start).is_ok() {
+            lock(&self.state).idle.push((self.number, self.start));
+        }
     }
 }
 
@@ -142,6 +169,24 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tape_that_breaks_off_leaves_neither_bytes_nor_a_segment_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
+        let mut whole = segments.begin().unwrap();
+        whole.append(b"whole").unwrap();
+        let whole = segments.finish(whole).unwrap();
+        for _ in 0..3 {
+            let mut broken = segments.begin().unwrap();
+            broken.append(&[0; 10_000]).unwrap();
+        }
+        let files: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).collect();
+        assert_eq!(files, [5]);
+        assert_eq!(segments.read(whole, 0, 100).unwrap(), b"whole");
+        assert!(segments.has_room(0) && !segments.has_room(u64::MAX));
+    }
 
     #[test]
     fn tapes_share_segments_and_are_read_back_in_pieces() {

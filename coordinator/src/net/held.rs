@@ -3,10 +3,10 @@
 use crate::input::{AgentSaid, Segment};
 use reeve_protocol::AttemptId;
 use reeve_protocol::wire::Finished;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// How long an end waits for its tape; then it passes without.
+/// How long an end waits for its tape to begin; then it passes without. A tape that has begun comes to an end by itself.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Ends or tapes of one session that wait at once.
 const MOST: usize = 4096;
@@ -15,6 +15,8 @@ const MOST: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Held {
     waiting: HashMap<AttemptId, (Box<Finished>, Instant)>,
+    /// Tapes on their way.
+    begun: HashSet<AttemptId>,
     /// `None`: the upload failed.
     arrived: HashMap<AttemptId, Option<Segment>>,
 }
@@ -35,8 +37,16 @@ impl Held {
         None
     }
 
+    /// A tape is on its way: its end waits for it, however long the disk makes it wait.
+    pub(super) fn begun(&mut self, attempt: AttemptId) {
+        if self.begun.len() < MOST {
+            self.begun.insert(attempt);
+        }
+    }
+
     /// A tape is on disk, or failed to get there.
     pub(super) fn uploaded(&mut self, attempt: AttemptId, segment: Option<Segment>) -> Option<AgentSaid> {
+        self.begun.remove(&attempt);
         if let Some((finished, _)) = self.waiting.remove(&attempt) {
             return Some(AgentSaid::Finished(finished, segment));
         }
@@ -48,13 +58,15 @@ impl Held {
 
     /// The ends that have waited long enough.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<AgentSaid> {
-        let late = self.waiting.extract_if(|_, (_, due)| *due <= now);
+        let begun = &self.begun;
+        let late = self.waiting.extract_if(|attempt, (_, due)| *due <= now && !begun.contains(attempt));
         late.map(|(_, (finished, _))| AgentSaid::Finished(finished, None)).collect()
     }
 
     /// When the first of them will have.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.waiting.values().map(|(_, due)| *due).min()
+        let unbegun = self.waiting.iter().filter(|(attempt, _)| !self.begun.contains(attempt));
+        unbegun.map(|(_, (_, due))| *due).min()
     }
 }
 
@@ -110,6 +122,17 @@ mod tests {
         assert!(held.overdue(now + PATIENCE / 2).is_empty());
         assert_eq!(held.overdue(now + PATIENCE), [AgentSaid::Finished(finished(1, 5000), None)]);
         assert_eq!(held.due(), None);
+    }
+
+    #[test]
+    fn a_tape_that_has_begun_is_waited_for_until_it_ends() {
+        let (mut held, now) = (Held::default(), Instant::now());
+        assert_eq!(held.finished(finished(1, 5000), now), None);
+        held.begun(finished(1, 5000).attempt);
+        assert_eq!(held.due(), None);
+        assert!(held.overdue(now + PATIENCE * 100).is_empty());
+        let wanted = Some(AgentSaid::Finished(finished(1, 5000), Some(SEGMENT)));
+        assert_eq!(held.uploaded(finished(1, 5000).attempt, Some(SEGMENT)), wanted);
     }
 
     #[test]

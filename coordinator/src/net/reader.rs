@@ -6,11 +6,11 @@ use super::decode::{self, Said};
 use super::end::End;
 use super::held::Held;
 use super::order::Order;
+use super::streams::Upload;
 use super::writer::Note;
-use crate::input::{AgentSaid, Input, Segment};
+use crate::input::{AgentSaid, Input};
 use bytes::Bytes;
 use quinn::{Connection, RecvStream};
-use reeve_protocol::AttemptId;
 use reeve_protocol::frame;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -30,7 +30,7 @@ pub(super) struct Reader<'a> {
     pub(super) recv: RecvStream,
     pub(super) frames: frame::Reader,
     pub(super) notes: mpsc::Sender<Note>,
-    pub(super) uploads: mpsc::UnboundedReceiver<(AttemptId, Option<Segment>)>,
+    pub(super) uploads: mpsc::UnboundedReceiver<Upload>,
     pub(super) unsent: mpsc::UnboundedReceiver<Vec<AgentSaid>>,
     pub(super) state: State,
 }
@@ -89,7 +89,10 @@ impl Reader<'_> {
                 }
                 return self.decode(said);
             }
-            Some((attempt, segment)) = self.uploads.recv() => said.extend(self.state.held.uploaded(attempt, segment)),
+            Some(upload) = self.uploads.recv() => match upload {
+                Upload::Begun(attempt) => self.state.held.begun(attempt),
+                Upload::Ended(attempt, segment) => said.extend(self.state.held.uploaded(attempt, segment)),
+            },
             Some(unsent) = self.unsent.recv() => said.extend(unsent),
             () = timer => {
                 let now = Instant::now();

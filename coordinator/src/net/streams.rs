@@ -23,6 +23,8 @@ const PIECE: usize = 64 * 1024;
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 /// For the next piece of a tape, or for a follower to take one.
 const STALL: Duration = Duration::from_secs(30);
+/// Between two looks at a disk that is full.
+const FULL: Duration = Duration::from_millis(500);
 /// Followers per machine: half of the streams that a connection may have, so that tapes always find one.
 const MAX_FOLLOWS: usize = 8;
 
@@ -64,8 +66,17 @@ impl Follows {
     }
 }
 
-/// Where finished uploads are reported; `None`: it failed.
-pub(super) type Uploads = mpsc::UnboundedSender<(AttemptId, Option<Segment>)>;
+/// What is reported of a tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upload {
+    /// It is on its way, and will be reported once more.
+    Begun(AttemptId),
+    /// It is on disk; `None`: it failed.
+    Ended(AttemptId, Option<Segment>),
+}
+
+/// Where tapes are reported.
+pub(super) type Uploads = mpsc::UnboundedSender<Upload>;
 
 /// Takes streams until the connection ends, or one of them breaks the rules.
 pub(super) async fn run(
@@ -108,12 +119,13 @@ async fn take(
         return Ok(());
     }
     let attempt = head.attempt;
+    let _ = uploads.send(Upload::Begun(attempt));
     let stored = store(&context, &mut stream, &head, &first).await;
     if let Err(error) = &stored {
         tracing::warn!(job = %attempt.task, attempt = attempt.attempt, %error, "output of an ended attempt was not kept");
         stop(&mut stream, close::DONE);
     }
-    let _ = uploads.send((attempt, stored.ok()));
+    let _ = uploads.send(Upload::Ended(attempt, stored.ok()));
     Ok(())
 }
 
@@ -150,7 +162,7 @@ enum Unkept {
     Disk(#[from] std::io::Error),
 }
 
-/// Writes a whole tape into a segment and syncs it.
+/// Writes a whole tape into a segment and syncs it. While the disk is full the tape waits, and the machine keeps it.
 async fn store(
     context: &std::sync::Arc<Context>,
     stream: &mut RecvStream,
@@ -160,13 +172,21 @@ async fn store(
     if head.from != 0 || head.total > MAX_TAPE {
         return Err(Unkept::Head(head.total, head.from));
     }
-    let mut writer = context.segments.begin()?;
-    append(&mut writer, first, head.total)?;
+    while !context.segments.has_room(head.total) {
+        tokio::time::sleep(FULL).await;
+    }
+    let mut writer = loop {
+        match context.segments.begin() {
+            Err(error) if is_full(&error) => tokio::time::sleep(FULL).await,
+            begun => break begun?,
+        }
+    };
+    append(&mut writer, first, head.total).await?;
     let mut piece = vec![0; PIECE];
     loop {
         let read = timeout(STALL, stream.read(&mut piece)).await.map_err(|_| Unkept::Stalled)?;
         match read.map_err(|e| Unkept::Stream(Clean::short(&e.to_string(), 200)))? {
-            Some(len) => append(&mut writer, &piece[..len], head.total)?,
+            Some(len) => append(&mut writer, &piece[..len], head.total).await?,
             None => break,
         }
     }
@@ -181,12 +201,22 @@ async fn store(
         .map_err(Unkept::Disk)
 }
 
-fn append(writer: &mut Writer, bytes: &[u8], total: u64) -> Result<(), Unkept> {
+async fn append(writer: &mut Writer, bytes: &[u8], total: u64) -> Result<(), Unkept> {
     let found = writer.len() + bytes.len() as u64;
     if found > total {
         return Err(Unkept::Length { found, promised: total });
     }
-    Ok(writer.append(bytes)?)
+    loop {
+        match writer.append(bytes) {
+            // It was filled meanwhile: the same bytes again, at the same place.
+            Err(error) if is_full(&error) => tokio::time::sleep(FULL).await,
+            written => return Ok(written?),
+        }
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Hands pieces to a follower until either side ends. A follower that takes nothing for a while is let go: it holds one
@@ -236,13 +266,16 @@ mod tests {
         assert_eq!(follows.abandoned().len(), MAX_FOLLOWS);
     }
 
-    #[test]
-    fn a_tape_never_grows_beyond_what_was_promised() {
+    #[tokio::test]
+    async fn a_tape_never_grows_beyond_what_was_promised() {
         let dir = tempfile::tempdir().unwrap();
         let segments = crate::segments::Segments::open(dir.path()).unwrap();
         let mut writer = segments.begin().unwrap();
-        append(&mut writer, b"1234", 6).unwrap();
-        assert!(matches!(append(&mut writer, b"567", 6), Err(Unkept::Length { found: 7, promised: 6 })));
+        append(&mut writer, b"1234", 6).await.unwrap();
+        assert!(matches!(
+            append(&mut writer, b"567", 6).await,
+            Err(Unkept::Length { found: 7, promised: 6 })
+        ));
         assert_eq!(writer.len(), 4);
     }
 }

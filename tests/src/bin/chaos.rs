@@ -31,7 +31,11 @@ fn wish() -> Result<(Wish, Option<tempfile::TempDir>), String> {
         machines: 0,
         scenario: "nemesis".to_owned(),
         long: false,
-        bins: std::env::current_exe().map_err(|e| e.to_string())?.parent().map(PathBuf::from).unwrap_or_default(),
+        bins: std::env::current_exe()
+            .map_err(|e| e.to_string())?
+            .parent()
+            .map(PathBuf::from)
+            .unwrap_or_default(),
         dir: PathBuf::new(),
     };
     while let Some(word) = words.next() {
@@ -81,7 +85,8 @@ fn main() -> ExitCode {
     };
     println!("chaos: seed {}, files in {}", wish.seed, wish.dir.display());
     let seed = wish.seed;
-    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() else {
+    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    else {
         return ExitCode::from(2);
     };
     match runtime.block_on(run(wish)) {

@@ -5,7 +5,10 @@
 //!
 //! Lines: `S run key job index attempt machine pid start_time boot_id uid boot_ns`, `B boot_ns` every `beat`
 //! milliseconds, `F code boot_ns`. S and F are synced. The first `fails` attempts end with `code`, later ones with 0.
-#![allow(clippy::unwrap_used, reason = "a job of the tests: whatever it meets ends it with a code of its own")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a job of the tests: whatever it meets ends it with a code of its own"
+)]
 
 use reeve_tests::chaos::generate::Output;
 use reeve_tests::chaos::ledger::boot_ns;
@@ -35,17 +38,8 @@ struct Order {
 fn order() -> Option<Order> {
     let mut words = std::env::args().skip(1);
     let (dir, run, key) = (words.next()?, words.next()?, words.next()?);
-    let mut order = Order {
-        dir: dir.into(),
-        run,
-        key,
-        ms: 0,
-        out: 0,
-        code: 0,
-        fails: u64::MAX,
-        beat: 100,
-        until: None,
-    };
+    let mut order =
+        Order { dir: dir.into(), run, key, ms: 0, out: 0, code: 0, fails: u64::MAX, beat: 100, until: None };
     for word in words {
         let (name, value) = word.split_once('=')?;
         match name {

@@ -100,7 +100,7 @@ fn send(
         head += "content-type: application/json\r\n";
     }
     if let Some(key) = key {
-        head += &format!("idempotency-key: {key}\r\n");
+        head.extend(["idempotency-key: ", key, "\r\n"]);
     }
     head += "\r\n";
     stream.get_mut().write_all(&[head.as_bytes(), body.as_bytes()].concat())

@@ -27,7 +27,7 @@ pub struct Options {
     /// How many machines.
     pub machines: usize,
     /// Cpus that each offers.
-    pub cpus: u32,
+    pub cpus: f64,
     /// Bytes of the coordinator's disk when it can be given one of its own.
     pub disk: u64,
 }
@@ -81,7 +81,9 @@ impl Cluster {
         let base = &options.dir;
         std::fs::create_dir_all(base.join("head")).map_err(|e| format!("{}: {e}", base.display()))?;
         let size = format!("size={}", options.disk);
-        let own_disk = ran(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(base.join("head"))).is_ok();
+        let own_disk =
+            ran(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(base.join("head")))
+                .is_ok();
         let supervisor = Supervisor::start(ledger);
         let port = free_port()?;
         let mut new = Self { options, supervisor, coordinator: 0, machines: Vec::new(), own_disk };
@@ -133,7 +135,9 @@ impl Cluster {
         let mut words = namespace.as_ref().map(Namespace::prefix).unwrap_or_default();
         words.push(text(&self.bin("reeve-agent")));
         let mut join = words.clone();
-        join.extend(["join", "--name", &name, "--token-file", &text(&file), "--dir", &text(&dir)].map(str::to_owned));
+        join.extend(
+            ["join", "--name", &name, "--token-file", &text(&file), "--dir", &text(&dir)].map(str::to_owned),
+        );
         let joined = tokio::task::spawn_blocking(move || ran(Command::new(&join[0]).args(&join[1..]))).await;
         joined.map_err(|e| e.to_string())??;
         words.extend(["run", "--dir", &text(&dir), "--config", &text(&config)].map(str::to_owned));

@@ -70,7 +70,7 @@ impl Gauge {
             "{:<14} {:<7} {:>9} {:>6} {:>8} {:>9} {:>9}\n",
             "DAEMON", "WHEN", "RSS MiB", "FDS", "THREADS", "WAL MiB", "DISK MiB"
         );
-        let mib = |bytes: u64| format!("{:.1}", bytes as f64 / 1048576.0);
+        let mib = |bytes: u64| format!("{:.1}", bytes as f64 / 1_048_576.0);
         let mut whos: Vec<&String> = kept.keys().map(|(who, _)| who).collect();
         whos.dedup();
         for who in whos {
@@ -88,7 +88,13 @@ impl Gauge {
             let kind = who.split(' ').next().unwrap_or_default();
             if let Some((_, [rss, fds, threads, wal])) = LIMITS.iter().find(|(name, _)| *name == kind) {
                 let wal = if *wal == 0 { String::new() } else { mib(*wal) };
-                let _ = writeln!(text, "{:<14} {:<7} {:>9} {fds:>6} {threads:>8} {wal:>9}", "", "limit", mib(*rss));
+                let _ = writeln!(
+                    text,
+                    "{:<14} {:<7} {:>9} {fds:>6} {threads:>8} {wal:>9}",
+                    "",
+                    "limit",
+                    mib(*rss)
+                );
             }
         }
         text

@@ -1,6 +1,8 @@
 //! The output of a `ledgerjob`: its bytes follow from key and task alone, so that whoever has the key can compute what a
 //! complete log must be. Shared by the job and the checker; sees nothing of reeve.
 
+use std::fmt::Write as _;
+
 /// FNV-1a, 64 bits: an order-keeping digest that needs no library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(u64);
@@ -60,7 +62,8 @@ impl Iterator for Output {
         let mut line = String::with_capacity(64);
         for _ in 0..4 {
             self.state = self.state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            line += &format!("{:016x}", self.state ^ (self.state >> 29));
+            // Writing into a string does not fail.
+            let _ = write!(line, "{:016x}", self.state ^ (self.state >> 29));
         }
         line.truncate(63);
         line.push('\n');

@@ -93,13 +93,14 @@ impl Load {
         }
     }
 
-    /// Submits `n` jobs alike; `words` are further words of the program.
-    pub fn submit_alike(&self, rng: &mut Rng, prefix: &str, n: u64, cpus: f64, words: &[String]) {
+    /// Submits `n` jobs alike; `words` are further words of the program, `out` the bytes they write.
+    pub fn submit_alike(&self, rng: &mut Rng, prefix: &str, n: u64, cpus: f64, out: u64, words: &[String]) {
         let mut client = Client::new(&self.socket);
         for from in (0..n).step_by(BATCH as usize) {
             let batch = (from..n.min(from + BATCH)).map(|at| {
-                let facts = json!({"out": 0, "retries": 0, "lost_after_ms": 300_000});
-                let mut order = self.order(&format!("{prefix}{at}"), facts, words, Later::Nothing);
+                let facts = json!({"out": out, "retries": 0, "lost_after_ms": 300_000});
+                let words = [words, &[format!("out={out}")]].concat();
+                let mut order = self.order(&format!("{prefix}{at}"), facts, &words, Later::Nothing);
                 order.spec["resources"] = json!({"cpus": cpus});
                 order.spec["name"] = prefix.trim_end_matches('-').into();
                 order
@@ -119,7 +120,8 @@ impl Load {
     fn draw(&self, rng: &mut Rng, key: &str, mass: bool) -> Order {
         let scale = if mass { 10 } else { 1 };
         let kind = rng.range(0, 99) * scale;
-        let (mut ms, mut out, mut code, mut fails, mut retries, mut tasks) = (rng.range(0, 40), 0, 0, 0, 0, 0);
+        let (mut ms, mut out, mut code, mut fails, mut retries, mut tasks) =
+            (rng.range(0, 40), 0, 0, 0, 0, 0);
         let (mut name, mut later, mut exclusive) = ("short", Later::Nothing, false);
         match kind {
             0..15 => (name, ms) = ("long", rng.range(1_000, 6_000)),
@@ -136,7 +138,8 @@ impl Load {
         let lost_after = if exclusive { EXCLUSIVE_LOST_AFTER_S } else { LOST_AFTER_S };
         let facts = json!({"out": out, "retries": retries, "exclusive": exclusive, "tasks": tasks,
             "lost_after_ms": lost_after * 1000.0});
-        let words = [format!("ms={ms}"), format!("out={out}"), format!("code={code}"), format!("fails={fails}")];
+        let words =
+            [format!("ms={ms}"), format!("out={out}"), format!("code={code}"), format!("fails={fails}")];
         let mut order = self.order(key, facts, &words, later);
         let spec = &mut order.spec;
         (spec["name"], spec["retries"], spec["exclusive"]) = (name.into(), retries.into(), exclusive.into());
@@ -172,7 +175,8 @@ impl Load {
         let Some(first) = answer["id"].as_u64().or_else(|| answer["first"].as_u64()) else {
             let (status, code) = (reply.status, &answer["code"]);
             self.refused.fetch_add(orders.len() as u64, Ordering::Relaxed);
-            let lines = orders.iter().map(|o| json!({"op": "R", "key": o.key, "status": status, "code": code}));
+            let lines =
+                orders.iter().map(|o| json!({"op": "R", "key": o.key, "status": status, "code": code}));
             self.ledger.all_synced(lines.collect());
             return false;
         };
@@ -191,7 +195,14 @@ impl Load {
     }
 
     /// Asks until there is a definite answer; `None` when it is over and there was none.
-    fn ask(&self, client: &mut Client, path: &str, key: Option<&str>, body: &str, orders: &[Order]) -> Option<Reply> {
+    fn ask(
+        &self,
+        client: &mut Client,
+        path: &str,
+        key: Option<&str>,
+        body: &str,
+        orders: &[Order],
+    ) -> Option<Reply> {
         let mut healed = None;
         loop {
             match client.ask("POST", path, key, body) {

@@ -32,7 +32,14 @@ pub struct Nemesis {
 impl Nemesis {
     /// `jobs` is the directory that every job names in its command line.
     pub fn new(cluster: Arc<Cluster>, ledger: Arc<Ledger>, jobs: PathBuf) -> Self {
-        Self { cluster, ledger, jobs, ids: AtomicU64::new(1), stopped: Mutex::default(), hit: Mutex::default() }
+        Self {
+            cluster,
+            ledger,
+            jobs,
+            ids: AtomicU64::new(1),
+            stopped: Mutex::default(),
+            hit: Mutex::default(),
+        }
     }
 
     /// Follows a plan, step by step, and heals everything at its end.
@@ -176,7 +183,9 @@ impl Nemesis {
             Whom::Coordinator => vec![head],
             Whom::Agent(m) | Whom::Pair(m) => vec![self.cluster.machines[m].daemon],
             Whom::Keeper(_) | Whom::Guardian(_) => Vec::new(),
-            Whom::Everyone => [head].into_iter().chain(self.cluster.machines.iter().map(|m| m.daemon)).collect(),
+            Whom::Everyone => {
+                [head].into_iter().chain(self.cluster.machines.iter().map(|m| m.daemon)).collect()
+            }
         }
     }
 

@@ -15,6 +15,10 @@ pub const RUNNING: u64 = 200;
 const BACK: Duration = Duration::from_mins(3);
 /// Between two kills of one order.
 const GAP: Duration = Duration::from_millis(150);
+/// Jobs that write while the disk is full.
+const TALKING: u64 = 8;
+/// Cpus of theirs: what is left beside those that run throughout.
+pub const SLIVER: f64 = 0.001;
 /// Cancelled while a machine is lost, so that some of what it ran can start elsewhere.
 const MAKE_ROOM: u64 = 20;
 
@@ -26,11 +30,15 @@ pub fn drill(run: &Run) -> Result<(), Failure> {
     let release = run.wish.dir.join("release");
     let words = [format!("until={}", release.display()), "beat=1000".to_owned()];
     let mut rng = run.rng.part("operator");
-    run.load.submit_alike(&mut rng, "long-", RUNNING, 1.0, &words);
+    run.load.submit_alike(&mut rng, "long-", RUNNING, 1.0, 0, &words);
     all_run(run, RUNNING)?;
     let start = Instant::now();
-    run.load.submit_alike(&mut rng, "queued-", run.wish.jobs, 1.0, &["ms=0".to_owned()]);
-    println!("{} jobs queued behind {RUNNING} running in {:.1} s", run.wish.jobs, start.elapsed().as_secs_f64());
+    run.load.submit_alike(&mut rng, "queued-", run.wish.jobs, 1.0, 0, &["ms=0".to_owned()]);
+    println!(
+        "{} jobs queued behind {RUNNING} running in {:.1} s",
+        run.wish.jobs,
+        start.elapsed().as_secs_f64()
+    );
     every_order(run)?;
     run.gauge.sample(&run.cluster, "middle");
     stops(run)?;
@@ -40,7 +48,7 @@ pub fn drill(run: &Run) -> Result<(), Failure> {
         left -= lost(run)?;
         all_run(run, left)?;
     }
-    full_disk(run, &mut rng)?;
+    full_disk(run, &mut rng);
     all_run(run, left)?;
     File::create(&release).map_err(|e| format!("{}: {e}", release.display()))?;
     run.nemesis.heal();
@@ -58,7 +66,11 @@ fn every_order(run: &Run) -> Result<(), Failure> {
         run.nemesis.strike_all(&faults, GAP);
         all_run(run, RUNNING)?;
         let names = order.map(|which| ["coordinator", "agent", "keeper", "guardian"][which]);
-        println!("kill -9 {}: all {RUNNING} run again after {:.1} s", names.join(", "), start.elapsed().as_secs_f64());
+        println!(
+            "kill -9 {}: all {RUNNING} run again after {:.1} s",
+            names.join(", "),
+            start.elapsed().as_secs_f64()
+        );
         run.gauge.sample(&run.cluster, "between");
     }
     Ok(())
@@ -111,7 +123,8 @@ fn lost(run: &Run) -> Result<u64, Failure> {
         std::thread::sleep(Duration::from_secs(330));
         let path = format!("/v1/jobs?filter=name:long%20state:running%20-machine:{name}&limit={MAKE_ROOM}");
         let page = client.get(&path).ok_or("the running jobs cannot be listed")?.json();
-        let jobs: Vec<u64> = page["items"].as_array().into_iter().flatten().filter_map(|j| j["id"].as_u64()).collect();
+        let jobs: Vec<u64> =
+            page["items"].as_array().into_iter().flatten().filter_map(|j| j["id"].as_u64()).collect();
         for job in &jobs {
             run.load.cancel(&mut client, *job);
         }
@@ -122,21 +135,30 @@ fn lost(run: &Run) -> Result<u64, Failure> {
 }
 
 /// Nothing that ran is disturbed by a full disk; new work is refused or waits, and later taken.
-fn full_disk(run: &Run, rng: &mut super::rng::Rng) -> Result<(), Failure> {
+fn full_disk(run: &Run, rng: &mut super::rng::Rng) {
     if !run.cluster.own_disk {
-        println!("SKIPPED a full disk (the coordinator could not be given a disk of its own: that takes root)");
-        return Ok(());
+        crate::skip("chaos: a full disk", "a disk of its own for the coordinator takes root");
+        return;
     }
     for fault in [Fault::DiskLow, Fault::DiskFull] {
-        let (prefix, before) = (format!("{}-", fault.to_string().replace(' ', "-")), run.load.refused.load(Ordering::Relaxed));
+        let (prefix, before) =
+            (format!("{}-", fault.to_string().replace(' ', "-")), run.load.refused.load(Ordering::Relaxed));
+        // These end while the disk is full, with more output than fits into a record of the store.
+        run.load.submit_alike(
+            rng,
+            &format!("talking-{prefix}"),
+            TALKING,
+            SLIVER,
+            300_000,
+            &["ms=4000".to_owned()],
+        );
         std::thread::scope(|scope| {
             scope.spawn(|| run.nemesis.strike(fault, Duration::from_secs(8)));
             std::thread::sleep(Duration::from_secs(3));
-            run.load.submit_alike(rng, &prefix, 20, 1.0, &[]);
+            run.load.submit_alike(rng, &prefix, 20, 1.0, 0, &[]);
         });
         println!("{fault}: {} of 20 submits refused", run.load.refused.load(Ordering::Relaxed) - before);
     }
-    Ok(())
 }
 
 /// Waits until so many of the long jobs run and are confirmed.
@@ -144,7 +166,8 @@ fn all_run(run: &Run, n: u64) -> Result<(), Failure> {
     let mut client = Client::new(&run.cluster.socket());
     let (end, mut seen) = (Instant::now() + BACK, None);
     while Instant::now() < end {
-        let page = client.get("/v1/jobs?filter=name:long%20substate:running&limit=1").map(|reply| reply.json());
+        let page =
+            client.get("/v1/jobs?filter=name:long%20substate:running&limit=1").map(|reply| reply.json());
         seen = page.and_then(|page| page["total"]["value"].as_u64());
         if seen == Some(n) {
             return Ok(());

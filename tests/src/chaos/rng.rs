@@ -12,9 +12,9 @@ impl Rng {
 
     /// An own sequence for a part, so that one part's draws do not move another's.
     pub fn part(&self, name: &str) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         let mut mixed = Self(self.0 ^ hash);
         Self(mixed.draw())
     }

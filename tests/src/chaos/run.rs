@@ -94,10 +94,19 @@ impl Run {
         std::fs::create_dir(&jobs).map_err(|e| format!("{}: {e}", jobs.display()))?;
         let rng = Rng::new(wish.seed);
         let operator = wish.scenario == "operator";
-        let cpus = if operator { 200u32.div_ceil(wish.machines as u32) } else { 6 };
+        let cpus = if operator {
+            operator::RUNNING.div_ceil(wish.machines as u64) as f64 + 10.0 * operator::SLIVER
+        } else {
+            6.0
+        };
         let disk = if wish.jobs > 5_000 { 2 << 30 } else { 256 << 20 };
-        let options =
-            Options { bins: wish.bins.clone(), dir: wish.dir.join("cluster"), machines: wish.machines, cpus, disk };
+        let options = Options {
+            bins: wish.bins.clone(),
+            dir: wish.dir.join("cluster"),
+            machines: wish.machines,
+            cpus,
+            disk,
+        };
         let cluster = Arc::new(Cluster::start(options, records.clone(), &rng).await?);
         let gauge = Gauge::new(Ledger::create(&wish.dir.join("samples.jsonl")).map_err(|e| e.to_string())?);
         let name = format!("r{}", wish.seed);
@@ -110,11 +119,11 @@ impl Run {
             let (ledger, over, last, socket) =
                 (file(&format!("stream-{at}.jsonl"))?, over.clone(), last.clone(), cluster.socket());
             observers.push(std::thread::spawn(move || observe::stream(&socket, &ledger, &over, &last)));
-            let (ledger, over, socket) = (file(&format!("poll-{at}.jsonl"))?, Arc::clone(&load), cluster.socket());
+            let (ledger, over, socket) =
+                (file(&format!("poll-{at}.jsonl"))?, Arc::clone(&load), cluster.socket());
             observers.push(std::thread::spawn(move || observe::poll(&socket, &ledger, &over.over)));
         }
-        let run =
-            Self { wish, cluster, load, nemesis, gauge: Arc::new(gauge), rng, over, last, observers };
+        let run = Self { wish, cluster, load, nemesis, gauge: Arc::new(gauge), rng, over, last, observers };
         run.gauge.sample(&run.cluster, "start");
         Ok(run)
     }
@@ -244,7 +253,11 @@ impl Run {
         hit.dedup();
         let show = |job: &u64| {
             let mut command = Command::new(self.wish.bins.join("reeve"));
-            command.arg("show").arg(job.to_string()).env("REEVE_HOST", self.cluster.socket()).env("NO_COLOR", "1");
+            command
+                .arg("show")
+                .arg(job.to_string())
+                .env("REEVE_HOST", self.cluster.socket())
+                .env("NO_COLOR", "1");
             let output = command.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
             format!("reeve show {job}:\n{}", output.unwrap_or_else(|e| e.to_string()))
         };
@@ -265,7 +278,9 @@ impl Run {
 
     fn look_for_left_over(&self) -> Vec<String> {
         let jobs = self.wish.dir.join("jobs").display().to_string();
-        let lines = processes::with_text(&jobs).into_iter().map(|pid| format!("process {pid} {}", processes::command_line(pid)));
+        let lines = processes::with_text(&jobs)
+            .into_iter()
+            .map(|pid| format!("process {pid} {}", processes::command_line(pid)));
         let mut left: Vec<String> = lines.collect();
         for machine in &self.cluster.machines {
             let home = format!("{}/", machine.dir.display());
@@ -281,12 +296,13 @@ impl Run {
     }
 
     fn panics(&self) -> String {
-        let logs = self.cluster.machines.iter().flat_map(|m| [m.dir.join("log"), m.runtime().join("keeper.log")]);
+        let logs =
+            self.cluster.machines.iter().flat_map(|m| [m.dir.join("log"), m.runtime().join("keeper.log")]);
         let mut found = String::new();
         for log in logs.chain([self.cluster.options.dir.join("coordinator.log")]) {
             let text = std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             for line in text.unwrap_or_default().lines().filter(|line| line.contains("panicked")) {
-                found += &format!("{}: {line}\n", log.display());
+                found.extend([&log.display().to_string(), ": ", line, "\n"]);
             }
         }
         found

@@ -34,7 +34,9 @@ fn honest() -> History {
             json!({"op": "heal", "t": HEAD}),
         ],
         events: events(),
-        logs: vec![json!({"job": 7, "index": null, "bytes": 100, "digest": Output::new("a", None, 100).digest()})],
+        logs: vec![
+            json!({"job": 7, "index": null, "bytes": 100, "digest": Output::new("a", None, 100).digest()}),
+        ],
         samples: vec![json!({"who": "coordinator", "rss": 50})],
         ..History::default()
     };
@@ -114,7 +116,10 @@ fn a_true_history_is_clean_and_every_rule_has_looked_at_something() {
 
 #[test]
 fn a_run_without_jobs_proves_nothing() {
-    assert!(!check(&History { run: json!({"drained_ms": 0, "drain_bound_ms": 1}), ..History::default() }).is_clean());
+    assert!(
+        !check(&History { run: json!({"drained_ms": 0, "drain_bound_ms": 1}), ..History::default() })
+            .is_clean()
+    );
 }
 
 type Doctor = fn(&mut History);
@@ -128,7 +133,8 @@ const CASES: &[(&str, &[&str], Doctor)] = &[
     ("an acknowledged job still waits", &["I1", "I4"], |h| row(h, 8)["state"] = "QUEUED".into()),
     ("a task still runs", &["I1", "I4", "I6"], |h| {
         let task = h.rows.get_mut(&(9, Some(2))).unwrap();
-        (task["state"], task["attempts"][0]["cause"]) = ("RUNNING".into(), json!({"kind": "exit", "code": 3}));
+        (task["state"], task["attempts"][0]["cause"]) =
+            ("RUNNING".into(), json!({"kind": "exit", "code": 3}));
     }),
     ("a number belongs to another job", &["I1", "I9"], |h| h.submits[5]["job"] = 7.into()),
     ("what was refused exists", &["I2"], |h| h.submits[11]["key"] = "b".into()),
@@ -159,18 +165,33 @@ const CASES: &[(&str, &[&str], Doctor)] = &[
     ("an array counts wrong", &["I4"], |h| row(h, 9)["array"]["counts"]["COMPLETED"] = 1.into()),
     ("a stream saw another event", &["I4"], |h| h.streams[0][10]["actor"] = "agent:m2".into()),
     ("a second start of one attempt", &["I5"], |h| h.life("dup_7_-_2_99".to_owned(), "")),
-    ("a start without a record", &["I5", "I7"], |h| h.life("7_-_3".to_owned(), "S r a 7 - 3 m1 10 1 boot 0 900\n")),
-    ("a start on another machine than recorded", &["I5"], |h| h.lives.get_mut(&(8, None, 1)).unwrap().machine = "m2".into()),
+    ("a start without a record", &["I5", "I7"], |h| {
+        h.life("7_-_3".to_owned(), "S r a 7 - 3 m1 10 1 boot 0 900\n")
+    }),
+    ("a start on another machine than recorded", &["I5"], |h| {
+        h.lives.get_mut(&(8, None, 1)).unwrap().machine = "m2".into()
+    }),
     ("a start of what was given back unstarted", &["I5"], |h| {
         row(h, 8)["attempts"][0]["cause"] = json!({"kind": "rejected", "detail": "not started, given back"});
     }),
     ("completed without an end", &["I6"], |h| h.lives.get_mut(&(9, Some(1), 1)).unwrap().finish = None),
-    ("completed with another code", &["I6"], |h| h.lives.get_mut(&(7, None, 2)).unwrap().finish = Some((3, 400))),
-    ("an invented exit code", &["I6"], |h| row(h, 8)["attempts"][0]["cause"] = json!({"kind": "exit", "code": 1})),
-    ("a start that nothing explains", &["I7"], |h| row(h, 7)["attempts"][0]["cause"] = json!({"kind": "cancelled"})),
+    ("completed with another code", &["I6"], |h| {
+        h.lives.get_mut(&(7, None, 2)).unwrap().finish = Some((3, 400))
+    }),
+    ("an invented exit code", &["I6"], |h| {
+        row(h, 8)["attempts"][0]["cause"] = json!({"kind": "exit", "code": 1})
+    }),
+    ("a start that nothing explains", &["I7"], |h| {
+        row(h, 7)["attempts"][0]["cause"] = json!({"kind": "cancelled"})
+    }),
     ("more losses than the budget", &["I7", "I7b"], |h| {
         let lost = json!({"attempt": 9, "machine": "m1", "cause": {"kind": "keeper_lost"}});
-        row(h, 7)["attempts"].as_array_mut().unwrap().extend([lost.clone(), lost.clone(), lost.clone(), lost]);
+        row(h, 7)["attempts"].as_array_mut().unwrap().extend([
+            lost.clone(),
+            lost.clone(),
+            lost.clone(),
+            lost,
+        ]);
     }),
     ("a guardian lost that nobody killed", &["I7b"], |h| h.nemesis[1]["attempt"] = 2.into()),
     ("lost although its machine was only stopped for a moment", &["I7b"], |h| {
@@ -243,18 +264,23 @@ fn what_may_be_so_is_no_violation() {
         }),
         ("lost by a machine that was away for longer than it may", |h| {
             row(h, 7)["attempts"][0]["cause"] = json!({"kind": "lost"});
-            h.nemesis.push(json!({"op": "start", "id": 2, "fault": "link blackhole", "machine": "m1", "w": 70_000}));
+            h.nemesis.push(
+                json!({"op": "start", "id": 2, "fault": "link blackhole", "machine": "m1", "w": 70_000}),
+            );
             h.nemesis.push(json!({"op": "end", "id": 2, "w": 95_000}));
         }),
         ("a coordinator that gave up while its disk was full", |h| {
-            h.nemesis.push(json!({"op": "start", "id": 2, "fault": "coordinator disk full", "machine": "*", "w": 4}));
+            h.nemesis.push(
+                json!({"op": "start", "id": 2, "fault": "coordinator disk full", "machine": "*", "w": 4}),
+            );
             h.nemesis.push(json!({"op": "exit", "daemon": "coordinator", "code": 74, "w": 5}));
             h.nemesis.push(json!({"op": "end", "id": 2, "w": 6}));
         }),
         ("overlap while a guardian was stopped on purpose", |h| {
             h.lives.get_mut(&(7, None, 1)).unwrap().beat = 301;
             h.nemesis[0]["fault"] = "kill -9 guardian".into();
-            h.nemesis.push(json!({"op": "start", "id": 3, "fault": "SIGSTOP guardian", "machine": "m1", "w": 1}));
+            h.nemesis
+                .push(json!({"op": "start", "id": 3, "fault": "SIGSTOP guardian", "machine": "m1", "w": 1}));
             h.nemesis.push(json!({"op": "guardian", "id": 3, "job": 7, "index": null, "attempt": 1}));
         }),
     ];

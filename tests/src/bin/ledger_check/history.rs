@@ -158,14 +158,23 @@ impl History {
         }
         lines.sort();
         let mut text: String = lines.into_iter().map(|(_, line)| line + "\n").collect();
-        for ((job, index, n), life) in self.lives.iter().filter(|((job, index, _), _)| (*job, *index) == task) {
-            let _ = writeln!(text, "ledger {job}{} attempt {n}: {life:?}", index.map_or(String::new(), |i| format!(".{i}")));
+        for ((job, index, n), life) in self.lives.iter().filter(|((job, index, _), _)| (*job, *index) == task)
+        {
+            let _ = writeln!(
+                text,
+                "ledger {job}{} attempt {n}: {life:?}",
+                index.map_or(String::new(), |i| format!(".{i}"))
+            );
         }
         for line in self.submits.iter().filter(|line| number(line, "job") == Some(task.0)) {
             let _ = writeln!(text, "book {line}");
         }
         if let Some(row) = self.rows.get(&task) {
-            let _ = writeln!(text, "row state {} attempt {} attempts {}", row["state"], row["attempt"], row["attempts"]);
+            let _ = writeln!(
+                text,
+                "row state {} attempt {} attempts {}",
+                row["state"], row["attempt"], row["attempts"]
+            );
         }
         text
     }
@@ -196,7 +205,9 @@ pub(crate) fn concerns(event: &Value, (job, index): Task) -> bool {
     let Some(first) = number(event, "id").filter(|_| event["kind"] == "job") else { return false };
     let indices = indices(event);
     if index.is_some() {
-        return first == job && (indices.is_empty() || indices.iter().any(|(low, high)| (*low..=*high).contains(&index.unwrap_or(0))));
+        return first == job
+            && (indices.is_empty()
+                || indices.iter().any(|(low, high)| (*low..=*high).contains(&index.unwrap_or(0))));
     }
     let count = if indices.is_empty() { number(event, "count").unwrap_or(1) } else { 1 };
     (first..first + count).contains(&job) && indices.is_empty()

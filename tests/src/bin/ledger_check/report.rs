@@ -59,7 +59,13 @@ impl Report {
     }
 
     /// A fact that must hold.
-    pub(crate) fn hold(&mut self, rule: &'static str, harm: Harm, holds: bool, history: impl FnOnce() -> String) {
+    pub(crate) fn hold(
+        &mut self,
+        rule: &'static str,
+        harm: Harm,
+        holds: bool,
+        history: impl FnOnce() -> String,
+    ) {
         self.fact(rule);
         if !holds {
             self.violations.push(Violation { rule, harm, history: history() });
@@ -91,7 +97,12 @@ impl Report {
         for (rule, name) in RULES {
             let broken = self.broken(rule);
             let mark = if broken.is_empty() { "ok" } else { "BROKEN" };
-            let _ = writeln!(text, "{rule:<4} {name:<58} {:>8} facts {:>4} violations  {mark}", self.facts(rule), broken.len());
+            let _ = writeln!(
+                text,
+                "{rule:<4} {name:<58} {:>8} facts {:>4} violations  {mark}",
+                self.facts(rule),
+                broken.len()
+            );
             if let Some(smallest) = broken.iter().min_by_key(|v| v.history.lines().count()) {
                 for line in smallest.history.lines().take(40) {
                     let _ = writeln!(text, "       | {line}");

@@ -50,7 +50,9 @@ fn daemons(history: &History, report: &mut Report) {
         }
     }
     for exit in history.nemesis.iter().filter(|line| line["op"] == "exit") {
-        let full = exit["daemon"] == "coordinator" && number(exit, "code") == Some(STORAGE) && disk_was_full(history, exit);
+        let full = exit["daemon"] == "coordinator"
+            && number(exit, "code") == Some(STORAGE)
+            && disk_was_full(history, exit);
         report.hold("I15", Harm::Unaccounted, full, || format!("ended by itself: {exit}\n"));
     }
     for line in &history.panics {

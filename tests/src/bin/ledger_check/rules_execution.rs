@@ -32,7 +32,8 @@ fn kind(attempt: &Value) -> &str {
 
 /// Whether it was handed out and came back without having begun.
 fn was_returned(attempt: &Value) -> bool {
-    kind(attempt) == "rejected" && attempt["cause"]["detail"].as_str().is_some_and(|d| d.contains("not started"))
+    kind(attempt) == "rejected"
+        && attempt["cause"]["detail"].as_str().is_some_and(|d| d.contains("not started"))
 }
 
 fn is_loss(kind: &str) -> bool {
@@ -59,9 +60,11 @@ fn starts(history: &History, report: &mut Report) {
         let task = (*job, *index);
         let row = history.rows.get(&task);
         let attempt = row.and_then(|row| attempts(row).find(|a| number(a, "attempt") == Some(*n)));
-        let right = |a: &Value| !was_returned(a) && (life.start == 0 || a["machine"] == life.machine.as_str());
+        let right =
+            |a: &Value| !was_returned(a) && (life.start == 0 || a["machine"] == life.machine.as_str());
         let key = history.rows.get(&(*job, None)).map(|row| &row["labels"]["key"]);
-        let holds = attempt.is_some_and(right) && (life.start == 0 || key.is_some_and(|key| *key == life.key));
+        let holds =
+            attempt.is_some_and(right) && (life.start == 0 || key.is_some_and(|key| *key == life.key));
         report.hold("I5", Harm::Unaccounted, holds, || {
             format!("attempt {n} ran, its record is {attempt:?}\n{}", history.story(task))
         });
@@ -86,7 +89,10 @@ fn results(history: &History, report: &mut Report) {
             let (Some(told), Some(n)) = (told, number(attempt, "attempt")) else { continue };
             let wrote = life(n).and_then(|life| life.finish).map(|(code, _)| code);
             report.hold("I6", Harm::Unaccounted, wrote == Some(told), || {
-                format!("attempt {n} is said to have ended with {told}, it wrote {wrote:?}\n{}", history.story((*job, *index)))
+                format!(
+                    "attempt {n} is said to have ended with {told}, it wrote {wrote:?}\n{}",
+                    history.story((*job, *index))
+                )
             });
         }
     }
@@ -103,7 +109,8 @@ fn budgets(history: &History, report: &mut Report) {
         let times = 1 + restarts.get(&task.0).copied().unwrap_or(0);
         let retries = intent(history, &intents, *task).and_then(|i| number(i, "retries")).unwrap_or(0);
         let losses = attempts(row).filter(|a| is_loss(kind(a))).count() as u64;
-        let own = attempts(row).filter(|a| matches!(kind(a), "exit" | "signal" | "oom" | "timeout")).count() as u64;
+        let own =
+            attempts(row).filter(|a| matches!(kind(a), "exit" | "signal" | "oom" | "timeout")).count() as u64;
         let opened = attempts(row).filter(|a| !was_returned(a)).count() as u64;
         let allowed = times + losses + own.min(retries * times);
         let ran = starts.get(task).copied().unwrap_or(0);
@@ -151,25 +158,38 @@ fn explained(history: &History, report: &mut Report) {
         .nemesis
         .iter()
         .filter(|line| line["op"] == "guardian")
-        .filter_map(|l| Some(((number(l, "job")?, number(l, "index"), number(l, "attempt")?), number(l, "id")?)))
+        .filter_map(|l| {
+            Some(((number(l, "job")?, number(l, "index"), number(l, "attempt")?), number(l, "id")?))
+        })
         .collect();
     let killed = |attempt: Attempt| {
-        let by = |id: u64| faults.iter().any(|f| f.id == id && (f.name.starts_with("kill") || f.name.starts_with("SIGTERM")));
+        let by = |id: u64| {
+            faults.iter().any(|f| f.id == id && (f.name.starts_with("kill") || f.name.starts_with("SIGTERM")))
+        };
         struck.iter().any(|(struck, id)| *struck == attempt && by(*id))
     };
     for (task, row) in tasks(history) {
-        let lost_after = intent(history, &intents, *task).and_then(|i| i["lost_after_ms"].as_f64()).unwrap_or(300_000.0) as u64;
+        let lost_after = intent(history, &intents, *task)
+            .and_then(|i| i["lost_after_ms"].as_f64())
+            .unwrap_or(300_000.0) as u64;
         for attempt in attempts(row) {
             let n = number(attempt, "attempt").unwrap_or(0);
             let machine = attempt["machine"].as_str().unwrap_or("");
             let holds = match kind(attempt) {
                 "keeper_lost" => killed((task.0, task.1, n)),
                 "lost" => was_silent(&faults, machine, lost_after, wall_ms(&attempt["ended_at"])),
-                "signal" => row["state"] == "CANCELLED" || history.submitted("CI").any(|l| number(l, "job") == Some(task.0)),
+                "signal" => {
+                    row["state"] == "CANCELLED"
+                        || history.submitted("CI").any(|l| number(l, "job") == Some(task.0))
+                }
                 other => !is_loss(other),
             };
             report.hold("I7b", Harm::Doubled, holds, || {
-                format!("attempt {n} ended as {:?} without a fault that explains it\n{}", kind(attempt), history.story(*task))
+                format!(
+                    "attempt {n} ended as {:?} without a fault that explains it\n{}",
+                    kind(attempt),
+                    history.story(*task)
+                )
             });
         }
     }
@@ -179,8 +199,11 @@ fn explained(history: &History, report: &mut Report) {
 /// silence.
 fn was_silent(faults: &[Fault<'_>], machine: &str, lost_after: u64, when: Option<u64>) -> bool {
     let Some(when) = when else { return false };
-    let mut own: Vec<(u64, u64)> =
-        faults.iter().filter(|f| f.machine == machine || f.machine == "*").map(|f| (f.start, f.end)).collect();
+    let mut own: Vec<(u64, u64)> = faults
+        .iter()
+        .filter(|f| f.machine == machine || f.machine == "*")
+        .map(|f| (f.start, f.end))
+        .collect();
     own.sort_unstable();
     let mut chains: Vec<(u64, u64)> = Vec::new();
     for (start, end) in own {
@@ -197,7 +220,8 @@ fn was_silent(faults: &[Fault<'_>], machine: &str, lost_after: u64, when: Option
 /// I8: attempts of an exclusive job follow each other. A stopped guardian cannot stop its attempt: a declared freeze.
 fn exclusive(history: &History, report: &mut Report) {
     let intents = history.intents();
-    let stops: Vec<u64> = faults(history).iter().filter(|f| f.name.starts_with("SIGSTOP")).map(|f| f.id).collect();
+    let stops: Vec<u64> =
+        faults(history).iter().filter(|f| f.name.starts_with("SIGSTOP")).map(|f| f.id).collect();
     let frozen: Vec<Attempt> = history
         .nemesis
         .iter()
@@ -217,7 +241,12 @@ fn exclusive(history: &History, report: &mut Report) {
             let ((n, first), (_, second)) = (pair[0], pair[1]);
             let apart = first.end() <= second.start || frozen.contains(&(task.0, task.1, n));
             report.hold("I8", Harm::Doubled, apart, || {
-                format!("attempt {n} lived until {}, the next started at {}\n{}", first.end(), second.start, history.story(task))
+                format!(
+                    "attempt {n} lived until {}, the next started at {}\n{}",
+                    first.end(),
+                    second.start,
+                    history.story(task)
+                )
             });
         }
     }
@@ -226,7 +255,8 @@ fn exclusive(history: &History, report: &mut Report) {
 /// I10: after an acknowledged cancel nothing is handed out any more, and what ran goes.
 fn cancelled(history: &History, report: &mut Report) {
     let restarts = history.restarts();
-    let healed = history.nemesis.iter().filter(|line| line["op"] == "heal").filter_map(|line| number(line, "t")).max();
+    let healed =
+        history.nemesis.iter().filter(|line| line["op"] == "heal").filter_map(|line| number(line, "t")).max();
     let mut handed = BTreeMap::<u64, Vec<&Value>>::new();
     for event in history.events.iter().filter(|event| event["substate"] == "assigned") {
         let first = number(event, "id").unwrap_or(0);
@@ -248,7 +278,11 @@ fn cancelled(history: &History, report: &mut Report) {
             let state = history.rows.get(&(job, *index)).map(|row| &row["state"]);
             let holds = state.is_none_or(|state| state != "CANCELLED") || life.end() <= bound;
             report.hold("I10", Harm::Doubled, holds, || {
-                format!("attempt {n} lived until {}, the bound is {bound}\n{}", life.end(), history.story((job, *index)))
+                format!(
+                    "attempt {n} lived until {}, the bound is {bound}\n{}",
+                    life.end(),
+                    history.story((job, *index))
+                )
             });
         }
     }

@@ -36,7 +36,10 @@ fn acknowledged(history: &History, report: &mut Report) {
         let row = history.rows.get(&(job, None));
         let holds = row.is_some_and(|row| is_terminal(text(row, "state")) && row["labels"]["key"] == key);
         report.hold("I1", Harm::Lost, holds, || {
-            format!("{line}\n{}", if row.is_some() { history.story((job, None)) } else { format!("there is no job {job}\n") })
+            format!(
+                "{line}\n{}",
+                if row.is_some() { history.story((job, None)) } else { format!("there is no job {job}\n") }
+            )
         });
     }
     for ((job, index), row) in &history.rows {
@@ -46,9 +49,12 @@ fn acknowledged(history: &History, report: &mut Report) {
 
 /// I2: what was refused does not exist; what exists was meant.
 fn unknown_and_refused(history: &History, report: &mut Report) {
-    let stored: BTreeSet<&str> = history.rows.values().filter_map(|row| row["labels"]["key"].as_str()).collect();
+    let stored: BTreeSet<&str> =
+        history.rows.values().filter_map(|row| row["labels"]["key"].as_str()).collect();
     for line in history.submitted("R") {
-        report.hold("I2", Harm::Unaccounted, !stored.contains(text(line, "key")), || format!("refused, but exists: {line}\n"));
+        report.hold("I2", Harm::Unaccounted, !stored.contains(text(line, "key")), || {
+            format!("refused, but exists: {line}\n")
+        });
     }
     let intents = history.intents();
     for ((job, _), row) in history.rows.iter().filter(|((_, index), _)| index.is_none()) {
@@ -69,7 +75,8 @@ fn keys(history: &History, report: &mut Report) {
         jobs.entry(text(line, "key")).or_default().extend(number(line, "job"));
     }
     for (key, jobs) in &jobs {
-        report.hold("I9", Harm::Doubled, jobs.len() == 1, || format!("the key {key} has the jobs {jobs:?}\n"));
+        report
+            .hold("I9", Harm::Doubled, jobs.len() == 1, || format!("the key {key} has the jobs {jobs:?}\n"));
     }
     for line in history.submitted("M") {
         let refused = line["status"] == 409 && line["code"] == "key-reused";
@@ -111,7 +118,13 @@ struct Standing {
 fn rank(attempt: u64, state: &str, substate: &str) -> u8 {
     match (state, substate) {
         ("QUEUED", "assigned") => 1,
-        ("QUEUED", _) => if attempt == 0 { 0 } else { 3 },
+        ("QUEUED", _) => {
+            if attempt == 0 {
+                0
+            } else {
+                3
+            }
+        }
         ("RUNNING", _) => 2,
         _ => 4,
     }
@@ -156,7 +169,8 @@ fn follow_events(history: &History, events: &[Value], who: &str, report: &mut Re
 /// Whether one standing may follow another of a job that has not ended.
 fn goes_on(before: &Standing, now: &Standing, was_lost: bool) -> bool {
     now.attempt > before.attempt
-        || (now.attempt == before.attempt && (now.rank >= before.rank || (before.rank == 3 && now.rank == 2 && was_lost)))
+        || (now.attempt == before.attempt
+            && (now.rank >= before.rank || (before.rank == 3 && now.rank == 2 && was_lost)))
 }
 
 /// The tasks an event is about. An array's first event is about all of its tasks.
@@ -182,13 +196,20 @@ fn tasks(history: &History, event: &Value) -> Vec<Task> {
 }
 
 /// I3 for one who asks again and again.
-fn follow_polls(history: &History, poll: &[Value], at: usize, lost: &BTreeSet<(Task, u64)>, report: &mut Report) {
+fn follow_polls(
+    history: &History,
+    poll: &[Value],
+    at: usize,
+    lost: &BTreeSet<(Task, u64)>,
+    report: &mut Report,
+) {
     let restarts = history.restarts();
     let mut seen = BTreeMap::<Task, Standing>::new();
     for line in poll {
         let task = (number(line, "job").unwrap_or(0), number(line, "index"));
         let (state, attempt) = (text(line, "state"), number(line, "n").unwrap_or(0));
-        let now = Standing { attempt, rank: rank(attempt, state, text(line, "substate")), state: state.to_owned() };
+        let now =
+            Standing { attempt, rank: rank(attempt, state, text(line, "substate")), state: state.to_owned() };
         let before = seen.get(&task).cloned().unwrap_or_default();
         let holds = if before.rank == 4 {
             restarts.contains_key(&task.0) && now.attempt >= before.attempt

@@ -159,8 +159,9 @@ mod tests {
 
     async fn triple() -> (TcpProxy, TcpStream, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let proxy =
-            TcpProxy::start(([127, 0, 0, 1], 0).into(), listener.local_addr().unwrap(), &Rng::new(1)).await.unwrap();
+        let proxy = TcpProxy::start(([127, 0, 0, 1], 0).into(), listener.local_addr().unwrap(), &Rng::new(1))
+            .await
+            .unwrap();
         let client = TcpStream::connect(proxy.address()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         (proxy, client, server)

@@ -52,8 +52,14 @@ impl UdpProxy {
             changed: Notify::new(),
         });
         let (heard, inbox) = mpsc::channel(PIECES);
-        let work =
-            Work { shared: shared.clone(), front, server, flows: HashMap::new(), heard, start: Instant::now() };
+        let work = Work {
+            shared: shared.clone(),
+            front,
+            server,
+            flows: HashMap::new(),
+            heard,
+            start: Instant::now(),
+        };
         Ok(Self { shared, address, task: tokio::spawn(work.run(inbox)) })
     }
 
@@ -178,7 +184,11 @@ impl Work {
     }
 
     async fn flow(&self, client: SocketAddr) -> io::Result<Flow> {
-        let any: SocketAddr = if self.server.is_ipv4() { ([127, 0, 0, 1], 0).into() } else { "[::1]:0".parse().expect("an address") };
+        let any: SocketAddr = if self.server.is_ipv4() {
+            ([127, 0, 0, 1], 0).into()
+        } else {
+            "[::1]:0".parse().expect("an address")
+        };
         let back = Arc::new(UdpSocket::bind(any).await?);
         back.connect(self.server).await?;
         let (socket, heard) = (back.clone(), self.heard.clone());

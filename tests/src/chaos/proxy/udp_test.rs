@@ -9,8 +9,9 @@ async fn socket() -> UdpSocket {
 
 async fn pair(seed: u64) -> (UdpProxy, UdpSocket, UdpSocket) {
     let (client, server) = (socket().await, socket().await);
-    let proxy =
-        UdpProxy::start(([127, 0, 0, 1], 0).into(), server.local_addr().unwrap(), &Rng::new(seed)).await.unwrap();
+    let proxy = UdpProxy::start(([127, 0, 0, 1], 0).into(), server.local_addr().unwrap(), &Rng::new(seed))
+        .await
+        .unwrap();
     client.connect(proxy.address()).await.unwrap();
     (proxy, client, server)
 }
@@ -37,7 +38,8 @@ async fn received_and_dropped_are_what_was_sent_and_every_second_copy_is_counted
         if number % 50 == 49 {
             until("the proxy took them", || proxy.counts(Way::Up).arrived == number + 1).await;
             while got < proxy.counts(Way::Up).forwarded {
-                let len = tokio::time::timeout(crate::PATIENCE, server.recv(&mut buffer)).await.unwrap().unwrap();
+                let len =
+                    tokio::time::timeout(crate::PATIENCE, server.recv(&mut buffer)).await.unwrap().unwrap();
                 *seen.entry(u64::from_le_bytes(buffer[..len].try_into().unwrap())).or_default() += 1;
                 got += 1;
             }
