@@ -22,6 +22,9 @@ pub(super) struct Events {
     list: Vec<Event>,
     /// Open groups of array tasks: where their event stands, and which indices it has.
     groups: HashMap<Like, (usize, Intervals)>,
+    /// Where the newest event of array tasks stands: it has no indices before the step is over, and looks until then like
+    /// one of a single job that its neighbour could join.
+    newest_group: Option<usize>,
     /// The last event that names a task: a group before it must not take the task again, or an observer would see its
     /// changes out of order.
     last: HashMap<(u64, u32), usize>,
@@ -40,7 +43,7 @@ pub(super) struct Change<'a> {
 
 impl Events {
     pub(super) fn new(seq: u64) -> Self {
-        Self { seq, list: Vec::new(), groups: HashMap::new(), last: HashMap::new() }
+        Self { seq, list: Vec::new(), groups: HashMap::new(), newest_group: None, last: HashMap::new() }
     }
 
     /// The last number, this step's included.
@@ -62,7 +65,8 @@ impl Events {
 
     fn single(&mut self, c: Change<'_>) -> u64 {
         let event = Self::event(&c);
-        if let Some(last) = self.list.last_mut() {
+        let after_tasks = self.newest_group.is_some_and(|at| at + 1 == self.list.len());
+        if let Some(last) = self.list.last_mut().filter(|_| !after_tasks) {
             let n = last.count.unwrap_or(1);
             let next = last.kind == "job"
                 && last.indices.is_none()
@@ -104,6 +108,7 @@ impl Events {
             let event = Self::event(&c);
             self.list.push(event);
             let at = self.list.len() - 1;
+            self.newest_group = Some(at);
             // A group that is closed keeps its indices in its event.
             if let Some((old, indices)) = self.groups.insert(like.clone(), (at, Intervals::new())) {
                 name_indices(&mut self.list[old], &indices);
@@ -145,6 +150,7 @@ impl Events {
             name_indices(&mut self.list[at], &indices);
         }
         self.last.clear();
+        self.newest_group = None;
         let mut list = std::mem::take(&mut self.list);
         for event in &mut list {
             self.seq += 1;
@@ -221,6 +227,19 @@ mod tests {
             [(11, Some(5), Some(3)), (12, Some(9), None), (13, Some(20), Some(4))]
         );
         assert_eq!(list[2].indices.as_deref(), Some("1-3,8"));
+    }
+
+    #[test]
+    fn a_job_never_joins_the_event_of_the_array_before_it() {
+        let mut events = Events::new(0);
+        let (from, to) = (State::Running, State::Completed);
+        for task in
+            [TaskId::of_array(128, 4), TaskId::single(129), TaskId::single(130), TaskId::of_array(128, 5)]
+        {
+            events.change(change(task, from, to));
+        }
+        let seen: Vec<_> = events.take().iter().map(|e| (e.id, e.indices.clone(), e.count)).collect();
+        assert_eq!(seen, [(Some(128), Some("4-5".to_owned()), Some(2)), (Some(129), None, Some(2))]);
     }
 
     #[test]

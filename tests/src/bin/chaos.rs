@@ -69,7 +69,7 @@ fn wish() -> Result<(Wish, Option<tempfile::TempDir>), String> {
         None
     } else {
         let fresh = tempfile::Builder::new().prefix("reeve-chaos-").tempdir().map_err(|e| e.to_string())?;
-        wish.dir = fresh.path().to_owned();
+        fresh.path().clone_into(&mut wish.dir);
         Some(fresh)
     };
     Ok((wish, fresh))

@@ -137,7 +137,7 @@ fn lost(run: &Run) -> Result<u64, Failure> {
 /// Nothing that ran is disturbed by a full disk; new work is refused or waits, and later taken.
 fn full_disk(run: &Run, rng: &mut super::rng::Rng) {
     if !run.cluster.own_disk {
-        crate::skip("chaos: a full disk", "a disk of its own for the coordinator takes root");
+        println!("SKIPPED the full disk (a disk of its own for the coordinator takes root)");
         return;
     }
     for fault in [Fault::DiskLow, Fault::DiskFull] {
@@ -158,6 +158,19 @@ fn full_disk(run: &Run, rng: &mut super::rng::Rng) {
             run.load.submit_alike(rng, &prefix, 20, 1.0, 0, &[]);
         });
         println!("{fault}: {} of 20 submits refused", run.load.refused.load(Ordering::Relaxed) - before);
+        open_again(run, rng, &prefix);
+    }
+}
+
+/// Waits until new work is taken again: one job after the other is tried.
+fn open_again(run: &Run, rng: &mut super::rng::Rng, prefix: &str) {
+    let (end, before) = (Instant::now() + BACK, run.load.accepted.load(Ordering::Relaxed));
+    for at in 0.. {
+        run.load.submit_alike(rng, &format!("open-{prefix}{at}-"), 1, 1.0, 0, &[]);
+        if run.load.accepted.load(Ordering::Relaxed) > before || Instant::now() > end {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 

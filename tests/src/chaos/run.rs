@@ -136,6 +136,14 @@ impl Run {
             disk: self.cluster.own_disk,
             cables: self.cluster.machines.iter().all(|m| m.namespace.is_some()),
         };
+        if !terrain.disk {
+            println!("SKIPPED full disks (a disk of its own for the coordinator takes root)");
+        }
+        if !terrain.cables {
+            println!(
+                "SKIPPED pulled cables (network namespaces take root; the machines share the loopback interface)"
+            );
+        }
         let plan = plan(&mut self.rng.part("plan"), terrain);
         let (done, half) = (AtomicBool::new(false), self.wish.jobs / 2);
         std::thread::scope(|scope| {

@@ -166,23 +166,23 @@ const CASES: &[(&str, &[&str], Doctor)] = &[
     ("a stream saw another event", &["I4"], |h| h.streams[0][10]["actor"] = "agent:m2".into()),
     ("a second start of one attempt", &["I5"], |h| h.life("dup_7_-_2_99".to_owned(), "")),
     ("a start without a record", &["I5", "I7"], |h| {
-        h.life("7_-_3".to_owned(), "S r a 7 - 3 m1 10 1 boot 0 900\n")
+        h.life("7_-_3".to_owned(), "S r a 7 - 3 m1 10 1 boot 0 900\n");
     }),
     ("a start on another machine than recorded", &["I5"], |h| {
-        h.lives.get_mut(&(8, None, 1)).unwrap().machine = "m2".into()
+        h.lives.get_mut(&(8, None, 1)).unwrap().machine = "m2".into();
     }),
     ("a start of what was given back unstarted", &["I5"], |h| {
         row(h, 8)["attempts"][0]["cause"] = json!({"kind": "rejected", "detail": "not started, given back"});
     }),
     ("completed without an end", &["I6"], |h| h.lives.get_mut(&(9, Some(1), 1)).unwrap().finish = None),
     ("completed with another code", &["I6"], |h| {
-        h.lives.get_mut(&(7, None, 2)).unwrap().finish = Some((3, 400))
+        h.lives.get_mut(&(7, None, 2)).unwrap().finish = Some((3, 400));
     }),
     ("an invented exit code", &["I6"], |h| {
-        row(h, 8)["attempts"][0]["cause"] = json!({"kind": "exit", "code": 1})
+        row(h, 8)["attempts"][0]["cause"] = json!({"kind": "exit", "code": 1});
     }),
     ("a start that nothing explains", &["I7"], |h| {
-        row(h, 7)["attempts"][0]["cause"] = json!({"kind": "cancelled"})
+        row(h, 7)["attempts"][0]["cause"] = json!({"kind": "cancelled"});
     }),
     ("more losses than the budget", &["I7", "I7b"], |h| {
         let lost = json!({"attempt": 9, "machine": "m1", "cause": {"kind": "keeper_lost"}});
