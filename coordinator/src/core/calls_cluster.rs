@@ -248,6 +248,9 @@ impl Core {
                 if self.cluster.get(&machine).is_some_and(|m| m.session.is_some())
                     && t.phase().is(Substate::Assigned) =>
             {
+                // There is no substate for it: the cause is what a restart knows it by.
+                t.cause = Some(Cause::Cancelled);
+                self.dirty_tasks.insert(task);
                 self.send_stop(&machine, attempt, Cause::Cancelled, grace, step);
             }
             (_, holder) => {

@@ -1,6 +1,6 @@
 //! The core, driven by hand: inputs in, whole answers and facts out, the invariants walked after every step.
 use super::*;
-use crate::effect::Effect;
+use crate::effect::{Effect, Fact};
 use crate::input::{AgentSaid, NewMessage, Settle, Stored, Target};
 use crate::row::MachineRow;
 use reeve_protocol::api::{Changed, Event, LeaseRequest, RegisterRequest, StatusRequest, Submitted};

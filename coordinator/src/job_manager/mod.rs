@@ -85,7 +85,9 @@ impl Task {
             ended_at: standing.ended_at,
             machine: standing.machine.clone(),
             holder: Holder::None,
-            cancel: standing.substate == Some(reeve_protocol::Substate::Cancelling),
+            // Handed out and cancelled before it started, or running and told to stop.
+            cancel: standing.substate == Some(reeve_protocol::Substate::Cancelling)
+                || (!standing.state.is_terminal() && standing.cause == Some(Cause::Cancelled)),
         })
     }
 

@@ -116,6 +116,23 @@ fn another_user_cannot_touch_it() {
 }
 
 #[test]
+fn a_cancel_before_the_start_is_on_record_so_that_a_new_coordinator_knows_it() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    assert_eq!(w.standing(1), (State::Queued, Some(Substate::Assigned)));
+    w.facts.clear();
+    w.ask(Call::CancelJob { target: target(1), grace_ms: None, stored: Stored::default() }).unwrap();
+    let kept = w.facts.iter().find_map(|fact| match fact {
+        Fact::JobMoved(1, standing) => Some(standing.clone()),
+        _ => None,
+    });
+    let kept = kept.expect("the intent is a fact of the step that answers");
+    assert!(crate::job_manager::Task::restore(&kept).is_some_and(|task| task.cancel));
+    w.says(1, vec![AgentSaid::Returned(TaskId::single(1).attempt(1))]);
+    assert_eq!(w.standing(1), (State::Cancelled, None));
+}
+
+#[test]
 fn restart_keeps_the_job_and_its_attempts() {
     let mut w = World::with_machine(1);
     w.submit(spec());
