@@ -4,7 +4,7 @@ use reeve_agent::config::Config;
 use reeve_agent::doctor::{self, Grade};
 use reeve_agent::{JoinError, jobs, keeper};
 use reeve_protocol::token::Token;
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -127,8 +127,8 @@ fn log() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_writer(|| reeve_protocol::text::CleanLines(std::io::stderr()))
         .init();
 }
 

@@ -62,7 +62,14 @@ pub enum Fact {
     /// It has ended.
     AttemptEnded(Box<Ended>),
     /// It ended after a newer one had been dispatched.
-    AttemptLate(AttemptId, Cause, i64),
+    AttemptLate {
+        /// Which.
+        attempt: AttemptId,
+        /// Whose word it is: kept only if that machine held the attempt.
+        machine: String,
+        /// Why.
+        cause: Cause,
+    },
     /// It was given back before it started.
     AttemptReturned(AttemptId, i64),
     /// A queue exists or has other settings.

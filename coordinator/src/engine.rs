@@ -15,10 +15,13 @@ use reeve_protocol::{Code, Problem};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Inputs that may wait. Full means `overloaded` to callers and back-pressure to machines' sessions.
 const INBOX: usize = 4096;
+/// Words of machines that may wait, all together: an input of a machine has as many as arrived at once, so that the
+/// bound on inputs alone would let a flood fill the memory.
+const WORDS: usize = 65_536;
 /// Inputs decided in one step.
 const BATCH: usize = 1024;
 /// Longest sleep: a bound on the effect of a clock that was read wrongly.
@@ -65,6 +68,7 @@ impl Callers {
 pub struct Handle {
     inbox: mpsc::Sender<Input>,
     callers: Arc<Callers>,
+    words: Arc<Semaphore>,
     full: Full,
 }
 
@@ -111,6 +115,8 @@ impl Handle {
     /// # Errors
     /// When the engine has stopped.
     pub async fn tell(&self, input: Input) -> Result<(), Problem> {
+        // Given back by the engine. Waiting is in turn, so a machine that floods waits behind the others' words.
+        self.words.acquire_many(weight(&input)).await.map_err(|_| stopped())?.forget();
         self.inbox.send(input).await.map_err(|_| stopped())
     }
 
@@ -137,7 +143,16 @@ impl Handle {
     pub(crate) fn for_tests() -> (Self, mpsc::Receiver<Input>, Arc<Callers>) {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let callers = Arc::new(Callers::default());
-        (Self { inbox, callers: callers.clone(), full: Full::default() }, inputs, callers)
+        let words = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        (Self { inbox, callers: callers.clone(), words, full: Full::default() }, inputs, callers)
+    }
+}
+
+/// What an input takes of [`WORDS`]. One that has more than all takes all.
+fn weight(input: &Input) -> u32 {
+    match input {
+        Input::Agent { said, .. } => said.len().min(WORDS) as u32,
+        Input::Call { .. } | Input::Gone(_) | Input::Tick => 0,
     }
 }
 
@@ -151,7 +166,18 @@ pub struct Engine {
     core: Core,
     recorder: Recorder,
     inbox: mpsc::Receiver<Input>,
+    words: Room,
     wall: i64,
+}
+
+/// The engine's end of [`WORDS`].
+struct Room(Arc<Semaphore>);
+
+impl Drop for Room {
+    /// Machines that wait to be heard learn that nobody listens.
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Engine {
@@ -159,9 +185,10 @@ impl Engine {
     pub fn new(core: Core, recorder: impl FnOnce(Arc<Callers>) -> Recorder) -> (Self, Handle) {
         let (tx, inbox) = mpsc::channel(INBOX);
         let callers = Arc::new(Callers::default());
+        let words = Arc::new(Semaphore::new(WORDS));
         (
-            Self { core, recorder: recorder(callers.clone()), inbox, wall: 0 },
-            Handle { inbox: tx, callers, full: Full::default() },
+            Self { core, recorder: recorder(callers.clone()), inbox, words: Room(words.clone()), wall: 0 },
+            Handle { inbox: tx, callers, words, full: Full::default() },
         )
     }
 
@@ -188,7 +215,9 @@ impl Engine {
             let mut step = crate::effect::Step::default();
             self.core.decide(now, Input::Tick, &mut step);
             for input in batch.drain(..) {
+                let words = weight(&input);
                 self.core.decide(now, input, &mut step);
+                self.words.0.add_permits(words as usize);
             }
             self.core.plan(now, &mut step);
             self.recorder.record(step)?;

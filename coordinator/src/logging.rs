@@ -1,7 +1,6 @@
 //! Where the process's own words go: stderr, as text for people and the journal or as JSON lines. Ids are fields.
 use crate::config::LogFormat;
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -20,12 +19,14 @@ pub struct Error(String, #[source] tracing_subscriber::filter::ParseError);
 /// When the filter does not parse.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), Error> {
     let parsed = EnvFilter::builder().parse(filter).map_err(|e| Error(filter.to_owned(), e))?;
-    let base = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(|| reeve_protocol::text::CleanLines(std::io::stderr()));
     let _ = match format {
         LogFormat::Text => {
             // The journal has its own clock.
             let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-            let base = base.with_target(false).with_ansi(std::io::stderr().is_terminal());
+            let base = base.with_target(false).with_ansi(false);
             if journal {
                 tracing::subscriber::set_global_default(base.without_time().finish())
             } else {

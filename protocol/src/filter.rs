@@ -173,7 +173,7 @@ fn term(body: &str) -> Result<Test, String> {
         };
     };
     if value.is_empty() {
-        return Err(format!("{field}: needs a value"));
+        return Err(format!("{}: needs a value", crate::text::Clean::short(field, 40)));
     }
     field_test(field, value)
 }
@@ -210,7 +210,10 @@ fn field_test(field: &str, value: &str) -> Result<Test, String> {
         "exit" => Test::Exit(
             list(value)?
                 .iter()
-                .map(|v| v.parse().map_err(|_| format!("{v:?} is not an exit code")))
+                .map(|v| {
+                    let shown = || crate::text::Clean::short(v, 40);
+                    v.parse().map_err(|_| format!("{:?} is not an exit code", shown().as_str()))
+                })
                 .collect::<Result<_, _>>()?,
         ),
         "since" => Test::Since(parse_duration_s(value)?),

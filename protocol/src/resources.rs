@@ -109,13 +109,14 @@ impl Resources {
         }
     }
 
-    /// Gives `ask` back.
+    /// Gives `ask` back. Saturates: a machine may claim any amount, and may have changed its claim meanwhile.
     pub fn give(&mut self, ask: &Self) {
-        self.cpu_milli += ask.cpu_milli;
-        self.memory_bytes += ask.memory_bytes;
-        self.gpus += ask.gpus;
+        self.cpu_milli = self.cpu_milli.saturating_add(ask.cpu_milli);
+        self.memory_bytes = self.memory_bytes.saturating_add(ask.memory_bytes);
+        self.gpus = self.gpus.saturating_add(ask.gpus);
         for (name, n) in &ask.named {
-            *self.named.entry(name.clone()).or_default() += n;
+            let free = self.named.entry(name.clone()).or_default();
+            *free = free.saturating_add(*n);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Untrusted text is data: the one sanitiser, and the type that proves it ran.
 use std::fmt;
+use std::io;
 
 /// Text that may be written to a terminal: no control characters, no escape sequences, no bidirectional overrides.
 /// Tables, the console and error messages take this type, so nothing else can get there.
@@ -44,6 +45,24 @@ impl Clean {
 impl fmt::Display for Clean {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// Where logs go: every write is one line, and becomes one. Words of a peer end up in log messages on many ways (a reason
+/// to close, a host's error); here none of them can begin a line of its own or act on the terminal that shows it.
+#[derive(Debug)]
+pub struct CleanLines<W>(pub W);
+
+impl<W: io::Write> io::Write for CleanLines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
+        self.0.write_all((Clean::line(text).into_string() + end).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -164,6 +183,16 @@ mod tests {
         for (given, wanted) in cases {
             assert_eq!(plain_log_line(given).as_str(), wanted, "{given:?}");
         }
+    }
+
+    #[test]
+    fn a_line_of_a_log_stays_one_line() {
+        use std::io::Write as _;
+        let mut log = CleanLines(Vec::new());
+        log.write_all(b"WARN reason=bye\x1b[2J\nINFO all is well\xff\n").unwrap();
+        log.flush().unwrap();
+        let wanted = "WARN reason=bye\u{241b}[2J\u{240a}INFO all is well\u{fffd}\n";
+        assert_eq!(String::from_utf8(log.0).unwrap(), wanted);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod evil;
+pub mod fuzz;
 pub mod http;
 pub mod machine;
 pub mod outage;

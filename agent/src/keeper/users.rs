@@ -71,7 +71,10 @@ impl Users {
             Choice::Named(name) => {
                 let person =
                     self.look_up(name).ok_or_else(|| format!("there is no user {name:?} on this machine"))?;
-                if start.run_as.is_none() && person.uid != start.owner_uid {
+                // A name alone proves nothing: the same name may be another person here. Whoever is open to all, and
+                // whomever root names, is meant as this machine's user.
+                let as_owner = name == start.owner && !self.open_to_all.iter().any(|open| open == name);
+                if as_owner && person.uid != start.owner_uid {
                     return Err(format!(
                         "user {name} is uid {} here and uid {} where the job comes from",
                         person.uid, start.owner_uid

@@ -66,7 +66,10 @@ impl Core {
     /// The inventory is complete: each attempt gets its verdict, and only then is anything dispatched.
     fn inventory_end(&mut self, now: Now, machine: &str, session: u64, step: &mut Step) {
         let Some(m) = self.cluster.get_mut(machine) else { return };
-        let items = std::mem::take(&mut m.inventory);
+        let mut items = std::mem::take(&mut m.inventory);
+        // An attempt that is listed twice must not take its room twice.
+        let mut seen = std::collections::HashSet::new();
+        items.retain(|item| seen.insert(item.attempt));
         let hello = self.hellos.remove(machine).unwrap_or_default();
         let same_life = m.life.as_ref().is_none_or(|l| *l == hello.0);
         let same_keeper = m.keeper.as_ref().is_none_or(|k| *k == hello.1);
@@ -228,7 +231,7 @@ impl Core {
             Record::Current => {}
             Record::Past => {
                 self.stale += 1;
-                step.facts.push(Fact::AttemptLate(attempt, cause, now.wall));
+                step.facts.push(Fact::AttemptLate { attempt, machine: machine.to_owned(), cause });
                 return;
             }
             Record::Unknown => {
@@ -239,7 +242,7 @@ impl Core {
         if finished.started_ms > 0
             && let Some(m) = self.cluster.get_mut(machine)
         {
-            m.learn((finished.ended_ms - finished.started_ms).max(0) as f64);
+            m.learn(finished.ended_ms.saturating_sub(finished.started_ms).max(0) as f64);
         }
         if let Some(result) = finished.result.as_ref().and_then(|r| String::from_utf8(r.clone()).ok())
             && result.len() <= reeve_protocol::spec_check::MAX_PAYLOAD

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(10);
 /// How often the round trip is told for display.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Beats within [`TELL_EVERY`] that are a flood: some 200 times what the fastest machine sends.
+const FLOOD: u32 = 1000;
 /// This process was not scheduled for so long: nobody could be heard, so nobody is silent.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -21,6 +23,8 @@ pub(super) struct Beats {
     silent: bool,
     told: Option<Instant>,
     patience: Duration,
+    /// Beats since the moment.
+    window: (Instant, u32),
 }
 
 /// What a beat led to.
@@ -30,13 +34,24 @@ pub(super) struct Answer {
     pub(super) echo: Beat,
     /// Whether the core should hear of it: after silence, and now and then.
     pub(super) tell: bool,
+    /// Nobody beats so often in good faith.
+    pub(super) flood: bool,
 }
 
 impl Beats {
     /// A session that starts now.
     pub(super) fn new(now: Instant, beat: Duration) -> Self {
         let patience = SILENCE.max(beat * 3);
-        Self { sent: 0, heard: 0, echoed: 0, fresh: now, silent: false, told: None, patience }
+        Self {
+            sent: 0,
+            heard: 0,
+            echoed: 0,
+            fresh: now,
+            silent: false,
+            told: None,
+            patience,
+            window: (now, 0),
+        }
     }
 
     /// A beat came.
@@ -55,7 +70,11 @@ impl Beats {
                 self.told = Some(now);
             }
         }
-        Answer { echo: Beat { number: self.sent, echo: beat.number }, tell }
+        if now.duration_since(self.window.0) >= TELL_EVERY {
+            self.window = (now, 0);
+        }
+        self.window.1 += 1;
+        Answer { echo: Beat { number: self.sent, echo: beat.number }, tell, flood: self.window.1 > FLOOD }
     }
 
     /// When it will be silent if nothing comes; `None` if it is.
@@ -177,6 +196,17 @@ mod tests {
             beats.beat(Beat { number: n, echo: 0 }, t + s(2 * n));
         }
         assert!(beats.falls_silent(&pulse, t + s(14)), "its beats come, ours do not reach it");
+    }
+
+    #[test]
+    fn a_flood_is_told_from_the_beats_of_a_long_pause() {
+        let t = Instant::now();
+        let mut beats = Beats::new(t, s(2));
+        let flood = |beats: &mut Beats, at| {
+            (0..FLOOD).any(|n| beats.beat(Beat { number: n.into(), echo: 0 }, at).flood)
+        };
+        assert!(!flood(&mut beats, t) && !flood(&mut beats, t + TELL_EVERY));
+        assert!(flood(&mut beats, t + TELL_EVERY), "the first one too many");
     }
 
     #[test]

@@ -15,6 +15,12 @@ const MESSAGE: usize = 1024;
 const LIST: usize = 512;
 /// Bytes of a name, label or identity.
 const WORD: usize = 512;
+/// Bytes of the words of a cause.
+const DETAIL: usize = 4096;
+/// The last millisecond that can be written as a date (the year 9999).
+const LAST_MS: i64 = 253_402_207_200_000;
+/// Amounts are stored as signed numbers.
+const MOST: u64 = i64::MAX as u64;
 
 /// What a frame says.
 #[derive(Debug, PartialEq)]
@@ -38,11 +44,11 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         kind::MACHINE => machine(frame.decode()?)?,
         kind::INVENTORY => inventory(frame.decode()?)?,
         kind::INVENTORY_END => AgentSaid::InventoryEnd(frame.decode::<wire::InventoryEnd>()?.count),
-        kind::STARTED => AgentSaid::Started(frame.decode()?),
+        kind::STARTED => started(frame.decode()?),
         kind::PROGRESS => progress(frame.decode()?)?,
         kind::RETURNED => AgentSaid::Returned(frame.decode::<wire::Revoke>()?.attempt),
         kind::USAGE => AgentSaid::Usage(frame.decode()?),
-        kind::SAMPLE => AgentSaid::Sample(frame.decode()?),
+        kind::SAMPLE => sample(frame.decode()?),
         // Leave has no body; a later version may give it one.
         kind::LEAVE => AgentSaid::Leave,
         other => return Err(End::unexpected(format!("kind {other}"))),
@@ -73,24 +79,66 @@ pub(super) fn hello(frame: &Frame) -> Result<wire::Hello, End> {
     Ok(hello)
 }
 
-fn finished(finished: wire::Finished) -> Result<Said, End> {
+fn started(mut started: wire::Started) -> AgentSaid {
+    started.at_ms = moment(started.at_ms);
+    AgentSaid::Started(started)
+}
+
+/// Lists and blobs have limits that every agent keeps. Numbers are bent into what can be stored and shown instead: a
+/// clock that is wrong by years must not cost a machine its session, and no number may cost the coordinator a commit.
+fn finished(mut finished: wire::Finished) -> Result<Said, End> {
     limit("the output inside Finished", finished.output.len(), wire::INLINE_OUTPUT)?;
     limit("a result", finished.result.as_ref().map_or(0, Vec::len), RESULT)?;
+    limit("a word of a cause", finished.cause.word.len(), WORD)?;
+    let detail = &mut finished.cause.detail;
+    detail.truncate(detail.floor_char_boundary(DETAIL));
+    finished.started_ms = moment(finished.started_ms);
+    finished.ended_ms = moment(finished.ended_ms);
+    finished.cpu_ms = finished.cpu_ms.min(MOST);
+    finished.rss_peak = finished.rss_peak.min(MOST);
     Ok(Said::Finished(Box::new(finished)))
 }
 
-fn inventory(page: wire::Inventory) -> Result<AgentSaid, End> {
+fn inventory(mut page: wire::Inventory) -> Result<AgentSaid, End> {
     limit("a page of the inventory", page.items.len(), PAGE)?;
+    for item in &mut page.items {
+        limit("a lineage", item.lineage.len(), WORD)?;
+        item.started_ms = moment(item.started_ms);
+    }
     Ok(AgentSaid::Inventory(page.items))
 }
 
-fn machine(machine: wire::Machine) -> Result<AgentSaid, End> {
+/// Shares and loads that are no numbers would be `null` to every client that reads them.
+fn sample(mut sample: wire::Sample) -> AgentSaid {
+    let finite = |value: f64, most: f64| if value.is_finite() { value.clamp(0.0, most) } else { 0.0 };
+    sample.cpu = finite(sample.cpu, 1.0);
+    sample.disk = finite(sample.disk, 1.0);
+    sample.load1 = finite(sample.load1, 1e6);
+    AgentSaid::Sample(sample)
+}
+
+const fn moment(ms: i64) -> i64 {
+    if ms < 0 {
+        0
+    } else if ms > LAST_MS {
+        LAST_MS
+    } else {
+        ms
+    }
+}
+
+fn machine(mut machine: wire::Machine) -> Result<AgentSaid, End> {
     let lists = [machine.gpus.len(), machine.named.len(), machine.labels.len(), machine.capabilities.len()];
     limit("a list of Machine", lists.into_iter().max().unwrap_or(0), LIST)?;
     let pairs = machine.labels.iter().chain(&machine.capabilities).flat_map(|(a, b)| [a, b]);
     let words = machine.gpus.iter().chain(machine.named.iter().map(|(name, _)| name)).chain(pairs);
     let longest = words.chain([&machine.hostname, &machine.os]).map(String::len).max();
     limit("a word of Machine", longest.unwrap_or(0), WORD)?;
+    machine.memory_bytes = machine.memory_bytes.min(MOST);
+    machine.named.iter_mut().for_each(|(_, count)| *count = (*count).min(MOST));
+    // A gpu that is named twice would be given away twice.
+    let mut seen = std::collections::HashSet::new();
+    machine.gpus.retain(|gpu| seen.insert(gpu.clone()));
     Ok(AgentSaid::Machine(machine))
 }
 
@@ -213,6 +261,35 @@ mod tests {
             hello(&Frame { kind: kind::BEAT, flags: 0, body: vec![] }).unwrap_err().code,
             close::UNEXPECTED
         );
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_stored_or_shown_are_bent() {
+        let extreme = wire::Finished {
+            started_ms: i64::MIN,
+            ended_ms: i64::MAX,
+            cpu_ms: u64::MAX,
+            rss_peak: u64::MAX,
+            cause: Cause::Error { detail: "\u{e9}".repeat(DETAIL) }.to_wire(),
+            ..an_end()
+        };
+        let Ok(Said::Finished(bent)) = said(&framed(kind::FINISHED, &extreme)) else { panic!("no end") };
+        assert_eq!((bent.started_ms, bent.ended_ms, bent.cpu_ms, bent.rss_peak), (0, LAST_MS, MOST, MOST));
+        assert_eq!(bent.cause.detail.len(), DETAIL);
+        assert!(reeve_protocol::time::Wall(LAST_MS).to_string().starts_with("9999-"));
+        let sample = wire::Sample { cpu: f64::NAN, memory_used: 1, load1: f64::INFINITY, disk: -3.0 };
+        let bent = wire::Sample { cpu: 0.0, memory_used: 1, load1: 0.0, disk: 0.0 };
+        assert_eq!(said(&framed(kind::SAMPLE, &sample)), Ok(Said::Core(AgentSaid::Sample(bent))));
+        let machine = wire::Machine {
+            memory_bytes: u64::MAX,
+            gpus: vec!["a".into(), "a".into()],
+            named: vec![("n".into(), u64::MAX)],
+            ..Default::default()
+        };
+        let Ok(Said::Core(AgentSaid::Machine(bent))) = said(&framed(kind::MACHINE, &machine)) else {
+            panic!("no machine")
+        };
+        assert_eq!((bent.memory_bytes, bent.gpus.len(), bent.named[0].1), (MOST, 1, MOST));
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! Which frame may come when in a session. `Hello` has been taken when this begins.
 use super::end::End;
+use crate::input::AgentSaid;
 use reeve_protocol::frame::{Frame, OPTIONAL};
 use reeve_protocol::wire::{close, kind};
+
+/// Attempts in a whole inventory: pages without end would fill the memory.
+const INVENTORY: usize = 100_000;
 
 /// Where a session stands.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     machine: bool,
     inventory: bool,
+    items: usize,
     skipped: u64,
 }
 
@@ -44,6 +49,24 @@ impl Order {
             }
         }
         Ok(true)
+    }
+
+    /// A page of the inventory, or its end, which must name as many attempts as all pages had.
+    ///
+    /// # Errors
+    /// The end of the session.
+    pub(super) fn inventory(&mut self, said: &AgentSaid) -> Result<(), End> {
+        match said {
+            AgentSaid::Inventory(items) => {
+                self.items += items.len();
+                super::decode::limit("the inventory", self.items, INVENTORY)
+            }
+            AgentSaid::InventoryEnd(count) if *count as usize != self.items => {
+                let reason = format!("an inventory of {count} attempts had {}", self.items);
+                Err(End::new(close::MALFORMED, reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Frames of unknown kinds so far.
@@ -87,6 +110,26 @@ mod tests {
         for (kinds, wanted) in cases {
             assert_eq!(run(kinds), wanted, "{kinds:?}");
         }
+    }
+
+    #[test]
+    fn an_inventory_ends_somewhere_and_says_how_long_it_was() {
+        let item = |job| reeve_protocol::wire::InventoryItem {
+            attempt: reeve_protocol::TaskId::single(job).attempt(1),
+            lineage: String::new(),
+            phase: 1,
+            pid: 1,
+            started_ms: 0,
+        };
+        let page = AgentSaid::Inventory((0..1000).map(item).collect());
+        let mut order = Order::default();
+        for _ in 0..INVENTORY / 1000 {
+            order.inventory(&page).unwrap();
+        }
+        let code = |end: Result<(), End>| end.err().map(|end| end.code);
+        assert_eq!(code(order.inventory(&AgentSaid::InventoryEnd(7))), Some(close::MALFORMED));
+        assert_eq!(code(order.inventory(&AgentSaid::InventoryEnd(INVENTORY as u32))), None);
+        assert_eq!(code(order.inventory(&page)), Some(close::TOO_LARGE));
     }
 
     #[test]

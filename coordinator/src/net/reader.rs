@@ -12,6 +12,7 @@ use crate::input::{AgentSaid, Input};
 use bytes::Bytes;
 use quinn::{Connection, RecvStream};
 use reeve_protocol::frame;
+use reeve_protocol::wire::close;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
@@ -118,6 +119,7 @@ impl Reader<'_> {
             }
             match decode::said(&frame)? {
                 Said::Core(what) => {
+                    self.state.order.inventory(&what)?;
                     if what == AgentSaid::Leave {
                         self.context.machines.revoke(self.machine);
                     }
@@ -126,6 +128,9 @@ impl Reader<'_> {
                 Said::Finished(finished) => said.extend(self.state.held.finished(finished, Instant::now())),
                 Said::Beat(beat) => {
                     let answer = self.state.beats.beat(beat, Instant::now());
+                    if answer.flood {
+                        return Err(End::new(close::RATE, "more beats than any machine has reason to send"));
+                    }
                     if answer.tell {
                         said.push(AgentSaid::Heard { rtt_us: self.connection.rtt().as_micros() as u64 });
                     }

@@ -49,7 +49,7 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             of_attempt(db, *attempt, "started_at = ?4, pid = ?5", &[at, pid])
         }
         Fact::AttemptEnded(ended) => attempt_ended(db, ended),
-        Fact::AttemptLate(attempt, cause, at) => attempt_late(db, *attempt, cause, *at),
+        Fact::AttemptLate { attempt, machine, cause } => attempt_late(db, *attempt, machine, cause),
         Fact::AttemptReturned(attempt, at) => of_attempt(
             db,
             *attempt,
@@ -310,14 +310,14 @@ fn attempt_ended(db: Sql<'_>, e: &Ended) -> Result<(), Error> {
     )
 }
 
-/// A late end of an attempt is kept once; a repeated report of the true end changes nothing.
-fn attempt_late(db: Sql<'_>, attempt: AttemptId, cause: &Cause, at: i64) -> Result<(), Error> {
-    let _ = at;
+/// A late end of an attempt is kept once, and only from the machine that held it; a repeated report of the true end
+/// changes nothing.
+fn attempt_late(db: Sql<'_>, attempt: AttemptId, machine: &str, cause: &Cause) -> Result<(), Error> {
     let late = json(cause)?;
     db.prepare_cached(
-        "UPDATE attempts SET late = ?4 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NOT NULL AND late IS NULL AND cause <> ?4",
+        "UPDATE attempts SET late = ?4 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NOT NULL AND late IS NULL AND cause <> ?4 AND machine_id = ?5",
     )?
-    .execute(params![attempt.task.job, attempt.task.index_key(), attempt.attempt, late])?;
+    .execute(params![attempt.task.job, attempt.task.index_key(), attempt.attempt, late, machine])?;
     Ok(())
 }
 

@@ -81,7 +81,11 @@ fn once_the_next_attempt_is_dispatched_the_old_one_is_fenced_and_its_end_is_late
     assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Fence)]);
     w.finish(2, one(), Cause::Ok);
     assert_eq!(w.standing(1).0, State::Running, "attempt 2 is untouched");
-    assert!(w.facts.iter().any(|f| matches!(f, Fact::AttemptLate(a, Cause::Ok, _) if *a == one())));
+    assert!(
+        w.facts
+            .iter()
+            .any(|f| matches!(f, Fact::AttemptLate { attempt, cause: Cause::Ok, .. } if *attempt == one()))
+    );
 }
 
 #[test]
