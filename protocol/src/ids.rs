@@ -78,7 +78,10 @@ impl AttemptId {
         let job = parts.next()?.parse().ok()?;
         let key: i64 = parts.next()?.parse().ok()?;
         let attempt = parts.next()?.parse().ok()?;
-        (parts.next().is_none() && attempt > 0).then(|| TaskId::from_key(job, key).attempt(attempt))
+        let id =
+            (parts.next().is_none() && attempt > 0).then(|| TaskId::from_key(job, key).attempt(attempt))?;
+        // One name for one attempt: "+7" and "007" are numbers too.
+        (id.file_name() == name).then_some(id)
     }
 }
 
@@ -98,7 +101,19 @@ mod tests {
         ] {
             assert_eq!(AttemptId::from_file_name(&id.file_name()), Some(id));
         }
-        for bad in ["", "7", "7.1", "7.1.0", "7.1.2.3", "../7.1.2", "7.-1.x"] {
+        for bad in [
+            "",
+            "7",
+            "7.1",
+            "7.1.0",
+            "7.1.2.3",
+            "../7.1.2",
+            "7.-1.x",
+            "+7.-1.1",
+            "07.-1.1",
+            "7.4294967296.1",
+            "7.-2.1",
+        ] {
             assert_eq!(AttemptId::from_file_name(bad), None, "{bad}");
         }
     }

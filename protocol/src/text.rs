@@ -105,7 +105,7 @@ pub fn plain_log_line(line: &str) -> Clean {
                 out.pop();
             }
             '\t' => out.push_str("    "),
-            c if is_hostile(c) => out.push(stand_in(c)),
+            c if is_hostile(c) || c == '\n' => out.push(stand_in(c)),
             c => out.push(c),
         }
     }

@@ -7,12 +7,13 @@ fn runs(target: &str) -> u64 {
     match target {
         "request" => 400,
         "coordinator_config" | "agent_config" => 2000,
-        _ => 6000,
+        _ => 20_000,
     }
 }
 
 #[test]
 fn what_strangers_write_breaks_no_property() {
+    let mut broken = Vec::new();
     for target in TARGETS {
         let seeds = corpus(target.name);
         assert!(!seeds.is_empty(), "tests/corpus/{} has no input", target.name);
@@ -25,7 +26,9 @@ fn what_strangers_write_breaks_no_property() {
                 String::from_utf8_lossy(&crash.input)
             );
         }
-        assert!(report.crashes.is_empty(), "{}: {} broken properties", target.name, report.crashes.len());
+        if !report.crashes.is_empty() {
+            broken.push(target.name);
+        }
         assert!(
             report.classes.len() > 1,
             "{}: every input has the same outcome {:?}",
@@ -33,6 +36,7 @@ fn what_strangers_write_breaks_no_property() {
             report.classes
         );
     }
+    assert!(broken.is_empty(), "broken properties: {broken:?}");
 }
 
 #[test]

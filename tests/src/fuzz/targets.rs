@@ -342,7 +342,8 @@ fn said_well(problem: &Problem) {
     bounded(&problem.detail, 2000);
     bounded(&problem.hint, 2000);
     assert!(!problem.code.is_empty() && !problem.hint.is_empty(), "no code or hint: {problem:?}");
-    assert!((400..500).contains(&problem.status), "{problem:?}");
+    let is_ours = problem.status >= 500 && problem.code != "not-yet";
+    assert!(problem.status >= 400 && !is_ours, "a mistake of the caller's is told as ours: {problem:?}");
 }
 
 fn selectors(input: &[u8]) -> String {
@@ -409,7 +410,9 @@ fn tokens(input: &[u8]) -> String {
     match text.parse::<Token>() {
         Ok(token) => {
             assert_eq!(token.to_string(), text.trim());
-            assert!(!format!("{token:?}").contains(&token.secret));
+            // Unless the same words stand elsewhere in it.
+            let once = text.matches(&token.secret).count() == 1;
+            assert!(!once || !format!("{token:?}").contains(&token.secret));
             "ok".to_owned()
         }
         Err(error) => {
