@@ -184,6 +184,9 @@ fn join(
 
 fn serve(place: &Place) -> Result<(), Failure> {
     let config = place.config()?;
+    // The machine's key is in this process: no core dump. A limit would do the same, and pass on to every job.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|e| Failure::new(1, &std::io::Error::from(e)))?;
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let work = async {
         let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);

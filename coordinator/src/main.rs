@@ -174,6 +174,9 @@ fn init(config: &Config) -> Result<(), Failure> {
 
 fn run(config: Config) -> Result<(), Failure> {
     logging::start(&config.log, config.log_format).map_err(|e| (USAGE, e))?;
+    // The cluster's keys are in this process: no core dump, and no other process of this user may look into it.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|e| (1, std::io::Error::from(e)))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(8)

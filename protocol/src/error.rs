@@ -62,6 +62,8 @@ codes! {
     BadFilter "bad-filter" 400 "The filter has a mistake";
     /// A cursor of another list.
     BadCursor "bad-cursor" 400 "The cursor is not one of this list";
+    /// Not HTTP.
+    BadRequest "bad-request" 400 "The request is not HTTP";
     /// The body is empty.
     BodyRequired "body-required" 400 "A body is required";
     /// Another uid than the owner's while roles do not exist.

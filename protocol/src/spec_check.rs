@@ -26,6 +26,9 @@ impl JobSpec {
             check_title("name", name)?;
         }
         check_name("queue", self.queue_name())?;
+        if let Some(user) = &self.run_as {
+            check_name("run_as", user)?;
+        }
         self.check_command()?;
         self.check_env()?;
         self.check_times()?;
@@ -288,6 +291,8 @@ mod tests {
             (r#"{"command":["true"],"name":"\u202eevil"}"#, "bad-name"),
             (r#"{"command":["true"],"queue":"../x"}"#, "bad-name"),
             (r#"{"command":["true"],"queue":"-x"}"#, "bad-name"),
+            (r#"{"command":["true"],"run_as":"svc_1"}"#, "ok"),
+            (r#"{"command":["true"],"run_as":"root\n"}"#, "bad-name"),
             (r#"{"command":["true"],"env":{"A=B":"x"}}"#, "bad-env"),
             (r#"{"command":["true"],"env":{"REEVE_JOB_ID":"9"}}"#, "bad-env"),
             (r#"{"command":["true"],"cwd":"x"}"#, "bad-value"),

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod chaos;
 pub mod evil;
 pub mod fuzz;
+pub mod h2;
 pub mod http;
 pub mod machine;
 pub mod outage;

@@ -31,6 +31,7 @@ pub(super) async fn events(cx: Cx) -> Answer {
             .headers
             .get("last-event-id")
             .and_then(|id| id.to_str().ok()?.parse::<u64>().ok())
+            .filter(|id| *id < i64::MAX as u64)
             .map(|id| id + 1),
     };
     // Followed before the store is looked at, so that nothing falls between.

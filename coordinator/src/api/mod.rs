@@ -4,6 +4,7 @@
 //! answer becomes JSON. Nothing is decided here. [`socket`] accepts and serves connections, [`routes`] is the table of
 //! paths, [`request`] and [`reply`] are the two ends of a handler, [`stream`] is an answer that goes on.
 mod events;
+mod guests;
 mod jobs;
 mod listing;
 mod logs;
@@ -12,6 +13,7 @@ mod metrics;
 mod ndjson;
 mod openapi;
 mod plans;
+mod polite;
 mod queues;
 mod reply;
 mod request;

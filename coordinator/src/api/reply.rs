@@ -50,7 +50,10 @@ impl From<reeve_protocol::filter::Error> for Failure {
 }
 
 impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        if self.0.hint.is_empty() {
+            self.0 = self.0.clone().hint(format!("docs/errors.md says more under {}", self.0.code));
+        }
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         with_type(status, PROBLEM, bytes_of(&self.0))
     }

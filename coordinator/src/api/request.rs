@@ -150,9 +150,8 @@ impl Pieces {
                     }
                 }
                 Some(Err(error)) => {
-                    return Err(
-                        Problem::new(Code::RequestTimeout, format!("the body broke off: {error}")).into()
-                    );
+                    let problem = Problem::new(Code::BadRequest, format!("the body broke off: {error}"));
+                    return Err(problem.hint("send it again, whole, and with the length that it has").into());
                 }
             }
         }

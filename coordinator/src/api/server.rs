@@ -1,4 +1,6 @@
 //! Connections: HTTP/1.1 and h2c told apart by their first bytes, the caller by the kernel, and an end to both.
+use super::guests::Guests;
+use super::polite::Polite;
 use super::reply::Failure;
 use super::{App, State, routes};
 use crate::row::Caller;
@@ -13,17 +15,19 @@ use hyper_util::server::conn::auto::Builder;
 use reeve_protocol::{Code, Problem};
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-/// Connections at once; more wait to be accepted.
+/// Connections at once. Beyond it, those that never asked anything make room; if all have, more wait to be accepted.
 const CONNECTIONS: usize = 1000;
+/// For one of them to go; then the next is asked to.
+const GIVING_WAY: Duration = Duration::from_millis(100);
 /// All headers of a request together.
 const HEADERS: usize = 64 * 1024;
 /// Longest time for the headers of a request, and for a connection without one.
@@ -39,15 +43,15 @@ pub async fn serve(state: State, listener: UnixListener, shutdown: watch::Receiv
     let (slots, open) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new());
     loop {
         let next = async {
-            let slot = slots.clone().acquire_owned().await;
-            (slot, listener.accept().await)
+            let (stream, _) = listener.accept().await?;
+            Ok::<_, std::io::Error>((place(&slots, &door.guests).await, stream))
         };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             next = next => next,
             () = app.stopped() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((slot, stream)) => {
                 let door = door.clone();
                 open.spawn(async move {
                     door.connection(stream).await;
@@ -69,6 +73,20 @@ pub async fn serve(state: State, listener: UnixListener, shutdown: watch::Receiv
     }
 }
 
+/// A place for one more connection, as soon as somebody who never asked anything, or anybody else, has gone.
+async fn place(slots: &Arc<Semaphore>, guests: &Guests) -> Option<OwnedSemaphorePermit> {
+    loop {
+        let waiting = slots.clone().acquire_owned();
+        if slots.available_permits() > 0 {
+            return waiting.await.ok();
+        }
+        guests.make_room();
+        if let Ok(slot) = tokio::time::timeout(GIVING_WAY, waiting).await {
+            return slot.ok();
+        }
+    }
+}
+
 /// What all connections share.
 struct Door {
     app: Arc<App>,
@@ -77,13 +95,22 @@ struct Door {
     header_time: Duration,
     /// Looking a name up may ask a directory server: once per uid is enough.
     names: Mutex<HashMap<u32, Arc<str>>>,
+    guests: Guests,
     kill: CancellationToken,
 }
 
 impl Door {
     fn new(app: Arc<App>, header_time: Duration) -> Self {
         let (router, owner_uid) = (routes::router(app.clone()), app.owner_uid);
-        Self { app, router, owner_uid, header_time, names: Mutex::default(), kill: CancellationToken::new() }
+        Self {
+            app,
+            router,
+            owner_uid,
+            header_time,
+            names: Mutex::default(),
+            guests: Guests::default(),
+            kill: CancellationToken::new(),
+        }
     }
 
     async fn connection(self: Arc<Self>, stream: UnixStream) {
@@ -98,7 +125,8 @@ impl Door {
             .timer(TokioTimer::new())
             .max_header_list_size(HEADERS as u32)
             .max_concurrent_streams(256);
-        let asked = Arc::new(AtomicBool::new(false));
+        let guest = self.guests.enter(&self.kill);
+        let asked = &guest.has_asked;
         let service = {
             let (door, asked) = (self.clone(), asked.clone());
             hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
@@ -106,7 +134,7 @@ impl Door {
                 door.clone().answer(caller.clone(), request.map(Body::new))
             })
         };
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(Polite::new(stream)), service);
         tokio::pin!(connection);
         let mut stopping = false;
         // Telling HTTP/1.1 from h2c has no bound of its own, so the first request has one here.
@@ -119,11 +147,11 @@ impl Door {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "a connection broke off");
                     }
-                    return;
+                    break;
                 }
                 () = &mut first, if waiting => {
                     if !asked.load(Ordering::Relaxed) {
-                        return;
+                        break;
                     }
                     waiting = false;
                 }
@@ -131,9 +159,10 @@ impl Door {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = self.kill.cancelled() => return,
+                () = guest.leave.cancelled() => break,
             }
         }
+        self.guests.leave(&guest);
     }
 
     async fn answer(self: Arc<Self>, caller: Caller, mut request: Request) -> Result<Response, Infallible> {

@@ -153,7 +153,8 @@ async fn many(app: &App, caller: &Caller, body: bytes::Bytes, key: Option<String
 fn parse_many(body: &[u8], key: Option<&str>) -> Result<Vec<Keyed>, Problem> {
     let specs: Vec<JobSpec> = parse_json(body)?;
     if specs.is_empty() {
-        return Err(Problem::new(Code::BodyRequired, "the array has no job"));
+        return Err(Problem::new(Code::BodyRequired, "the array has no job")
+            .hint(r#"put at least one job into it: [{"command":["true"]}]"#));
     }
     if specs.len() > MANY {
         let problem = Problem::new(Code::TooLarge, format!("an array takes at most {MANY} jobs"));
