@@ -107,7 +107,13 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            // A mistake repeats the word that is wrong, which may come from anywhere.
+            let _ = if error.use_stderr() {
+                let words = reeve_protocol::text::Clean::block(&error.render().to_string());
+                write!(std::io::stderr(), "{words}")
+            } else {
+                error.print()
+            };
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };

@@ -8,6 +8,7 @@ use reeve_coordinator::{logging, store};
 use reeve_protocol::units;
 use sd_notify::NotifyState;
 use std::error::Error as StdError;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -122,7 +123,13 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version come this way too, and are no mistakes.
             let code = if error.use_stderr() { USAGE } else { 0 };
-            let _ = error.print();
+            // A mistake repeats the word that is wrong, which may come from anywhere.
+            let _ = if error.use_stderr() {
+                let words = reeve_protocol::text::Clean::block(&error.render().to_string());
+                write!(std::io::stderr(), "{words}")
+            } else {
+                error.print()
+            };
             return ExitCode::from(code);
         }
     };

@@ -19,10 +19,8 @@ use std::sync::Arc;
 
 /// Waits for a fact that belongs to a future.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} for: {what}"),
-    }
+    let output = tokio::time::timeout(PATIENCE, future).await;
+    output.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for: {what}"))
 }
 
 /// An enrolled machine without an agent.

@@ -501,7 +501,7 @@ async fn floods_cost_the_flooder_and_others_are_answered_meanwhile() {
             }
             Ok(Err(_)) => break,
             Err(_) if opened >= 16 => break,
-            Err(_) => panic!("only {opened} streams are granted"),
+            Err(late) => panic!("only {opened} streams are granted: {late}"),
         }
     }
     assert!(opened <= 32, "{opened} streams at once");

@@ -78,6 +78,10 @@ fn with(field: &str, code: &'static str) -> Case {
 }
 
 fn bodies() -> Vec<Case> {
+    [syntax(), numbers(), words(), lists()].concat()
+}
+
+fn syntax() -> Vec<Case> {
     vec![
         submit("", 400, "body-required"),
         submit("  \n ", 400, "body-required"),
@@ -105,6 +109,11 @@ fn bodies() -> Vec<Case> {
         submit(r#"{"command":["true"],"priorty":1}"#, 400, "unknown-field"),
         submit(&format!(r#"{{"command":["true"],"{}":1}}"#, "x".repeat(100_000)), 400, "unknown-field"),
         submit(r#"{"command":["true"],"\u001b[2J\u202e":1}"#, 400, "unknown-field"),
+    ]
+}
+
+fn numbers() -> Vec<Case> {
+    vec![
         with(r#""timeout_s":1e400"#, "json-syntax"),
         with(r#""timeout_s":NaN"#, "json-syntax"),
         with(r#""timeout_s":Infinity"#, "json-syntax"),
@@ -125,6 +134,11 @@ fn bodies() -> Vec<Case> {
         with(r#""at":"+1000000-01-01T00:00:00Z""#, "bad-value"),
         with(r#""at":"2026-01-01T00:00:00""#, "bad-value"),
         with(r#""at":5"#, "bad-value"),
+    ]
+}
+
+fn words() -> Vec<Case> {
+    vec![
         with(r#""name":"""#, "bad-name"),
         with(r#""name":"   ""#, "bad-name"),
         with(&format!(r#""name":"{}""#, "n".repeat(257)), "bad-name"),
@@ -139,6 +153,11 @@ fn bodies() -> Vec<Case> {
         with(&format!(r#""queue":"{}""#, "q".repeat(129)), "bad-name"),
         with(r#""labels":{"a\n":"b"}"#, "bad-name"),
         with(r#""labels":{"a":"\u001b[31m"}"#, "bad-name"),
+    ]
+}
+
+fn lists() -> Vec<Case> {
+    vec![
         submit(r#"{"command":[]}"#, 400, "bad-command"),
         submit(r#"{"command":[""]}"#, 400, "bad-command"),
         submit(r#"{"command":["a\u0000b"]}"#, 400, "bad-command"),

@@ -154,7 +154,7 @@ mod tests {
             server.shutdown().await.unwrap();
         };
         let mut answer = String::new();
-        let (_, read) = tokio::join!(writing, client.read_to_string(&mut answer));
+        let ((), read) = tokio::join!(writing, client.read_to_string(&mut answer));
         read.unwrap();
         assert!(answer.ends_with('}') && answer.contains("\"code\":\"bad-request\""), "{answer}");
     }

@@ -400,8 +400,8 @@ fn cleaned(input: &[u8]) -> String {
     assert_eq!(plain_log_line(log.as_str()), log, "a clean line of a log stays as it is");
     let mut lines = reeve_protocol::text::CleanLines(Vec::new());
     std::io::Write::write_all(&mut lines, input).unwrap();
-    let ends = lines.0.iter().filter(|b| **b == b'\n').count();
-    assert!(ends <= 1 && !String::from_utf8(lines.0).unwrap().contains('\u{1b}'));
+    let logged = String::from_utf8(lines.0).unwrap();
+    assert!(logged.matches('\n').count() <= 1 && !logged.contains('\u{1b}'));
     format!("{} {}", hostile(&text), log.as_str().chars().count().min(9))
 }
 
@@ -467,7 +467,7 @@ fn amounts(input: &[u8]) -> String {
         assert!(seconds.is_finite() && *seconds >= 0.0 && !units::show_duration(*seconds).is_empty());
     }
     if let Ok(bytes) = &bytes {
-        assert!(*bytes <= i64::MAX as u64 && !units::show_bytes(*bytes).is_empty());
+        assert!(i64::try_from(*bytes).is_ok() && !units::show_bytes(*bytes).is_empty());
     }
     format!("{} {}", seconds.is_ok(), bytes.is_ok())
 }

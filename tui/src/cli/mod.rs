@@ -45,8 +45,14 @@ pub fn main(words: Vec<OsString>) -> u8 {
     let args = match Args::try_parse_from(words) {
         Ok(args) => args,
         Err(error) => {
-            // Help goes to standard output, mistakes to standard error; either may be closed.
-            let _ = error.print();
+            // Help goes to standard output, mistakes to standard error; either may be closed. A mistake repeats the word
+            // that is wrong, which may come from anywhere.
+            let _ = if error.use_stderr() {
+                let words = reeve_protocol::text::Clean::block(&error.render().to_string());
+                write!(std::io::stderr(), "{words}")
+            } else {
+                error.print()
+            };
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
