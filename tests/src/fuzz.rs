@@ -4,6 +4,7 @@
 //! A target panics when a property is broken. Otherwise it gives an *outcome class*: a word for what became of the input.
 //! Inputs that reach a new class are kept and mutated further, which finds its way into a format without instrumenting
 //! the code.
+mod binary;
 mod explore;
 mod targets;
 

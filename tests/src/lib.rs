@@ -12,6 +12,7 @@ pub mod h2;
 pub mod http;
 pub mod machine;
 pub mod outage;
+pub mod refusals;
 pub mod server;
 pub mod systemd;
 pub mod terminal;
