@@ -128,9 +128,10 @@ async fn only_the_certificate_that_a_machine_was_given_opens_a_session() {
         connection.close(0u8.into(), b"");
     }
     // With its own everything is well.
-    drop(evil.ready().await);
-    let name = c.machine("evil");
-    assert_eq!(name["state"], "up", "{name}");
+    let peer = evil.ready().await;
+    let shown = c.machine("evil");
+    assert_eq!(shown["state"], "up", "{shown}");
+    drop(peer);
 }
 
 /// A server that is not the coordinator. What it was told: connections, and streams in which anything was said.

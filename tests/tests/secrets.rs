@@ -345,6 +345,20 @@ fn a_keeper_runs_nothing_as_a_user_it_should_not() {
     assert_eq!(nobody["state"], "COMPLETED", "{nobody}");
     let log = http::get(&c.socket(), &format!("/v1/jobs/{}/logs", nobody["id"])).text();
     assert_eq!(log, "65534\n", "root may name another user");
+    // Another user is not heard by the keeper, even where it can reach the socket.
+    let keeper = root.dir.join("state/run/keeper.sock");
+    for open in [c.dir.path(), root.dir.as_path()] {
+        std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    std::fs::set_permissions(&keeper, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let within_reach = Command::new("test").arg("-w").arg(&keeper).uid(65534).gid(65534).status().unwrap();
+    assert!(within_reach.success(), "else this proves nothing");
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--http0.9", "-m", "20", "--unix-socket"]).arg(&keeper).arg("http://x/");
+    let told = curl.uid(65534).gid(65534).output().unwrap();
+    // Closed before, at or after the request: 7, 56, 52. Anything else would have waited or heard a word.
+    assert!(matches!(told.status.code(), Some(7 | 52 | 56)) && told.stdout.is_empty(), "{told:?}");
+    assert_eq!(ran(&c, "root", Some("nobody"))["state"], "COMPLETED");
     drop(root);
 
     // A keeper that is not root runs as itself alone.

@@ -95,14 +95,24 @@ impl Rig {
 
     pub fn start_keeper(&mut self) {
         self.keeper = Some(spawn_keeper(&self.root, 60));
-        (self.stream, self.reader) = connect(&self.root);
-        self.limits(4000);
+        self.reconnect();
     }
 
     pub fn send<T: Serialize>(&mut self, kind: u16, body: &T) {
         let mut out = Vec::new();
         frame::append(kind, 0, body, &mut out).unwrap();
         self.stream.write_all(&out).unwrap();
+    }
+
+    /// Bytes as they are.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The agent comes back, after another connection has taken its place.
+    pub fn reconnect(&mut self) {
+        (self.stream, self.reader) = connect(&self.root);
+        self.limits(4000);
     }
 
     pub fn next(&mut self) -> Frame {
