@@ -90,8 +90,13 @@ impl Guardian<'_> {
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() >= MAX_CLIENTS || !is_trusted(&stream, self.setting.trusted) {
+            if !is_trusted(&stream, self.setting.trusted) {
                 continue;
+            }
+            if self.clients.len() >= MAX_CLIENTS {
+                // The oldest that has not shown the nonce makes room: a crowd must not keep the next keeper out.
+                let Some(stranger) = self.clients.iter().position(|c| !c.greeted) else { continue };
+                self.clients.remove(stranger);
             }
             if let Ok(peer) = Peer::new(stream) {
                 self.clients.push(Client {
