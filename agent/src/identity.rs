@@ -1,10 +1,13 @@
 //! Who this machine is in its cluster: key, certificates, name, addresses; and what was seen of the store last. Files in
 //! the state directory; nothing about jobs.
+//!
+//! Key and certificate are one file, replaced by one rename: wherever a renewal is interrupted, they fit together.
+use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Something in the state directory cannot be used.
@@ -22,6 +25,14 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Others could read, or put something in its place.
+    #[error("{path} can be read or changed by other users; make it private with: chmod {mode:o} {path}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// What it should be.
+        mode: u32,
     },
     /// A file is damaged.
     #[error("{path} is damaged: {problem}")]
@@ -70,8 +81,10 @@ pub struct Seen {
 }
 
 const IDENTITY: &str = "agent.json";
-const KEY: &str = "key.pem";
-const CERTIFICATE: &str = "cert.der";
+/// The key and the certificate that goes with it.
+const MACHINE: &str = "machine.pem";
+/// The key of a request to join that was not answered yet.
+const PENDING: &str = "join.pem";
 const CA: &str = "ca.der";
 const SEEN: &str = "seen.json";
 
@@ -85,12 +98,16 @@ impl Credentials {
         if !path.exists() {
             return Err(Error::None(dir.to_path_buf()));
         }
+        private(dir, if is_root() { 0o711 } else { 0o700 })?;
         let identity = serde_json::from_slice(&read(&path)?)
             .map_err(|e| Error::Damaged { path: path.clone(), problem: e.to_string() })?;
-        let key_path = dir.join(KEY);
-        let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?)
-            .map_err(|e| Error::Damaged { path: key_path, problem: e.to_string() })?;
-        let certificate = CertificateDer::from(read(&dir.join(CERTIFICATE))?);
+        let path = dir.join(MACHINE);
+        private(&path, 0o600)?;
+        let text = read(&path)?;
+        let damaged =
+            |e: rustls::pki_types::pem::Error| Error::Damaged { path: path.clone(), problem: e.to_string() };
+        let key = PrivateKeyDer::from_pem_slice(&text).map_err(damaged)?;
+        let certificate = CertificateDer::from_pem_slice(&text).map_err(damaged)?;
         let ca = CertificateDer::from(read(&dir.join(CA))?);
         Ok(Self { identity, certificate, ca, key })
     }
@@ -108,17 +125,49 @@ pub fn store(
     ca: &[u8],
 ) -> Result<(), Error> {
     make_dir(dir)?;
-    replace(&dir.join(KEY), key_pem.as_bytes())?;
-    replace(&dir.join(CERTIFICATE), certificate)?;
+    store_certificate(dir, key_pem, certificate)?;
     replace(&dir.join(CA), ca)?;
     let _ = std::fs::remove_file(dir.join(SEEN));
     let json = serde_json::to_vec_pretty(identity).expect("strings and lists of strings are always JSON");
     replace(&dir.join(IDENTITY), &json)
 }
 
+/// Puts a key and its certificate in the place of those before, at once and for good.
+///
+/// # Errors
+/// [`Error::File`]; those before are untouched then.
+pub fn store_certificate(dir: &Path, key_pem: &str, certificate: &[u8]) -> Result<(), Error> {
+    let certificate = pem::Pem::new("CERTIFICATE", certificate);
+    replace(&dir.join(MACHINE), format!("{key_pem}{certificate}").as_bytes())
+}
+
+/// The key that this machine asks to join with: the same one until it has joined, so that an answer that was lost costs
+/// no token.
+///
+/// # Errors
+/// [`Error`]; a key that cannot be made counts as a damaged file.
+pub fn pending_key(dir: &Path) -> Result<KeyPair, Error> {
+    let path = dir.join(PENDING);
+    let damaged = |e: rcgen::Error| Error::Damaged { path: path.clone(), problem: e.to_string() };
+    if path.exists() {
+        private(&path, 0o600)?;
+        let text = String::from_utf8_lossy(&read(&path)?).into_owned();
+        return KeyPair::from_pem(&text).map_err(damaged);
+    }
+    let key = KeyPair::generate().map_err(damaged)?;
+    make_dir(dir)?;
+    replace(&path, key.serialize_pem().as_bytes())?;
+    Ok(key)
+}
+
+/// The key to join with is of no use any more.
+pub fn drop_pending_key(dir: &Path) {
+    let _ = std::fs::remove_file(dir.join(PENDING));
+}
+
 /// Removes what makes this machine a member; other files stay.
 pub fn remove(dir: &Path) {
-    for name in [IDENTITY, KEY, CERTIFICATE, CA, SEEN] {
+    for name in [IDENTITY, MACHINE, PENDING, CA, SEEN] {
         let _ = std::fs::remove_file(dir.join(name));
     }
 }
@@ -144,12 +193,25 @@ impl Seen {
 
 /// Makes a directory that is ours alone. Root's lets others pass through, to the directories of their attempts.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), Error> {
-    let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+    let mode = if is_root() { 0o711 } else { 0o700 };
     DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(dir)
         .map_err(|source| Error::File { path: dir.to_path_buf(), source })
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Refuses what others may do more with than `mode` says.
+fn private(path: &Path, mode: u32) -> Result<(), Error> {
+    let found = std::fs::metadata(path).map_err(|source| Error::File { path: path.to_path_buf(), source })?;
+    match found.permissions().mode() & 0o077 & !mode {
+        0 => Ok(()),
+        _ => Err(Error::Open { path: path.to_path_buf(), mode }),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -160,12 +222,15 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let beside = path.with_extension("new");
     let write = || {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        // What an interrupted write left, perhaps with another mode.
+        let _ = std::fs::remove_file(&beside);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
         give_to_owner(&file, path)?;
         file.sync_all()?;
-        std::fs::rename(&beside, path)
+        std::fs::rename(&beside, path)?;
+        // The name, too: what the coordinator is told to be on disk has to survive a power cut.
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     write().map_err(|source| Error::File { path: path.to_path_buf(), source })
 }
@@ -184,7 +249,6 @@ fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn identity() -> Identity {
         Identity {
@@ -200,11 +264,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("deep/state");
         assert!(matches!(Credentials::load(&state), Err(Error::None(_))));
-        let key = rcgen::KeyPair::generate().unwrap();
+        let key = KeyPair::generate().unwrap();
         store(&state, &identity(), &key.serialize_pem(), b"cert", b"ca").unwrap();
         let loaded = Credentials::load(&state).unwrap();
         assert_eq!((loaded.identity, loaded.ca.as_ref()), (identity(), &b"ca"[..]));
-        let mode = std::fs::metadata(state.join(KEY)).unwrap().permissions().mode();
+        assert_eq!(
+            (loaded.certificate.as_ref(), loaded.key.secret_der()),
+            (&b"cert"[..], key.serialized_der())
+        );
+        let mode = std::fs::metadata(state.join(MACHINE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         remove(&state);
         assert!(matches!(Credentials::load(&state), Err(Error::None(_))));
@@ -218,14 +286,63 @@ mod tests {
         }
         let owner = std::fs::metadata(dir.path()).unwrap().uid();
         store(dir.path(), &identity(), "key", b"cert", b"ca").unwrap();
-        for file in [IDENTITY, KEY, CERTIFICATE, CA] {
+        for file in [IDENTITY, MACHINE, CA] {
             assert_eq!(std::fs::metadata(dir.path().join(file)).unwrap().uid(), owner, "{file}");
         }
     }
 
     #[test]
+    fn what_others_could_read_or_change_is_refused_with_the_command_that_helps() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let key = KeyPair::generate().unwrap();
+        store(&state, &identity(), &key.serialize_pem(), b"cert", b"ca").unwrap();
+        for (path, good, bad, wanted) in [
+            (state.join(MACHINE), 0o600, vec![0o640, 0o604, 0o660, 0o622], "chmod 600"),
+            (state.clone(), 0o700, vec![0o770, 0o755, 0o704, 0o722], "chmod 7"),
+        ] {
+            for mode in bad {
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+                let error = Credentials::load(&state).err().map(|e| e.to_string()).unwrap_or_default();
+                assert!(error.contains(wanted), "{mode:o}: {error:?}");
+            }
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(good)).unwrap();
+            assert!(Credentials::load(&state).is_ok());
+        }
+    }
+
+    /// A renewal is interrupted before its rename: the file beside is all that is left of it.
+    #[test]
+    fn key_and_certificate_change_together_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let (old, new) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        store(&state, &identity(), &old.serialize_pem(), b"old", b"ca").unwrap();
+        let pair = || {
+            let loaded = Credentials::load(&state).unwrap();
+            (loaded.key.secret_der().to_vec(), loaded.certificate.to_vec())
+        };
+        std::fs::write(state.join("machine.new"), &new.serialize_pem()[..40]).unwrap();
+        assert_eq!(pair(), (old.serialized_der().to_vec(), b"old".to_vec()));
+        store_certificate(&state, &new.serialize_pem(), b"new").unwrap();
+        assert_eq!(pair(), (new.serialized_der().to_vec(), b"new".to_vec()));
+    }
+
+    #[test]
+    fn the_key_to_join_with_stays_the_same_until_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = pending_key(dir.path()).unwrap().serialize_pem();
+        assert_eq!(pending_key(dir.path()).unwrap().serialize_pem(), first);
+        let path = dir.path().join(PENDING);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop_pending_key(dir.path());
+        assert_ne!(pending_key(dir.path()).unwrap().serialize_pem(), first);
+    }
+
+    #[test]
     fn damage_is_named_and_what_was_seen_survives() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         std::fs::write(dir.path().join(IDENTITY), "{").unwrap();
         assert!(matches!(Credentials::load(dir.path()), Err(Error::Damaged { .. })));
         assert_eq!(Seen::load(dir.path()), Seen::default());

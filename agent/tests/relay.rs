@@ -4,10 +4,11 @@ mod common;
 #[path = "common/head.rs"]
 mod head;
 use common::{PATIENCE, decoded, lives, processes_with};
-use head::{Cleanup, Head, Machine, Session, within};
+use head::{Cleanup, Head, Machine, Session, configured, within};
 use reeve_protocol::ids::TaskId;
 use reeve_protocol::wire::{
-    Beat, Finished, Follow, Forget, Reconcile, Start, Started, Unfollow, Verdict, close, kind,
+    Beat, Finished, Follow, Forget, Reconcile, Renew, RenewalFailed, RenewalKept, Renewed, Start, Started,
+    Unfollow, Verdict, close, kind,
 };
 use reeve_protocol::{AttemptId, Cause};
 
@@ -80,7 +81,11 @@ async fn a_token_that_is_refused_leaves_no_identity() {
         within(head.endpoint.accept()).await.unwrap().await.err()
     });
     assert!(result.is_err());
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let left: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(left, ["join.pem"], "the key to ask with, and nothing that makes it a member");
 }
 
 #[tokio::test]
@@ -190,6 +195,92 @@ async fn unknown_kinds_are_skipped_if_optional_and_end_the_session_otherwise() {
         }
         other => panic!("{other}"),
     }
+}
+
+#[tokio::test]
+async fn an_answer_to_join_that_was_lost_is_asked_for_again_with_the_same_key() {
+    let (head, dir) = (Head::start(), tempfile::tempdir().unwrap());
+    let token = head.token();
+    let (joined, (first, second)) = tokio::join!(reeve_agent::join(&token, "m1", dir.path()), async {
+        (head.forget().await, head.admit(None).await)
+    });
+    joined.unwrap();
+    assert_eq!(first, second, "word for word the same request");
+    assert!(!dir.path().join("join.pem").exists());
+    // A run that was interrupted goes on with its key, too; one that was refused starts anew.
+    let other = tempfile::tempdir().unwrap();
+    let nowhere = reeve_protocol::token::Token { addresses: vec!["127.0.0.1:1".into()], ..token.clone() };
+    tokio::select! {
+        biased;
+        _ = reeve_agent::join(&nowhere, "m2", other.path()) => panic!("nobody answers there"),
+        () = std::future::ready(()) => {}
+    }
+    let key = || std::fs::read_to_string(other.path().join("join.pem")).unwrap_or_default();
+    let before = key();
+    assert!(before.contains("PRIVATE KEY"));
+    let refused =
+        tokio::join!(reeve_agent::join(&token, "m2", other.path()), async { head.admit(Some("no")).await });
+    assert!(refused.0.is_err());
+    assert_ne!(key(), before);
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_in_session_and_shown_from_the_next_connection_on() {
+    let (head, dir) = (Head::start(), tempfile::tempdir().unwrap());
+    let _cleanup = Cleanup(dir.path().to_path_buf());
+    let config = configured(dir.path());
+    let token = head.token();
+    let (identity, _) =
+        tokio::join!(reeve_agent::join(&token, "m1", &config.state_dir), head.admit_for_a_while());
+    let machine = Machine::start(config.clone(), identity.unwrap());
+    let mut session = head.welcome().await;
+    let first = head.shown.lock().unwrap().clone().unwrap();
+    let renew: Renew = session.expect(kind::RENEW).await;
+    let job = sh(1, "sleep 1000");
+    session.say(kind::RECONCILE, &Reconcile { verdicts: vec![] }).await;
+    session.say(kind::START, &job).await;
+    let started: Started = session.expect(kind::STARTED).await;
+    // A refusal is said back, for the record, and asked again.
+    let reason = "the disk is full".to_owned();
+    session.say(kind::RENEWAL_FAILED, &RenewalFailed { reason: reason.clone() }).await;
+    assert_eq!(session.expect::<RenewalFailed>(kind::RENEWAL_FAILED).await.reason, reason);
+    let again: Renew = session.expect(kind::RENEW).await;
+    assert_ne!(renew, again, "another key");
+    // One for another key is not kept.
+    session.say(kind::RENEWED, &Renewed { certificate: head.certificate(&renew.csr) }).await;
+    let refused: RenewalFailed = session.expect(kind::RENEWAL_FAILED).await;
+    assert!(refused.reason.contains("not for the key"), "{}", refused.reason);
+    let third: Renew = session.expect(kind::RENEW).await;
+    let certificate = head.certificate(&third.csr);
+    session.say(kind::RENEWED, &Renewed { certificate: certificate.clone() }).await;
+    let kept: RenewalKept = session.expect(kind::RENEWAL_KEPT).await;
+    assert_eq!(kept.fingerprint, reeve_protocol::token::sha256_hex(&certificate));
+    session.connection.close(0u32.into(), b"");
+    let (session, items) = head.session().await;
+    assert_eq!(head.shown.lock().unwrap().clone().unwrap(), certificate);
+    assert_ne!(first, certificate);
+    assert_eq!((items.len(), items[0].pid), (1, started.pid), "nothing that runs noticed");
+    drop(session);
+    machine.stop().await;
+}
+
+#[tokio::test]
+async fn a_removed_machine_ends_its_jobs_and_does_not_come_back_at_once() {
+    let (head, machine, mut session, _dir, _cleanup) = rig().await;
+    let job = sh(1, "sleep 1000");
+    session.say(kind::START, &job).await;
+    let started: Started = session.expect(kind::STARTED).await;
+    session.connection.close(close::REVOKED.into(), b"removed");
+    within(async {
+        while lives(started.pid) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // Ten times the usual pause.
+    let again = tokio::time::timeout(std::time::Duration::from_secs(2), head.endpoint.accept()).await;
+    assert!(again.is_err(), "no storm of connections");
+    machine.stop().await;
 }
 
 #[tokio::test]

@@ -166,8 +166,14 @@ CREATE TABLE workers (
 
 CREATE TABLE machines (
     id          TEXT PRIMARY KEY,
-    name        TEXT    NOT NULL UNIQUE,
+    name        TEXT    NOT NULL,                -- of those that were not removed, unique
     fingerprint TEXT    NOT NULL UNIQUE,         -- SHA-256 of its certificate: this row decides, not the certificate
+    certificate_until INTEGER NOT NULL DEFAULT 0,
+    spares      TEXT    NOT NULL DEFAULT '[]',   -- JSON: certificates that may take its place
+    renewal_failed_at INTEGER,                   -- since when, and why
+    renewal_error TEXT,
+    draining    INTEGER NOT NULL DEFAULT 0,
+    drain_until INTEGER,                         -- what still runs then is stopped
     info        TEXT    NOT NULL DEFAULT '{}',   -- what it said about itself last
     cordoned    INTEGER NOT NULL DEFAULT 0,
     joined_at   INTEGER NOT NULL,
@@ -177,6 +183,7 @@ CREATE TABLE machines (
     revoked_at  INTEGER,
     owner       TEXT    NOT NULL
 ) WITHOUT ROWID;
+CREATE UNIQUE INDEX machines_name ON machines (name) WHERE revoked_at IS NULL;
 
 CREATE TABLE tokens (
     id          TEXT PRIMARY KEY,
@@ -185,7 +192,7 @@ CREATE TABLE tokens (
     expires_at  INTEGER NOT NULL,
     used_at     INTEGER,
     machine     TEXT,                            -- who used it
-    bound_key   TEXT,                            -- SHA-256 of the key it was used with
+    bound_key   TEXT,                            -- SHA-256 of the key it was used with: that one may ask again
     owner_uid   INTEGER NOT NULL,
     owner       TEXT    NOT NULL
 ) WITHOUT ROWID;
@@ -221,3 +228,20 @@ CREATE TABLE intervals (
     actor   TEXT    NOT NULL,
     PRIMARY KEY (kind, subject, since)
 ) WITHOUT ROWID;
+
+-- Who asked for what, and what was decided. Written in the transaction of the change. Each row's hash covers the row and
+-- the hash before it; AUTOINCREMENT remembers the last number, so that a missing end is found too.
+CREATE TABLE audit (
+    seq      INTEGER PRIMARY KEY AUTOINCREMENT,
+    at       INTEGER NOT NULL,
+    uid      INTEGER,                            -- of callers of the socket
+    name     TEXT    NOT NULL,
+    via      TEXT    NOT NULL,                   -- socket, agents, inside
+    call     TEXT    NOT NULL,
+    object   TEXT    NOT NULL,
+    request  TEXT,                               -- the caller's idempotency key or request id
+    refused  TEXT,                               -- NULL: done; else the code
+    unwritten INTEGER NOT NULL DEFAULT 0,        -- refusals before this one that were too many to write
+    event    INTEGER NOT NULL,                   -- the last event of its step
+    hash     BLOB    NOT NULL                    -- SHA-256
+);

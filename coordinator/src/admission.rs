@@ -57,6 +57,10 @@ const fn adds(call: &Call) -> bool {
         | Call::DryRun { .. }
         | Call::BulkAction { .. }
         | Call::PlanDone { .. }
+        | Call::CordonMachine { .. }
+        | Call::DrainMachine { .. }
+        | Call::RemoveMachine { .. }
+        | Call::RenewCertificate { .. }
         | Call::OpenSession { .. } => false,
     }
 }

@@ -1,10 +1,14 @@
 //! The coordinator's settings: flags > environment (`REEVE_..`) > file > default. An unknown key is an error that names
 //! the nearest. Nothing else in this crate reads the environment.
+use crate::identity::MACHINE_LIFE;
 use reeve_protocol::nearest::nearest;
 use reeve_protocol::text::Clean;
+use reeve_protocol::units::parse_duration_s;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Read when it exists and no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/reeve/coordinator.toml";
@@ -71,6 +75,8 @@ pub struct Config {
     pub log: String,
     /// The log's form.
     pub log_format: LogFormat,
+    /// How long machines' certificates are good; they are renewed at two thirds of it.
+    pub certificate_life: Duration,
     /// With port 0: take the port of the last run again, if it is free.
     pub keep_port: bool,
 }
@@ -85,6 +91,7 @@ impl Default for Config {
             advertise: Vec::new(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
+            certificate_life: MACHINE_LIFE,
             keep_port: false,
         }
     }
@@ -107,9 +114,17 @@ pub struct Layer {
     pub log: Option<String>,
     /// See [`Config::log_format`].
     pub log_format: Option<String>,
+    /// See [`Config::certificate_life`]; `certificate_life` of the table `agents` in the file.
+    pub certificate_life: Option<String>,
 }
 
-const KEYS: [&str; 7] = ["dir", "socket", "listen", "name", "advertise", "log", "log_format"];
+const KEYS: [&str; 8] = ["dir", "socket", "listen", "name", "advertise", "log", "log_format", "agents"];
+/// Keys of the table `agents`.
+const AGENT_KEYS: [&str; 1] = ["certificate_life"];
+/// Bounds of a certificate's life, seconds. Tests on debug binaries renew every few seconds.
+const LIVES: RangeInclusive<f64> = if cfg!(debug_assertions) { 2.0..=LONGEST } else { 3_600.0..=LONGEST };
+/// Ten years.
+const LONGEST: f64 = 315_360_000.0;
 
 impl Config {
     /// For `reeve up`: one machine, loopback only, everything below `dir`. The caller may put the socket elsewhere.
@@ -186,6 +201,12 @@ impl Config {
                 _ => return Err(wrong("log_format", &format, "write text or json")),
             };
         }
+        if let Some(life) = layer.certificate_life {
+            let seconds = parse_duration_s(&life).ok().filter(|s| LIVES.contains(s));
+            let why = "write a time between 1h and 3650d, for example 90d";
+            self.certificate_life =
+                Duration::from_secs_f64(seconds.ok_or_else(|| wrong("certificate_life", &life, why))?);
+        }
         Ok(())
     }
 
@@ -211,14 +232,10 @@ fn parse(path: &Path, text: &str) -> Result<Layer, Error> {
         Error::Syntax(path.to_owned(), e.message().to_owned() + &line_of(text, e.span()))
     })?;
     let place = path.display().to_string();
-    if let Some(key) = table.keys().find(|k| !KEYS.contains(&k.as_str())) {
-        let hint = nearest(key, KEYS).map_or_else(
-            || format!("known keys: {}", KEYS.join(", ")),
-            |near| format!("did you mean {near:?}?"),
-        );
-        return Err(Error::UnknownKey { place, key: Clean::short(key, 64).into_string(), hint });
-    }
-    let word = |key: &'static str| match table.get(key) {
+    only_known(&table, &KEYS, &place)?;
+    let agents = table.get("agents").and_then(toml::Value::as_table).cloned().unwrap_or_default();
+    only_known(&agents, &AGENT_KEYS, &place)?;
+    let word = |key: &'static str| match table.get(key).or_else(|| agents.get(key)) {
         None => Ok(None),
         Some(toml::Value::String(text)) => Ok(Some(text.clone())),
         Some(other) => Err(Error::Value {
@@ -245,7 +262,17 @@ fn parse(path: &Path, text: &str) -> Result<Layer, Error> {
         advertise,
         log: word("log")?,
         log_format: word("log_format")?,
+        certificate_life: word("certificate_life")?,
     })
+}
+
+fn only_known(table: &toml::Table, known: &[&str], place: &str) -> Result<(), Error> {
+    let Some(key) = table.keys().find(|k| !known.contains(&k.as_str())) else { return Ok(()) };
+    let hint = nearest(key, known.iter().copied()).map_or_else(
+        || format!("known keys: {}", known.join(", ")),
+        |near| format!("did you mean {near:?}?"),
+    );
+    Err(Error::UnknownKey { place: place.to_owned(), key: Clean::short(key, 64).into_string(), hint })
 }
 
 fn line_of(text: &str, span: Option<std::ops::Range<usize>>) -> String {
@@ -268,6 +295,7 @@ fn environment(env: impl Fn(&str) -> Option<String>) -> Layer {
         advertise,
         log: env("REEVE_LOG"),
         log_format: env("REEVE_LOG_FORMAT"),
+        certificate_life: env("REEVE_CERTIFICATE_LIFE"),
     }
 }
 
@@ -321,6 +349,7 @@ mod tests {
         let live: String = example
             .lines()
             .filter_map(|l| l.strip_prefix('#').filter(|l| !l.starts_with(' ')))
+            .filter(|l| !l.is_empty())
             .fold(String::new(), |all, l| all + l + "\n");
         let table: toml::Table = live.parse().unwrap();
         let mut keys: Vec<_> = table.keys().map(String::as_str).collect();
@@ -328,6 +357,7 @@ mod tests {
         keys.sort_unstable();
         known.sort_unstable();
         assert_eq!(keys, known);
+        assert!(table["agents"].as_table().unwrap().keys().eq(AGENT_KEYS));
         assert_eq!(from_file(&live).unwrap(), Config::default());
         assert_eq!(from_file(example).unwrap(), Config::default());
     }
@@ -364,6 +394,9 @@ mod tests {
             ("log_format = \"xml\"", "text or json"),
             ("name = \"a b\"", "letters"),
             ("dir = \"\"", "absolute path"),
+            ("[agents]\ncertificate_live = \"1d\"", "certificate_life"),
+            ("[agents]\ncertificate_life = \"1s\"", "between 1h and 3650d"),
+            ("[agents]\ncertificate_life = \"long\"", "for example 90d"),
             ("dir = \"/x\"\ndir = ", "line 2"),
         ];
         for (text, wanted) in cases {

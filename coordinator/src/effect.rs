@@ -1,6 +1,6 @@
 //! Everything that can go out: facts to record, and effects to release once the facts are on disk.
 use crate::input::{Segment, Ticket};
-use crate::row::{ArrayRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
+use crate::row::{ArrayRow, AuditRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
 use reeve_protocol::api::{
     Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Stats, Submitted, Why,
     WhyLine, WorkerView,
@@ -16,6 +16,8 @@ pub struct Step {
     pub facts: Vec<Fact>,
     /// Recorded with the facts: what observers are told.
     pub events: Vec<Event>,
+    /// Recorded with the facts: who asked for what, and what was decided.
+    pub audit: Vec<AuditRow>,
     /// Released in this order once both are on disk.
     pub effects: Vec<Effect>,
 }
@@ -23,7 +25,7 @@ pub struct Step {
 impl Step {
     /// Whether nothing has to be written.
     pub fn is_read_only(&self) -> bool {
-        self.facts.is_empty() && self.events.is_empty()
+        self.facts.is_empty() && self.events.is_empty() && self.audit.is_empty()
     }
 }
 
@@ -120,6 +122,8 @@ pub enum Fact {
         machine: String,
         /// SHA-256 of the key.
         key_hash: String,
+        /// Wall milliseconds.
+        at: i64,
     },
     /// A plan exists.
     PlanAdded {
@@ -245,8 +249,12 @@ pub enum Reply {
     Bulk(Vec<Result<u64, Problem>>),
     /// Done.
     Done(u64),
-    /// join: the name given.
-    Joined(String),
+    /// One machine, after a change.
+    Machine(Box<MachineView>),
+    /// A machine was removed: its identity, and how many attempts counted as lost.
+    Removed(String, u64),
+    /// join: the name given, and the machine's identity.
+    Joined(String, String),
     /// A session is open.
     Welcome(Box<wire::Welcome>),
     /// A session is refused.

@@ -110,6 +110,11 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(stopped().unknown()))
     }
 
+    /// Hands in a note that nobody waits for; dropped when the inbox is full.
+    pub(crate) fn note(&self, input: Input) {
+        let _ = self.inbox.try_send(input);
+    }
+
     /// Hands in what a machine said; waits while the inbox is full.
     ///
     /// # Errors
@@ -152,7 +157,7 @@ impl Handle {
 fn weight(input: &Input) -> u32 {
     match input {
         Input::Agent { said, .. } => said.len().min(WORDS) as u32,
-        Input::Call { .. } | Input::Gone(_) | Input::Tick => 0,
+        Input::Call { .. } | Input::Gone(_) | Input::Refused { .. } | Input::Tick => 0,
     }
 }
 

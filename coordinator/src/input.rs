@@ -31,6 +31,15 @@ pub enum Input {
     },
     /// The caller behind this ticket went away.
     Gone(Ticket),
+    /// A request of the socket was refused, by whichever part: noted for the audit.
+    Refused {
+        /// Who.
+        caller: Caller,
+        /// What it asked for, such as `POST /v1/jobs`.
+        object: String,
+        /// The code of the refusal.
+        code: String,
+    },
     /// A machine spoke, in this order.
     Agent {
         /// Which machine.
@@ -76,6 +85,10 @@ pub enum AgentSaid {
     Closed,
     /// It leaves the cluster for good.
     Leave,
+    /// The new certificate with this fingerprint is on its disk.
+    RenewalKept(String),
+    /// It could not get or keep a new certificate.
+    RenewalFailed(String),
 }
 
 /// Where a tape lies in the segment files.
@@ -336,11 +349,47 @@ pub enum Call {
         name: String,
         /// SHA-256 of the certificate made for it.
         fingerprint: String,
+        /// That certificate's end, wall milliseconds.
+        until: i64,
+    },
+    /// A certificate was made for a machine over its session. Answered once both are on disk: from then on it is taken.
+    RenewCertificate {
+        /// Whose.
+        machine: String,
+        /// In which session it asked.
+        session: u64,
+        /// SHA-256 of the certificate.
+        fingerprint: String,
+        /// Its end, wall milliseconds.
+        until: i64,
+    },
+    /// A machine gets no new work, or does again.
+    CordonMachine {
+        /// Its name or identity.
+        machine: String,
+        /// Cordon, or uncordon (which ends a drain as well).
+        cordon: bool,
+    },
+    /// A machine gets no new work, and what runs there may end.
+    DrainMachine {
+        /// Its name or identity.
+        machine: String,
+        /// After so many milliseconds what still runs is stopped and queued again; `None`: never.
+        deadline_ms: Option<u64>,
+    },
+    /// A machine is no longer one of the cluster.
+    RemoveMachine {
+        /// Its name or identity.
+        machine: String,
+        /// Although attempts run there: they count as lost.
+        force: bool,
     },
     /// A machine opens a session. Answered with Welcome or Refused.
     OpenSession {
-        /// The machine that the certificate names.
+        /// The machine that the certificate belongs to.
         machine: String,
+        /// SHA-256 of the certificate that it showed.
+        fingerprint: String,
         /// Chosen by the net layer, rising.
         session: u64,
         /// What it said.

@@ -169,7 +169,7 @@ fn perform(command: Command) -> Result<(), Failure> {
 
 fn load(settings: Settings) -> Result<Config, Failure> {
     let Settings { config, dir, socket, listen, name, log, log_format } = settings;
-    let flags = Layer { dir, socket, listen, name, advertise: None, log, log_format };
+    let flags = Layer { dir, socket, listen, name, advertise: None, log, log_format, certificate_life: None };
     Ok(Config::load(flags, config.as_deref(), |key| std::env::var(key).ok()).map_err(|e| (USAGE, e))?)
 }
 
@@ -234,8 +234,9 @@ fn token(config: &Config, ttl: &str) -> Result<(), Failure> {
 }
 
 fn verify(config: &Config) -> Result<(), Failure> {
-    store::maintain::verify(&config.dir)?;
+    let audit = store::maintain::verify(&config.dir)?;
     println!("the store in {} is sound", config.dir.display());
+    println!("its audit has {} rows and ends with {}", audit.seq, audit.hex());
     Ok(())
 }
 

@@ -2,7 +2,30 @@
 use reeve_protocol::api::StateCounts;
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{Cause, JobId, State, Substate};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+/// The door that a caller came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The API's socket: uid and name are the kernel's word.
+    Socket,
+    /// The agents' port: the name is a machine's identity or an address, the uid means nothing.
+    Agents,
+    /// reeve itself.
+    Inside,
+}
+
+impl Via {
+    /// The word in the audit.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Agents => "agents",
+            Self::Inside => "inside",
+        }
+    }
+}
 
 /// Whoever asks: the kernel's word for callers of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,12 +34,26 @@ pub struct Caller {
     pub uid: u32,
     /// Its name.
     pub name: Arc<str>,
+    /// How it came in.
+    pub via: Via,
+    /// What it calls this request: its idempotency key, else its request id.
+    pub request: Option<Arc<str>>,
 }
 
 impl Caller {
+    /// A user of the API's socket.
+    pub fn new(uid: u32, name: impl Into<Arc<str>>) -> Self {
+        Self { uid, name: name.into(), via: Via::Socket, request: None }
+    }
+
+    /// Whoever speaks on the agents' port: a machine's identity, or an address that has none yet.
+    pub fn of_agents_port(name: impl Into<Arc<str>>) -> Self {
+        Self { uid: 0, name: name.into(), via: Via::Agents, request: None }
+    }
+
     /// reeve itself.
     pub fn internal() -> Self {
-        Self { uid: 0, name: "coordinator".into() }
+        Self { uid: 0, name: "coordinator".into(), via: Via::Inside, request: None }
     }
 
     /// How events name it.
@@ -220,19 +257,40 @@ pub struct MessageRow {
     pub key: Option<(String, String)>,
 }
 
+/// A certificate that was issued beside the one in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareCertificate {
+    /// SHA-256 of it.
+    pub fingerprint: String,
+    /// Its end, wall milliseconds.
+    pub until: i64,
+    /// The machine has it on its disk.
+    pub kept: bool,
+}
+
 /// A machine that has joined.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MachineRow {
     /// Its identity.
     pub id: String,
     /// Its name.
     pub name: Arc<str>,
-    /// SHA-256 of its certificate.
+    /// SHA-256 of the certificate in use.
     pub fingerprint: String,
+    /// Its end, wall milliseconds; 0 when it is not known.
+    pub certificate_until: i64,
+    /// Certificates that may take its place: issued, and not used yet.
+    pub spares: Vec<SpareCertificate>,
+    /// Since when its renewal fails, wall milliseconds, and why.
+    pub renewal_failed: Option<(i64, String)>,
     /// JSON of protocol::wire::Machine as last said.
     pub info: String,
     /// Gets no new work.
     pub cordoned: bool,
+    /// Being emptied: what runs may end.
+    pub draining: bool,
+    /// What still runs then is stopped, wall milliseconds.
+    pub drain_until: Option<i64>,
     /// Wall milliseconds.
     pub joined_at: i64,
     /// Its life when last heard.
@@ -252,8 +310,33 @@ pub struct TokenRow {
     pub secret_hash: String,
     /// Wall milliseconds.
     pub expires_at: i64,
-    /// Used, or not.
-    pub used: bool,
+    /// Who used it: SHA-256 of the key, and the machine that was made of it.
+    pub bound: Option<(String, String)>,
+}
+
+/// One change that somebody asked for, and what was decided: a line of the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Wall milliseconds.
+    pub at: i64,
+    /// Peer uid, for callers of the socket.
+    pub uid: Option<u32>,
+    /// Who: a user, a machine's identity, an address.
+    pub name: Arc<str>,
+    /// The door.
+    pub via: Via,
+    /// The call, by its name in the contract.
+    pub call: &'static str,
+    /// What it was about, for example `job:7` or `jobs:8-1007`.
+    pub object: String,
+    /// The caller's own name for the request.
+    pub request: Option<Arc<str>>,
+    /// `None`: done; else the code of the refusal.
+    pub refused: Option<String>,
+    /// Refusals before this one that were not written down, because there were too many.
+    pub unwritten: u32,
+    /// The last event of the step it was decided in.
+    pub seq: u64,
 }
 
 /// A registered worker.

@@ -46,6 +46,9 @@ pub enum Error {
     /// A file or directory.
     #[error("cannot use {0}")]
     Io(PathBuf, #[source] io::Error),
+    /// Others could read jobs, outputs and keys.
+    #[error("{0} can be read or changed by other users; make it private with: chmod {1:o} {0}")]
+    Open(PathBuf, u32),
     /// The engine's thread.
     #[error("the engine ended without a word")]
     Engine,
@@ -56,7 +59,7 @@ impl Error {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Store(_) | Self::Io(..) => 74,
-            Self::Identity(_) | Self::Net(_) | Self::Socket(..) | Self::Engine => 1,
+            Self::Identity(_) | Self::Net(_) | Self::Socket(..) | Self::Open(..) | Self::Engine => 1,
         }
     }
 }
@@ -86,6 +89,7 @@ pub fn init(config: &Config) -> Result<(), Error> {
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::Io(dir.clone(), e))?;
+    check_private(dir)?;
     match (has_store(dir), Authority::exists(dir)) {
         (true, true) => return Err(store::Error::Exists(dir.display().to_string()).into()),
         (false, true) => return Err(identity::Error::Exists(dir.join("ca")).into()),
@@ -138,13 +142,34 @@ struct Parts {
     unchecked: bool,
 }
 
+/// Refuses a store that others could look into: its directory, and each file that holds something of jobs or machines.
+fn check_private(dir: &Path) -> Result<(), Error> {
+    let private = |path: PathBuf, mode: u32| match std::fs::metadata(&path) {
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => Err(Error::Open(path, mode)),
+        // What is not there is made, or missed, by whoever needs it.
+        Ok(_) | Err(_) => Ok(()),
+    };
+    private(dir.to_owned(), 0o700)?;
+    private(dir.join("ca"), 0o700)?;
+    private(dir.join("output"), 0o700)?;
+    for end in ["", "-wal", "-shm"] {
+        private(dir.join(format!("{}{end}", store::open::FILE)), 0o600)?;
+    }
+    Ok(())
+}
+
 /// From the disk to an engine that could run.
 fn build(config: &Config) -> Result<(Parts, Engine), Error> {
+    // Without a store there is nothing to look into, and the store says how to make one.
+    if has_store(&config.dir) {
+        check_private(&config.dir)?;
+    }
     let opened = store::open::open(&config.dir)?;
     let who =
         Identity { cluster: opened.cluster, name: opened.name, lineage: opened.lineage, epoch: opened.epoch };
     let loaded = store::load::load(&opened.conn, who.clone(), opened.seq)?;
-    let authority = Arc::new(Authority::load(&config.dir, &who.cluster)?);
+    let authority = Authority::load(&config.dir, &who.cluster)?.with_machine_life(config.certificate_life);
+    let authority = Arc::new(authority);
     let output = config.dir.join("output");
     let segments = Arc::new(open_output(&output).map_err(|e| Error::Io(output, e))?);
     let machines = Arc::new(Machines::new(&loaded.machines));
@@ -154,7 +179,7 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     let core = Core::restore(loaded, token::random_hex(32), clock::now());
     let full = Full::default();
     let unchecked = opened.unchecked;
-    let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone());
+    let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone())?;
     let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone());
     let (engine, handle) = Engine::new(core, recorder);
     let handle = handle.guarded(full.clone());
@@ -382,6 +407,37 @@ mod tests {
         init(&config).unwrap();
         std::fs::remove_file(config.dir.join(store::open::FILE)).unwrap();
         assert!(matches!(init(&config), Err(Error::Identity(identity::Error::Exists(_)))));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_others_could_look_into_is_refused_with_the_command_that_helps() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::for_dir(dir.path().join("data"));
+        init(&config).unwrap();
+        let set = |path: &Path, mode: u32| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let (file, ca) = (config.dir.join(store::open::FILE), config.dir.join("ca"));
+        let key = ca.join("ca.key");
+        for (path, bad, good) in [
+            (&config.dir, 0o750, 0o700),
+            (&config.dir, 0o701, 0o700),
+            (&file, 0o640, 0o600),
+            (&file, 0o602, 0o600),
+            (&ca, 0o755, 0o700),
+            (&key, 0o644, 0o600),
+        ] {
+            set(path, bad);
+            let (_stop, shutdown) = watch::channel(false);
+            let error = run(config.clone(), |_| {}, shutdown).await.unwrap_err();
+            let told = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+            assert!(told.contains(&format!("chmod {good:o} {}", path.display())), "{bad:o}: {told}");
+            set(path, good);
+        }
+        let open = Config::for_dir(dir.path().join("open"));
+        std::fs::create_dir(&open.dir).unwrap();
+        set(&open.dir, 0o755);
+        assert!(matches!(init(&open), Err(Error::Open(..))), "not made where others can look");
     }
 
     #[tokio::test]

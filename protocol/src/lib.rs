@@ -30,6 +30,7 @@ pub mod text;
 pub mod time;
 pub mod token;
 pub mod units;
+pub mod validity;
 pub mod wire;
 
 pub use cause::Cause;

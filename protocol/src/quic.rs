@@ -72,6 +72,19 @@ pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<quinn::ServerConfig, Error> {
+    let crypto = QuicServerConfig::try_from(server_tls(ca, chain, key)?).map_err(|_| Error::NoTls13)?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(transport());
+    Ok(config)
+}
+
+/// No tickets, no early data, nothing to resume: every connection shows its certificate anew, so that one that was
+/// revoked is never taken on the word of an earlier handshake.
+fn server_tls(
+    ca: &CertificateDer<'_>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<rustls::ServerConfig, Error> {
     let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider())
         .allow_unauthenticated()
         .build()
@@ -84,10 +97,7 @@ pub fn server_config(
     tls.send_tls13_tickets = 0;
     tls.max_early_data_size = 0;
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    let crypto = QuicServerConfig::try_from(tls).map_err(|_| Error::NoTls13)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport());
-    Ok(config)
+    Ok(tls)
 }
 
 /// For an agent that has joined: its own certificate, and only the cluster's CA is trusted.
@@ -121,14 +131,18 @@ pub fn joining_config(ca_hash: String) -> Result<(quinn::ClientConfig, Arc<Pinne
     Ok((finish_client(tls)?, pinned))
 }
 
-fn finish_client(mut tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, Error> {
-    tls.alpn_protocols = vec![wire::ALPN.to_vec()];
-    tls.resumption = rustls::client::Resumption::disabled();
-    tls.enable_early_data = false;
-    let crypto = QuicClientConfig::try_from(tls).map_err(|_| Error::NoTls13)?;
+fn finish_client(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, Error> {
+    let crypto = QuicClientConfig::try_from(client_tls(tls)).map_err(|_| Error::NoTls13)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(transport());
     Ok(config)
+}
+
+fn client_tls(mut tls: rustls::ClientConfig) -> rustls::ClientConfig {
+    tls.alpn_protocols = vec![wire::ALPN.to_vec()];
+    tls.resumption = rustls::client::Resumption::disabled();
+    tls.enable_early_data = false;
+    tls
 }
 
 /// Trusts the one CA with a known hash, then verifies the chain below it as always.
@@ -194,5 +208,61 @@ impl rustls::client::danger::ServerCertVerifier for PinnedCa {
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+
+    /// A CA, a certificate for this server name below it, and its key.
+    fn chain(name: &str) -> (CertificateDer<'static>, CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&ca_key).unwrap().der().clone();
+        let issuer = Issuer::new(params, ca_key);
+        let key = KeyPair::generate().unwrap();
+        let server = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        (ca, server.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    #[test]
+    fn nothing_can_be_resumed_and_nothing_is_sent_early() {
+        let (ca, server, key) = chain("x.reeve");
+        let tls = server_tls(&ca, vec![server, ca.clone()], key).unwrap();
+        assert_eq!((tls.send_tls13_tickets, tls.max_early_data_size), (0, 0));
+        assert!(!tls.session_storage.can_cache());
+        assert_eq!(tls.alpn_protocols, [wire::ALPN]);
+        let plain = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots(&ca).unwrap())
+            .with_no_client_auth();
+        let tls = client_tls(plain);
+        assert!(!tls.enable_early_data);
+        assert!(format!("{:?}", tls.resumption).contains("NoClientSessionStorage"), "{:?}", tls.resumption);
+    }
+
+    /// Somebody in the middle has a good chain of a CA of their own: the handshake ends before a byte of the token is sent.
+    #[tokio::test]
+    async fn a_server_with_another_ca_hears_nothing_of_the_token() {
+        let (ca, server, key) = chain("x.reeve");
+        let config = server_config(&ca, vec![server, ca.clone()], key).unwrap();
+        let middle = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let (config, pinned) = joining_config("0".repeat(64)).unwrap();
+        let client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let dialled = client.connect_with(config, middle.local_addr().unwrap(), "x.reeve").unwrap();
+        let (refused, accepted) = tokio::join!(dialled, async { middle.accept().await.unwrap().await });
+        assert!(refused.is_err() && pinned.ca().is_none());
+        assert!(accepted.is_err(), "the connection never stood, so there was no stream to send on");
+        // With the hash of that CA the same server is trusted.
+        let (config, pinned) = joining_config(crate::token::sha256_hex(&ca)).unwrap();
+        let dialled = client.connect_with(config, middle.local_addr().unwrap(), "x.reeve").unwrap();
+        let (dialled, accepted) = tokio::join!(dialled, async { middle.accept().await.unwrap().await });
+        assert!(dialled.is_ok() && accepted.is_ok());
+        assert_eq!(pinned.ca(), Some(ca));
     }
 }

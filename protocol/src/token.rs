@@ -12,7 +12,7 @@ pub struct Token {
     pub cluster: String,
     /// Names the token in the store.
     pub id: String,
-    /// 32 hex digits; only its hash is stored.
+    /// 64 hex digits; only its hash is stored.
     pub secret: String,
     /// SHA-256 of the CA certificate, hex.
     pub ca_hash: String,
@@ -71,7 +71,7 @@ impl FromStr for Token {
         };
         let cluster = hex(next("cluster")?, "cluster id", 16)?;
         let id = hex(next("id")?, "id", 16)?;
-        let secret = hex(next("secret")?, "secret", 32)?;
+        let secret = hex(next("secret")?, "secret", 64)?;
         let ca_hash = hex(next("CA hash")?, "CA hash", 64)?;
         let addresses = next("address")?.split(',').map(str::to_owned).collect();
         Ok(Self { cluster, id, secret, ca_hash, addresses })
@@ -81,6 +81,11 @@ impl FromStr for Token {
 /// SHA-256 as lower-case hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
+/// Whether two hashes of secrets are the same, in a time that says nothing about where they differ.
+pub fn same_hash(a: &str, b: &str) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok()
 }
 
 /// `bytes` random bytes as lower-case hex.
@@ -106,11 +111,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn hashes_are_the_same_only_when_every_digit_is() {
+        let hash = sha256_hex(b"x");
+        assert!(same_hash(&hash, &hash.clone()));
+        assert!(
+            !same_hash(&hash, &sha256_hex(b"y")) && !same_hash(&hash, &hash[..63]) && !same_hash("", &hash)
+        );
+    }
+
+    #[test]
     fn there_and_back_and_no_secret_in_any_error() {
         let token = Token {
             cluster: random_hex(8),
             id: random_hex(8),
-            secret: random_hex(16),
+            secret: random_hex(32),
             ca_hash: random_hex(32),
             addresses: vec!["[::1]:7373".into(), "head.lab:7373".into()],
         };

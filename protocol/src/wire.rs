@@ -69,10 +69,19 @@ pub mod kind {
     /// A -> C, this machine leaves the cluster.
     pub const LEAVE: u16 = 29;
 
+    /// A -> C, a request for a new certificate with a new key. Optional.
+    pub const RENEW: u16 = 30;
+    /// C -> A, the new certificate. Optional.
+    pub const RENEWED: u16 = 31;
+    /// A -> C, it is on disk with its key, and will be shown from the next connection on. Optional.
+    pub const RENEWAL_KEPT: u16 = 32;
+    /// Both ways: there is none, or it could not be kept. Optional.
+    pub const RENEWAL_FAILED: u16 = 33;
+
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 29] = [
+    pub const KNOWN: [u16; 33] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29,
+        28, 29, 30, 31, 32, 33,
     ];
 }
 
@@ -440,6 +449,34 @@ pub struct Joined {
     pub name: String,
     /// The certificate, DER.
     pub certificate: Vec<u8>,
+}
+
+/// Ask for a new certificate, within a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    /// A PKCS#10 request, DER: only its public key counts.
+    pub csr: Vec<u8>,
+}
+
+/// The new certificate. The old one is taken until this one has been used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// DER.
+    pub certificate: Vec<u8>,
+}
+
+/// The new certificate is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalKept {
+    /// SHA-256 of the certificate, hex.
+    pub fingerprint: String,
+}
+
+/// There is no new certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewalFailed {
+    /// For people, at most 1 KiB.
+    pub reason: String,
 }
 
 /// The keeper introduces itself to the agent.

@@ -138,6 +138,10 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::USAGE, line(kind::USAGE, &Usage { attempt, cpu_ms: 1, rss: 2, rss_peak: 3 })),
         (kind::SHUTDOWN, line(kind::SHUTDOWN, &Shutdown { cause: cause() })),
         (kind::LEAVE, line(kind::LEAVE, &())),
+        (kind::RENEW, line(kind::RENEW, &Renew { csr: vec![1, 2] })),
+        (kind::RENEWED, line(kind::RENEWED, &Renewed { certificate: vec![3] })),
+        (kind::RENEWAL_KEPT, line(kind::RENEWAL_KEPT, &RenewalKept { fingerprint: text("f") })),
+        (kind::RENEWAL_FAILED, line(kind::RENEWAL_FAILED, &RenewalFailed { reason: text("r") })),
     ]
 }
 

@@ -200,16 +200,16 @@ fn keys_are_in_their_files_alone(c: &Coordinator, machine: &Agent, token: &Token
         assert_eq!(found_in(c.dir.path(), &key), [path], "{name}");
     }
     // The machine's key is text: no line of it stands anywhere else.
-    let pem = std::fs::read_to_string(machine.dir.join("state/key.pem")).unwrap();
+    let pem = std::fs::read_to_string(machine.dir.join("state/machine.pem")).unwrap();
     let line = pem.lines().nth(1).unwrap();
-    assert_eq!(found_in(c.dir.path(), line.as_bytes()), [machine.dir.join("state/key.pem")]);
+    assert_eq!(found_in(c.dir.path(), line.as_bytes()), [machine.dir.join("state/machine.pem")]);
     // Of tokens the store has hashes; the test's own file has the one it was told.
     for secret in [&token.secret, &unused.secret] {
         let places = found_in(c.dir.path(), secret.as_bytes());
         assert!(places.iter().all(|path| *path == machine.dir.join("token")), "{places:?}");
     }
     for path in
-        [c.data().join("ca/ca.key"), c.data().join("ca/server.key"), machine.dir.join("state/key.pem")]
+        [c.data().join("ca/ca.key"), c.data().join("ca/server.key"), machine.dir.join("state/machine.pem")]
     {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
     }

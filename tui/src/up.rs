@@ -216,7 +216,11 @@ async fn enroll(client: &Client, up: &Up, dir: &Dir) -> Result<String, Error> {
     }
     private_dir(&config.runtime_dir)?;
     let health: Health = client.get("/v1/health").await?;
-    if let Ok(known) = identity::Credentials::load(&config.state_dir) {
+    let loaded = identity::Credentials::load(&config.state_dir);
+    if let Err(open @ identity::Error::Open { .. }) = loaded {
+        return Err(ServerError::from(reeve_agent::JoinError::from(open)).into());
+    }
+    if let Ok(known) = loaded {
         if known.identity.cluster == health.cluster {
             return Ok(known.identity.machine);
         }

@@ -73,12 +73,30 @@ pub(crate) async fn dial(
             match timeout(PATIENCE, connecting).await {
                 Ok(Ok(connection)) => return Ok((connection, at)),
                 Ok(Err(quinn::ConnectionError::ApplicationClosed(close))) => return Err(turned_away(&close)),
+                Ok(Err(quinn::ConnectionError::TransportError(error)))
+                    if error.code == quinn::TransportErrorCode::crypto(45) =>
+                {
+                    tried.push(format!(
+                        "{target}: its certificate is not good at this machine's time; is this machine's clock right?"
+                    ));
+                }
                 Ok(Err(error)) => tried.push(format!("{target}: {error}")),
                 Err(_) => tried.push(format!("{target}: no answer over UDP")),
             }
         }
     }
     Err(Error::Unreachable(tried.join("; ")))
+}
+
+/// Whether TLS ended because a certificate is not good at this time. The server verifies ours after our half of the
+/// handshake is done, so this may come as the end of a connection that was made.
+pub(crate) fn is_expired(error: &quinn::ConnectionError) -> bool {
+    // RFC 8446, section 6: alert 45, certificate_expired.
+    let alert = quinn::TransportErrorCode::crypto(45);
+    match error {
+        quinn::ConnectionError::ConnectionClosed(close) => close.error_code == alert,
+        _ => false,
+    }
 }
 
 /// What a close by the other side says.

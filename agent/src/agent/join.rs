@@ -3,17 +3,22 @@ use super::dial::{self, dial, endpoint};
 use super::session::{self, first_frame, say_now};
 use crate::identity::{self, Identity};
 use quinn::VarInt;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::CertificateParams;
 use reeve_protocol::frame::Reader;
 use reeve_protocol::quic;
 use reeve_protocol::token::Token;
+use reeve_protocol::validity;
 use reeve_protocol::wire::{Join, Joined, Refused, close, kind};
+use rustls::pki_types::CertificateDer;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// For the coordinator to answer.
 const ANSWER: Duration = Duration::from_secs(15);
+/// Requests until one is answered, and the pause after the first; it doubles.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// This machine did not join.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,9 @@ pub enum Error {
     /// It answers strangely or not at all.
     #[error("no usable answer to the request: {0}")]
     Answer(String),
+    /// It has too much to do.
+    #[error("the coordinator is busy: {0}")]
+    Busy(String),
     /// It says no.
     #[error("refused: {0}")]
     Refused(String),
@@ -41,45 +49,27 @@ pub enum Error {
     Member(std::path::PathBuf),
 }
 
-/// Joins with a token and keeps the identity in `dir`.
+/// Joins with a token and keeps the identity in `dir`. The key is kept before it is shown to anybody: when the answer is
+/// lost, the same token takes the same key again.
 ///
 /// # Errors
 /// [`Error`].
 pub async fn join(token: &Token, name: &str, dir: &Path) -> Result<Identity, Error> {
-    if identity::Credentials::load(dir).is_ok() {
-        return Err(Error::Member(dir.to_path_buf()));
+    match identity::Credentials::load(dir) {
+        Ok(member) if !has_expired(&member) => return Err(Error::Member(dir.to_path_buf())),
+        Err(open @ identity::Error::Open { .. }) => return Err(open.into()),
+        Ok(_) | Err(_) => {}
     }
-    let key = KeyPair::generate()?;
-    let csr = CertificateParams::default().serialize_request(&key)?;
-    let (config, pinned) = quic::joining_config(token.ca_hash.clone())?;
-    let endpoint = endpoint()?;
-    let (connection, _) =
-        dial(&endpoint, &config, &token.addresses, &quic::server_name(&token.cluster)).await?;
-    let ca = pinned.ca().ok_or_else(|| Error::Answer("no CA certificate was shown".to_owned()))?;
-    let request = Join {
-        token_id: token.id.clone(),
-        secret: token.secret.clone(),
-        csr: csr.der().to_vec(),
-        name: name.to_owned(),
-    };
-    let ask = async {
-        let (mut send, mut recv) = connection.open_bi().await?;
-        say_now(&mut send, kind::JOIN, &request).await?;
-        first_frame(&mut recv, &mut Reader::new()).await
-    };
-    let answer = timeout(ANSWER, ask)
-        .await
-        .map_err(|_| Error::Answer("it does not come".to_owned()))?
-        .map_err(|error: session::Error| Error::Answer(error.to_string()))?;
-    connection.close(VarInt::from_u32(close::DONE), b"joined");
-    let strange = |error: reeve_protocol::frame::Error| Error::Answer(error.to_string());
-    let joined: Joined = match answer.kind {
-        kind::JOINED => answer.decode().map_err(strange)?,
-        kind::REFUSED => {
-            return Err(Error::Refused(answer.decode::<Refused>().map_err(strange)?.reason));
+    let key = identity::pending_key(dir)?;
+    let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
+    let request =
+        Join { token_id: token.id.clone(), secret: token.secret.clone(), csr, name: name.to_owned() };
+    let (joined, ca) = ask_until_answered(token, &request).await.inspect_err(|error| {
+        // The token does not take this key: the next one need not be tied to it.
+        if matches!(error, Error::Refused(_)) {
+            identity::drop_pending_key(dir);
         }
-        other => return Err(Error::Answer(format!("a frame of kind {other}"))),
-    };
+    })?;
     let identity = Identity {
         cluster: token.cluster.clone(),
         machine: joined.machine,
@@ -87,6 +77,59 @@ pub async fn join(token: &Token, name: &str, dir: &Path) -> Result<Identity, Err
         addresses: token.addresses.clone(),
     };
     identity::store(dir, &identity, &key.serialize_pem(), &joined.certificate, &ca)?;
-    let _ = timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    identity::drop_pending_key(dir);
     Ok(identity)
+}
+
+fn has_expired(member: &identity::Credentials) -> bool {
+    validity::of(&member.certificate).is_some_and(|v| v.until < super::renewal::wall())
+}
+
+/// Asks again when the answer is lost, or the coordinator has too much to do.
+async fn ask_until_answered(
+    token: &Token,
+    request: &Join,
+) -> Result<(Joined, CertificateDer<'static>), Error> {
+    let mut pause = PAUSE;
+    for _ in 1..ATTEMPTS {
+        match ask(token, request).await {
+            Err(error @ (Error::Answer(_) | Error::Busy(_))) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "asking again");
+                tokio::time::sleep(super::jittered(pause)).await;
+                pause *= 2;
+            }
+            other => return other,
+        }
+    }
+    ask(token, request).await
+}
+
+/// One request on a connection of its own.
+async fn ask(token: &Token, request: &Join) -> Result<(Joined, CertificateDer<'static>), Error> {
+    let (config, pinned) = quic::joining_config(token.ca_hash.clone())?;
+    let endpoint = endpoint()?;
+    let (connection, _) =
+        dial(&endpoint, &config, &token.addresses, &quic::server_name(&token.cluster)).await?;
+    let ca = pinned.ca().ok_or_else(|| Error::Answer("no CA certificate was shown".to_owned()))?;
+    let exchange = async {
+        let (mut send, mut recv) = connection.open_bi().await?;
+        say_now(&mut send, kind::JOIN, request).await?;
+        first_frame(&mut recv, &mut Reader::new()).await
+    };
+    let answer = timeout(ANSWER, exchange)
+        .await
+        .map_err(|_| Error::Answer("it does not come".to_owned()))?
+        .map_err(|error: session::Error| Error::Answer(error.to_string()))?;
+    connection.close(VarInt::from_u32(close::DONE), b"joined");
+    let _ = timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    let strange = |error: reeve_protocol::frame::Error| Error::Answer(error.to_string());
+    match answer.kind {
+        kind::JOINED => Ok((answer.decode().map_err(strange)?, ca)),
+        kind::REFUSED => {
+            let refused: Refused = answer.decode().map_err(strange)?;
+            let again = matches!(refused.code, close::RATE | close::STOPPING);
+            Err(if again { Error::Busy(refused.reason) } else { Error::Refused(refused.reason) })
+        }
+        other => Err(Error::Answer(format!("a frame of kind {other}"))),
+    }
 }

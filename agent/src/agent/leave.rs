@@ -19,6 +19,9 @@ use tokio::time::timeout;
 /// For the coordinator to take note and close.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// For attempts to end when the machine leaves.
+const END_JOBS: Duration = Duration::from_mins(1);
+
 /// Attempts that were not ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
@@ -45,6 +48,9 @@ pub enum LeaveError {
     /// No connection.
     #[error("the coordinator cannot be told; remove this machine there with: reeve machine rm")]
     Dial(#[from] dial::Error),
+    /// Attempts still run here.
+    #[error("the cluster was left")]
+    Jobs(#[from] StopError),
     /// It did not listen.
     #[error("the coordinator did not listen: {0}")]
     Session(String),
@@ -98,6 +104,8 @@ async fn read_all(link: &mut Link) {
 pub async fn leave(config: &Config, purge: bool) -> Result<(), LeaveError> {
     let credentials = Credentials::load(&config.state_dir)?;
     let told = tell(config, &credentials).await;
+    // The coordinator gives them to others now, and nobody would ever ask for their ends.
+    let ended = stop_jobs(&config.runtime_dir, &Cause::Drained, END_JOBS).await;
     identity::remove(&config.state_dir);
     if purge {
         // The keeper of a service keeps what is its own.
@@ -106,15 +114,12 @@ pub async fn leave(config: &Config, purge: bool) -> Result<(), LeaveError> {
             let _ = std::fs::remove_dir_all(dir);
         }
     }
-    told
+    told?;
+    Ok(ended?)
 }
 
 async fn tell(config: &Config, credentials: &Credentials) -> Result<(), LeaveError> {
-    let tls = quic::client_config(
-        &credentials.ca,
-        vec![credentials.certificate.clone()],
-        credentials.key.clone_key(),
-    )?;
+    let tls = super::tls_of(credentials)?;
     // Only the keeper of before may take over the session of a running agent.
     let link = Starter::default().link(config).await?;
     let endpoint = endpoint()?;

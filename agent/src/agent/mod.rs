@@ -8,6 +8,7 @@ pub(crate) mod leave;
 pub(crate) mod local;
 mod outbox;
 mod output;
+mod renewal;
 mod session;
 
 pub use dial::Error as DialError;
@@ -19,9 +20,13 @@ use crate::config::Config;
 use crate::identity::{self, Credentials, Seen};
 use local::{Link, Starter};
 use quinn::{ClientConfig, Connection, Endpoint, VarInt};
+use reeve_protocol::cause::Cause;
 use reeve_protocol::frame::Frame;
 use reeve_protocol::quic;
+use reeve_protocol::time::Wall;
+use reeve_protocol::validity;
 use reeve_protocol::wire::{close, kind};
+use renewal::Renewal;
 use rustix::fs::{FlockOperation, flock};
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -34,8 +39,11 @@ const SHORTEST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(1);
 /// When another machine with this identity is heard.
 const CLASH: Duration = Duration::from_secs(5);
-/// When a person has to do something first.
+/// When a person has to do something first; doubles up to the longest.
 const TURNED_AWAY: Duration = Duration::from_secs(30);
+const LONG_TURNED_AWAY: Duration = Duration::from_mins(10);
+/// For the attempts of a machine that was removed to end.
+const END_JOBS: Duration = Duration::from_mins(1);
 
 /// An agent that cannot work at all.
 #[derive(Debug, thiserror::Error)]
@@ -61,11 +69,7 @@ pub enum Error {
 pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     let credentials = Credentials::load(&config.state_dir)?;
     let _lock = lock(&config.state_dir)?;
-    let tls = quic::client_config(
-        &credentials.ca,
-        vec![credentials.certificate.clone()],
-        credentials.key.clone_key(),
-    )?;
+    let tls = tls_of(&credentials)?;
     let endpoint = dial::endpoint()?;
     let mut agent = Agent {
         config,
@@ -74,6 +78,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
         endpoint: endpoint.clone(),
         starter: Starter::default(),
         ready: false,
+        turned_away: TURNED_AWAY,
     };
     let mut backoff = SHORTEST;
     loop {
@@ -102,6 +107,11 @@ fn lock(dir: &std::path::Path) -> Result<std::fs::File, Error> {
     Ok(file)
 }
 
+fn tls_of(credentials: &Credentials) -> Result<ClientConfig, quic::Error> {
+    let chain = vec![credentials.certificate.clone()];
+    quic::client_config(&credentials.ca, chain, credentials.key.clone_key())
+}
+
 struct Agent {
     config: Config,
     credentials: Credentials,
@@ -109,6 +119,8 @@ struct Agent {
     endpoint: Endpoint,
     starter: Starter,
     ready: bool,
+    /// The next pause when a person has to do something first.
+    turned_away: Duration,
 }
 
 /// Why a round ended.
@@ -135,8 +147,14 @@ impl Agent {
             Ended::Dial(DialError::TurnedAway { code, .. }) => Some(*code),
             _ => None,
         };
-        if code.is_some_and(needs_a_person) {
-            return TURNED_AWAY;
+        if code == Some(close::REVOKED) {
+            self.end_jobs().await;
+        }
+        let expired = self.is_expired(&ended);
+        if expired || code.is_some_and(needs_a_person) {
+            let pause = jittered(self.turned_away);
+            self.turned_away = (self.turned_away * 2).min(LONG_TURNED_AWAY);
+            return pause;
         }
         if code == Some(close::SUPERSEDED) {
             return jittered(CLASH);
@@ -146,7 +164,66 @@ impl Agent {
         pause
     }
 
+    /// This machine was removed: what it still runs has been given to others.
+    async fn end_jobs(&self) {
+        match stop_jobs(&self.config.runtime_dir, &Cause::Fenced, END_JOBS).await {
+            Ok(()) => tracing::warn!(
+                "this machine was removed from the cluster: nothing of its jobs runs here any more; to take it in again: \
+                 reeve machine token there, then here reeve-agent leave and reeve-agent join HOST --token-file FILE"
+            ),
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "jobs of a cluster that this machine left still run"
+            ),
+        }
+    }
+
+    /// Whether TLS ended because of a certificate's time, and if so, says whose clock to look at.
+    fn is_expired(&self, ended: &Ended) -> bool {
+        let Ended::Session(session::Error::Connection(error)) = ended else { return false };
+        if !dial::is_expired(error) {
+            return false;
+        }
+        let until = validity::of(&self.credentials.certificate).map_or(0, |v| v.until);
+        let (until, now) = (Wall(until), Wall(renewal::wall()));
+        tracing::error!(
+            %until, %now,
+            "this machine's certificate has expired by the coordinator's clock: compare both clocks; if they are right: \
+             reeve machine rm NAME and reeve machine token there, then here reeve-agent join HOST --token-file FILE"
+        );
+        true
+    }
+
+    /// Takes what is on disk: a renewed certificate is shown from the next connection on.
+    fn reload(&mut self) {
+        let loaded = match Credentials::load(&self.config.state_dir) {
+            Ok(loaded) if loaded.certificate != self.credentials.certificate => loaded,
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the identity on disk is not read again"
+                );
+                return;
+            }
+        };
+        match tls_of(&loaded) {
+            Ok(tls) => {
+                // The order of the addresses was learnt; the rest is the disk's.
+                let addresses = std::mem::take(&mut self.credentials.identity.addresses);
+                self.credentials = loaded;
+                self.credentials.identity.addresses = addresses;
+                self.tls = tls;
+            }
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the identity on disk cannot be used"
+            ),
+        }
+    }
+
     async fn round(&mut self, backoff: &mut Duration) -> Result<(), Ended> {
+        self.reload();
         let mut link = self.starter.link(&self.config).await?;
         // The first word makes us the keeper's agent, so that it stays while there is no coordinator.
         let machine = facts::machine(&self.config.settings, self.config.has_root_keeper());
@@ -160,8 +237,10 @@ impl Agent {
         let result: Result<(), session::Error> = async {
             let opened = session::open(&connection, &self.credentials.identity, &seen, &link).await?;
             *backoff = SHORTEST;
+            self.turned_away = TURNED_AWAY;
             self.welcomed(&opened.welcome);
-            Err(session::run(&connection, &self.config, opened, link).await)
+            let renewal = Renewal::new(&self.config.state_dir, &self.credentials.certificate);
+            Err(session::run(&connection, &self.config, opened, link, renewal).await)
         }
         .await;
         let code = result.as_ref().err().map_or(close::DONE, session::Error::close_code);

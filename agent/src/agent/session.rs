@@ -5,6 +5,7 @@ use super::facts;
 use super::local::Link;
 use super::outbox::Outbox;
 use super::output;
+use super::renewal::{self, Renewal};
 use crate::clock::boot_ms;
 use crate::config::Config;
 use crate::identity::{Identity, Seen};
@@ -14,7 +15,8 @@ use quinn::{Connection, RecvStream, SendStream};
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Finished, Follow, Hello, Limits, Refused, Unfollow, Welcome, close, kind,
+    self, Beat, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed, Unfollow,
+    Welcome, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -183,10 +185,17 @@ struct Session<'a> {
     follows: HashMap<u64, AbortHandle>,
     followers: JoinSet<u64>,
     sampler: Sampler,
+    renewal: Renewal,
 }
 
 /// Serves until either side is gone, and says why.
-pub(crate) async fn run(connection: &Connection, config: &Config, opened: Open, link: Link) -> Error {
+pub(crate) async fn run(
+    connection: &Connection,
+    config: &Config,
+    opened: Open,
+    link: Link,
+    renewal: Renewal,
+) -> Error {
     let Open { mut send, recv, frames, welcome, said } = opened;
     let machine = facts::machine(&config.settings, config.has_root_keeper());
     let Link { read, mut write, frames: keeper_frames, .. } = link;
@@ -206,6 +215,7 @@ pub(crate) async fn run(connection: &Connection, config: &Config, opened: Open, 
         follows: HashMap::new(),
         followers: JoinSet::new(),
         sampler: Sampler::new(&config.state_dir),
+        renewal,
     };
     let (up, down) = (session.up.clone(), session.down.clone());
     up.say(kind::MACHINE, 0, &machine);
@@ -282,7 +292,19 @@ impl Session<'_> {
         if beat.number % SAMPLE_EVERY == 1 {
             self.up.say(kind::SAMPLE, OPTIONAL, &self.sampler.look());
         }
+        match self.renewal.ask(renewal::wall()) {
+            Ok(Some(renew)) => self.up.say(kind::RENEW, OPTIONAL, &renew),
+            Ok(None) => {}
+            Err(reason) => self.up.say(kind::RENEWAL_FAILED, OPTIONAL, &RenewalFailed { reason }),
+        }
         Ok(())
+    }
+
+    fn renewed(&mut self, renewed: &Renewed) {
+        match self.renewal.keep(renewal::wall(), renewed) {
+            Ok(fingerprint) => self.up.say(kind::RENEWAL_KEPT, OPTIONAL, &RenewalKept { fingerprint }),
+            Err(reason) => self.up.say(kind::RENEWAL_FAILED, OPTIONAL, &RenewalFailed { reason }),
+        }
     }
 
     fn hear_coordinator(&mut self, frames: &mut Reader) -> Result<(), Error> {
@@ -304,6 +326,13 @@ impl Session<'_> {
                     }
                 }
                 kind::REFUSED => return Err(Error::Refused(frame.decode()?)),
+                kind::RENEWED => self.renewed(&frame.decode()?),
+                kind::RENEWAL_FAILED => {
+                    let told: RenewalFailed = frame.decode()?;
+                    // Said back, so that it stands in the machine's record whichever side it failed on.
+                    let reason = self.renewal.failed(renewal::wall(), &told.reason);
+                    self.up.say(kind::RENEWAL_FAILED, OPTIONAL, &RenewalFailed { reason });
+                }
                 _ if frame.flags & OPTIONAL != 0 => {}
                 other => return Err(frame::Error::UnknownKind(other).into()),
             }

@@ -26,6 +26,8 @@ pub struct Head {
     pub cluster: String,
     ca: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    /// The certificate that the last session was opened with.
+    pub shown: std::sync::Mutex<Option<Vec<u8>>>,
 }
 
 /// The public key of a request: the point behind the algorithm of an EC key of P-256.
@@ -71,17 +73,51 @@ impl Head {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let config = quic::server_config(&ca, vec![server, ca.clone()], key).unwrap();
         let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-        Self { endpoint, cluster, ca, issuer }
+        Self { endpoint, cluster, ca, issuer, shown: std::sync::Mutex::default() }
     }
 
     pub fn token(&self) -> Token {
         Token {
             cluster: self.cluster.clone(),
             id: random_hex(8),
-            secret: random_hex(16),
+            secret: random_hex(32),
             ca_hash: sha256_hex(&self.ca),
             addresses: vec![self.endpoint.local_addr().unwrap().to_string()],
         }
+    }
+
+    /// Takes one request to join and goes away without an answer.
+    pub async fn forget(&self) -> Join {
+        let (connection, _, first, _, _) = self.accept().await;
+        connection.close(0u32.into(), b"oops");
+        first.decode().unwrap()
+    }
+
+    /// Makes the certificate that a machine asks for in its session.
+    pub fn certificate(&self, csr: &[u8]) -> Vec<u8> {
+        self.lasting(csr, std::time::Duration::from_hours(24))
+    }
+
+    /// One that ends so long from now, and began as long ago.
+    fn lasting(&self, csr: &[u8], life: std::time::Duration) -> Vec<u8> {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = rcgen::date_time_ymd(1970, 1, 1) + since;
+        let mut params = CertificateParams::default();
+        (params.not_before, params.not_after) = (now - life * 3, now + life);
+        params.signed_by(&Point::of(csr), &self.issuer).unwrap().der().to_vec()
+    }
+
+    /// Takes one request to join with a certificate that is due for renewal.
+    pub async fn admit_for_a_while(&self) -> Join {
+        let (connection, mut send, first, _, _) = self.accept().await;
+        let join: Join = first.decode().unwrap();
+        let certificate = self.lasting(&join.csr, std::time::Duration::from_secs(20));
+        let joined = Joined { machine: random_hex(8), name: join.name.clone(), certificate };
+        let mut out = Vec::new();
+        frame::append(kind::JOINED, 0, &joined, &mut out).unwrap();
+        send.write_all(&out).await.unwrap();
+        within(connection.closed()).await;
+        join
     }
 
     /// Takes one request to join, or refuses it.
@@ -118,6 +154,9 @@ impl Head {
     pub async fn welcome(&self) -> Session {
         let (connection, send, first, recv, frames) = self.accept().await;
         assert_eq!(first.kind, kind::HELLO);
+        let shown =
+            connection.peer_identity().and_then(|i| i.downcast::<Vec<CertificateDer<'static>>>().ok());
+        *self.shown.lock().unwrap() = shown.map(|chain| chain[0].to_vec());
         let mut session = Session { connection, hello: first.decode().unwrap(), send, recv, frames };
         let welcome = Welcome {
             version: 1,
@@ -158,6 +197,8 @@ impl Head {
 
 pub fn configured(dir: &Path) -> Config {
     let mut config = Config::below(dir);
+    // The identity's own, private directory.
+    config.state_dir = dir.join("state");
     config.settings.cpus = Some(4.0);
     config.settings.allow_root = true;
     config.settings.keeper_command = Some(vec![

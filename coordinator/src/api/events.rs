@@ -1,10 +1,11 @@
 //! The event stream: from any number on, without a gap, first out of the store and then as it happens.
 use super::App;
-use super::reply::{Answer, Failure, NDJSON};
+use super::reply::{Answer, Failure, NDJSON, json};
 use super::request::Cx;
 use super::stream::{FOLLOWER, Gone, Out, Shape, respond};
+use crate::store::audit;
 use crate::store::query::records;
-use reeve_protocol::api::Event;
+use reeve_protocol::api::{Event, List, Total};
 use reeve_protocol::{Code, Problem};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use tokio::sync::broadcast::error::RecvError;
 const PAGE: u32 = 1000;
 /// A comment after so much silence keeps proxies from ending an event stream.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Lines of the audit in one answer, unless more are asked for.
+const AUDIT_PAGE: u32 = 100;
 const SSE: &str = "text/event-stream";
 
 /// `GET /v1/events`.
@@ -47,6 +50,18 @@ pub(super) async fn events(cx: Cx) -> Answer {
     let media_type = if sse { SSE } else { NDJSON };
     let shape = Shape { media_type, size: FOLLOWER, patience: None };
     Ok(respond(&cx.app, &shape, |out| work.run(follow.then_some(live), out)))
+}
+
+/// `GET /v1/audit`: a page, oldest first; `next` is the number to go on from, and is there even when nothing is yet.
+pub(super) async fn audit(cx: Cx) -> Answer {
+    let query = cx.query(&["from", "limit"])?;
+    let from = query.number("from", 1..=i64::MAX as u64)?;
+    let limit = query.number("limit", 1..=PAGE)?.unwrap_or(AUDIT_PAGE);
+    let (entries, head) =
+        cx.app.reads.point(|conn| Ok((audit::page(conn, from, limit)?, audit::head(conn)?)))?;
+    let next = entries.last().map_or(head.seq, |entry| entry.seq) + 1;
+    let total = Total { value: head.seq, exact: true };
+    Ok(json(&List::new("AuditList", entries, Some(next.to_string()), total)))
 }
 
 fn pruned(from: u64, oldest: u64) -> Failure {

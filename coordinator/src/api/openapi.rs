@@ -62,6 +62,10 @@ operations! {
     "get" "/v1/machines" "Every machine." [] "" -> "MachineList";
     "post" "/v1/machines/token" "A join token: one use, one line." [] "TokenRequest" -> "TokenReply";
     "get" "/v1/machines/{machine}" "A machine, by name or id." [] "" -> "Machine";
+    "delete" "/v1/machines/{machine}" "Remove a machine from the cluster, for ever; refused while attempts run there, unless force says that they count as lost." ["force"] "" -> "MachineRemoved";
+    "post" "/v1/machines/{machine}/cordon" "No new work goes there." [] "{}" -> "Machine";
+    "post" "/v1/machines/{machine}/uncordon" "New work goes there again; ends a drain." [] "{}" -> "Machine";
+    "post" "/v1/machines/{machine}/drain" "No new work, and what runs may end; after the deadline it is stopped and queued again." [] "DrainRequest" -> "Machine";
     "get" "/v1/workers" "Every registered worker." [] "" -> "WorkerList";
     "get" "/v1/workers/{worker}" "A worker." [] "" -> "Worker";
     "put" "/v1/workers/{worker}" "register_worker." [] "WorkerRequest" -> "Worker";
@@ -69,6 +73,7 @@ operations! {
     "post" "/v1/workers/{worker}/requests" "Call a static worker: not in this version." [] "{}" -> "Worker";
     "get" "/v1/stats" "get_queue_stats, once or as it changes." ["follow"] "" -> "Stats";
     "get" "/v1/events" "Events without a gap; as an event stream with accept: text/event-stream." ["from", "follow"] "" -> "*Event";
+    "get" "/v1/audit" "Who asked for which change, and what was decided; from a number on, or the newest." ["from", "limit"] "" -> "AuditList";
     "post" "/v1/views" "Rows that stay up to date: a snapshot, then what changed." [] "ViewRequest" -> "*ViewUpdate";
 }
 
@@ -206,8 +211,15 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "Machine",
-        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int warning:text?",
+        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int warning:text? cordoned:bool drain_until:time? certificate_until:time? renewal_failed_at:time? renewal_error:text?",
     ),
+    ("MachineRemoved", "id:text lost:int"),
+    ("DrainRequest", "deadline_s:number?"),
+    (
+        "AuditEntry",
+        "seq:int at:time uid:int? name:text via:text call:text object:text request:text? refused:text? unwritten:int event:int",
+    ),
+    ("AuditList", "api:text kind:text items:[AuditEntry] next:text? total:Total"),
     ("TokenRequest", "ttl_s:number"),
     ("TokenReply", "token:text expires_at:time"),
     ("WorkerRequest", "kind:text? spec:JobSpec"),

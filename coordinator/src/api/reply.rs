@@ -20,6 +20,10 @@ pub(super) type Answer = Result<Response, Failure>;
 #[derive(Debug)]
 pub(super) struct Failure(pub(super) Problem);
 
+/// The code of a problem, beside the response that carries it: for the audit.
+#[derive(Clone, Debug)]
+pub(super) struct Refused(pub(super) String);
+
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         Self(problem)
@@ -55,7 +59,9 @@ impl IntoResponse for Failure {
             self.0 = self.0.clone().hint(format!("docs/errors.md says more under {}", self.0.code));
         }
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        with_type(status, PROBLEM, bytes_of(&self.0))
+        let mut response = with_type(status, PROBLEM, bytes_of(&self.0));
+        response.extensions_mut().insert(Refused(self.0.code));
+        response
     }
 }
 

@@ -61,13 +61,17 @@ table! {
     "/v1/queues/{queue}/peek" ["get"], get(queues::peek);
     "/v1/machines" ["get"], get(machines::list);
     "/v1/machines/token" ["post"], post(machines::token);
-    "/v1/machines/{machine}" ["get"], get(machines::show);
+    "/v1/machines/{machine}" ["get", "delete"], get(machines::show).delete(machines::remove);
+    "/v1/machines/{machine}/cordon" ["post"], post(machines::cordon);
+    "/v1/machines/{machine}/uncordon" ["post"], post(machines::uncordon);
+    "/v1/machines/{machine}/drain" ["post"], post(machines::drain);
     "/v1/workers" ["get"], get(machines::workers);
     "/v1/workers/{worker}" ["get", "put"], get(machines::worker).put(machines::register_worker);
     "/v1/workers/{worker}/launch" ["post"], post(not_yet);
     "/v1/workers/{worker}/requests" ["post"], post(not_yet);
     "/v1/stats" ["get"], get(stats::get_queue_stats);
     "/v1/events" ["get"], get(events::events);
+    "/v1/audit" ["get"], get(events::audit);
     "/v1/views" ["post"], post(views::views);
 }
 

@@ -1,17 +1,19 @@
 //! Connections: HTTP/1.1 and h2c told apart by their first bytes, the caller by the kernel, and an end to both.
 use super::guests::Guests;
 use super::polite::Polite;
-use super::reply::Failure;
+use super::reply::{Failure, Refused};
 use super::{App, State, routes};
+use crate::input::Input;
 use crate::row::Caller;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use reeve_protocol::text::Clean;
 use reeve_protocol::{Code, Problem};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -34,6 +36,10 @@ const HEADERS: usize = 64 * 1024;
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Time for answers in flight when the coordinator stops.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Characters of a refused request's method and path that the audit keeps.
+const OBJECT: usize = 200;
+/// Characters of a request's name that the audit keeps.
+const NAMED: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Serves until told to stop, then gives answers in flight a moment.
@@ -115,7 +121,7 @@ impl Door {
 
     async fn connection(self: Arc<Self>, stream: UnixStream) {
         let caller = match stream.peer_cred() {
-            Ok(peer) => Caller { uid: peer.uid(), name: self.name_of(peer.uid()) },
+            Ok(peer) => Caller::new(peer.uid(), self.name_of(peer.uid())),
             Err(error) => return tracing::warn!(%error, "the kernel does not say who connected"),
         };
         let mut builder = Builder::new(TokioExecutor::new());
@@ -165,14 +171,29 @@ impl Door {
         self.guests.leave(&guest);
     }
 
-    async fn answer(self: Arc<Self>, caller: Caller, mut request: Request) -> Result<Response, Infallible> {
+    async fn answer(
+        self: Arc<Self>,
+        mut caller: Caller,
+        mut request: Request,
+    ) -> Result<Response, Infallible> {
         let id = request.headers().get(&REQUEST_ID).filter(|id| id.len() <= 128).cloned();
-        let mut response = if caller.uid == self.owner_uid || caller.uid == 0 {
+        caller.request = named(request.headers());
+        // Who may not come in at all is noted whatever was asked; else only what would have changed something.
+        let welcome = caller.uid == self.owner_uid || caller.uid == 0;
+        let asked = (!welcome || !matches!(*request.method(), Method::GET | Method::HEAD))
+            .then(|| (caller.clone(), format!("{} {}", request.method(), request.uri().path())));
+        let mut response = if welcome {
             request.extensions_mut().insert(caller);
             self.router.clone().call(request).await?
         } else {
             refuse(&caller)
         };
+        if let (Some((caller, object)), Some(Refused(code))) = (asked, response.extensions_mut().remove())
+            && response.status().is_client_error()
+        {
+            let object = Clean::short(&object, OBJECT).into_string();
+            self.app.handle.note(Input::Refused { caller, object, code });
+        }
         if let Some(id) = id {
             response.headers_mut().insert(REQUEST_ID, id);
         }
@@ -192,6 +213,12 @@ impl Door {
         });
         name.clone()
     }
+}
+
+/// What the caller calls its request, for the audit: the idempotency key, else the request id.
+fn named(headers: &HeaderMap) -> Option<Arc<str>> {
+    let given = headers.get("idempotency-key").or_else(|| headers.get(&REQUEST_ID))?;
+    Some(Clean::short(given.to_str().ok()?, NAMED).as_str().into())
 }
 
 fn refuse(caller: &Caller) -> Response {
@@ -216,7 +243,7 @@ mod tests {
         let ask = |uid: u32, path: &str| {
             let request =
                 Request::builder().uri(path).header("x-request-id", "r1").body(Body::empty()).unwrap();
-            door.clone().answer(Caller { uid, name: "x".into() }, request)
+            door.clone().answer(Caller::new(uid, "x"), request)
         };
         for path in ["/version", "/v1/jobs", "/nowhere"] {
             let refused = ask(1001, path).await.unwrap();

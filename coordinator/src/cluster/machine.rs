@@ -1,4 +1,5 @@
 //! One machine: its session, what it has, what is reserved on it, how it was last heard.
+use super::certificates::Certificates;
 use crate::row::MachineRow;
 use reeve_protocol::AttemptId;
 use reeve_protocol::resources::Resources;
@@ -45,12 +46,16 @@ pub struct Machine {
     pub id: Arc<str>,
     /// Name.
     pub name: Arc<str>,
-    /// SHA-256 of its certificate.
-    pub fingerprint: String,
+    /// Its certificates.
+    pub certificates: Certificates,
     /// What it said about itself.
     pub info: wire::Machine,
     /// Gets no new work.
     pub cordoned: bool,
+    /// Being emptied.
+    pub draining: bool,
+    /// What still runs then is stopped, wall milliseconds.
+    pub drain_until: Option<i64>,
     /// Removed.
     pub revoked: bool,
     /// Wall milliseconds.
@@ -96,9 +101,11 @@ impl Machine {
         let mut machine = Self {
             id: row.id.as_str().into(),
             name: row.name.clone(),
-            fingerprint: row.fingerprint.clone(),
+            certificates: Certificates::restore(row),
             info: wire::Machine::default(),
             cordoned: row.cordoned,
+            draining: row.draining,
+            drain_until: row.drain_until,
             revoked: row.revoked,
             joined_at: row.joined_at,
             life: row.life.clone(),
@@ -129,9 +136,14 @@ impl Machine {
         MachineRow {
             id: self.id.to_string(),
             name: self.name.clone(),
-            fingerprint: self.fingerprint.clone(),
+            fingerprint: self.certificates.fingerprint.clone(),
+            certificate_until: self.certificates.until,
+            spares: self.certificates.spares.clone(),
+            renewal_failed: self.certificates.failed.clone(),
             info: serde_json::to_string(&self.info).unwrap_or_default(),
             cordoned: self.cordoned,
+            draining: self.draining,
+            drain_until: self.drain_until,
             joined_at: self.joined_at,
             life: self.life.clone(),
             keeper: self.keeper.clone(),
@@ -202,6 +214,8 @@ impl Machine {
             Err("is not connected")
         } else if self.ready_session().is_none() {
             Err("is telling what it runs")
+        } else if self.draining {
+            Err("is draining")
         } else if self.cordoned {
             Err("is cordoned")
         } else if !self.info.keeper {
@@ -311,6 +325,10 @@ impl Machine {
             "offline"
         } else if self.disconnected || self.session.is_none() {
             "disconnected"
+        } else if self.draining && self.held.is_empty() {
+            "drained"
+        } else if self.draining {
+            "draining"
         } else if self.cordoned {
             "cordoned"
         } else {
@@ -334,17 +352,8 @@ mod tests {
     use reeve_protocol::TaskId;
 
     fn machine() -> Machine {
-        let row = MachineRow {
-            id: "m".into(),
-            name: "m".into(),
-            fingerprint: "f".into(),
-            info: String::new(),
-            cordoned: false,
-            joined_at: 0,
-            life: None,
-            keeper: None,
-            revoked: false,
-        };
+        let row =
+            MachineRow { id: "m".into(), name: "m".into(), fingerprint: "f".into(), ..MachineRow::default() };
         let mut machine = Machine::restore(&row);
         machine.describe(wire::Machine {
             cpu_milli: 2000,

@@ -1,5 +1,6 @@
 //! Cluster: machines, their resources, who holds what, liveness. Knows attempts by id and needs by number; knows
 //! nothing of queues or of a job's life.
+pub mod certificates;
 pub mod machine;
 pub mod placement;
 pub mod reconcile;
@@ -29,6 +30,12 @@ impl Cluster {
     /// A machine by identity.
     pub fn get(&self, id: &str) -> Option<&Machine> {
         self.machines.get(id)
+    }
+
+    /// A machine that was not removed, by name, else by identity.
+    pub fn find(&self, wanted: &str) -> Option<&Machine> {
+        let here = || self.machines.values().filter(|m| !m.revoked);
+        here().find(|m| &*m.name == wanted).or_else(|| here().find(|m| &*m.id == wanted))
     }
 
     /// A machine by identity, to change.

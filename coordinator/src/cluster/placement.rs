@@ -114,12 +114,7 @@ mod tests {
             id: name.into(),
             name: name.into(),
             fingerprint: name.into(),
-            info: String::new(),
-            cordoned: false,
-            joined_at: 0,
-            life: None,
-            keeper: None,
-            revoked: false,
+            ..MachineRow::default()
         };
         let mut machine = Machine::restore(&row);
         machine.describe(wire::Machine {

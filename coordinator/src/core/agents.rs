@@ -8,6 +8,7 @@ use crate::effect::{Effect, Ended, Fact, Step, ToAgent};
 use crate::input::{AgentSaid, Now, Segment};
 use crate::job_manager::Holder;
 use crate::job_manager::lifecycle::Move;
+use crate::row::Caller;
 use reeve_protocol::wire::{self, Verdict};
 use reeve_protocol::{AttemptId, Cause, State, Substate};
 
@@ -51,6 +52,12 @@ impl Core {
                     self.down(now, machine, false);
                 }
                 AgentSaid::Leave => self.leave_cluster(now, machine, step),
+                AgentSaid::RenewalKept(fingerprint) => {
+                    if m.certificates.kept(&fingerprint) {
+                        self.put_machine(machine, step);
+                    }
+                }
+                AgentSaid::RenewalFailed(why) => self.renewal_failed(now, machine, &why, step),
             }
         }
     }
@@ -98,7 +105,7 @@ impl Core {
             }
         }
         step.effects.push(Effect::Send(machine.to_owned(), session, ToAgent::Reconcile(verdicts)));
-        self.resend_stops(machine, step);
+        self.resend_stops(now, machine, step);
         self.up(now, machine);
     }
 
@@ -167,7 +174,7 @@ impl Core {
     }
 
     /// Stops that were asked for while the machine was away.
-    fn resend_stops(&mut self, machine: &str, step: &mut Step) {
+    fn resend_stops(&mut self, now: Now, machine: &str, step: &mut Step) {
         let held: Vec<AttemptId> =
             self.cluster.get(machine).map(|m| m.held().keys().copied().collect()).unwrap_or_default();
         for attempt in held {
@@ -175,6 +182,9 @@ impl Core {
             if self.jobs.task(attempt.task).is_some_and(|t| t.cancel && t.attempt == attempt.attempt) {
                 self.send_stop(machine, attempt, Cause::Cancelled, grace, step);
             }
+        }
+        if self.past_drain(now, machine) {
+            self.stop_drained(machine, step);
         }
     }
 
@@ -364,12 +374,12 @@ impl Core {
     /// It leaves for good: its certificate is worth nothing from now on.
     fn leave_cluster(&mut self, now: Now, machine: &str, step: &mut Step) {
         let actor = self.agent_actor(machine);
-        let Some(m) = self.cluster.get_mut(machine) else { return };
-        m.revoked = true;
-        let row = m.row();
-        let session = m.session.as_ref().map_or(0, |s| s.number);
-        self.events.note(now.wall, "machine", &row.name, "left", &actor);
-        step.facts.push(Fact::MachinePut(Box::new(row)));
+        self.note_machine(now, machine, "left", &actor);
+        let caller = Caller::of_agents_port(machine);
+        self.audit.note(now, &caller, "leave", format!("machine:{machine}"));
+        let held = self.held_on(machine);
+        let Some(session) = self.revoke_machine(now, machine, step) else { return };
+        self.lose_all(now, &arc(machine), held, step);
         step.effects.push(Effect::Close(
             machine.to_owned(),
             session,

@@ -282,7 +282,8 @@ impl Core {
             owner_uid: caller.uid,
             owner: caller.name.clone(),
         });
-        self.tokens.insert(id.clone(), crate::row::TokenRow { id, secret_hash, expires_at, used: false });
+        self.tokens.retain(|_, token| now.wall < token.expires_at);
+        self.tokens.insert(id.clone(), crate::row::TokenRow { id, secret_hash, expires_at, bound: None });
         Reply::Done(seq)
     }
 

@@ -27,6 +27,8 @@ pub(super) enum What {
     Waiter(Arc<str>, Ticket),
     /// An attempt handed ahead has waited long: take it back if it has not started.
     Revoke(AttemptId),
+    /// What still runs on a machine that is being emptied is stopped.
+    DrainDeadline(Arc<str>),
     /// More can be placed than one step may: nothing but the next step.
     Again,
 }

@@ -3,10 +3,12 @@
 //! The three components do not call each other; the files here do, with one short function per input: `calls_*` the
 //! named calls, `agents` what machines can say, `time` what falls due, `place` who gets the next slot.
 mod agents;
+mod audit;
 mod calls_bulk;
 mod calls_cluster;
 mod calls_delivery;
 mod calls_jobs;
+mod calls_machine;
 mod calls_queue;
 mod calls_status;
 mod calls_worker;
@@ -30,6 +32,7 @@ use crate::orchestrator::messages::{Message, Where};
 use crate::orchestrator::queue::Queue;
 use crate::row::{Caller, TokenRow, WorkerRow};
 use crate::store::load::Loaded;
+use audit::Audit;
 use due::{Due, What};
 use events::Events;
 use reeve_protocol::{AttemptId, Code, JobId, JobSpec, Problem, TaskId};
@@ -82,6 +85,9 @@ pub struct Core {
     stale: u64,
     changes: Changes,
     random: Random,
+    audit: Audit,
+    /// Machines that are being emptied, and have not become empty yet.
+    draining: BTreeSet<Arc<str>>,
 }
 
 /// Unguessable words (leases) from one seed, so that a run can be replayed. SHA-256 in counter mode.
@@ -155,6 +161,8 @@ impl Core {
             stale: 0,
             changes: Changes::default(),
             random: Random { seed, counter: 0 },
+            audit: Audit::default(),
+            draining: BTreeSet::new(),
         };
         for row in &loaded.machines {
             core.cluster.insert(Machine::restore(row));
@@ -173,6 +181,9 @@ impl Core {
         }
         for live in loaded.attempts {
             core.restore_attempt(&live, now);
+        }
+        for row in &loaded.machines {
+            core.arm_drain(now, &row.id.as_str().into());
         }
         core
     }
@@ -280,9 +291,14 @@ impl Core {
     pub fn decide(&mut self, now: Now, input: Input, step: &mut Step) {
         match input {
             Input::Tick => self.tick(now, step),
-            Input::Gone(ticket) => self.gone(ticket),
+            Input::Gone(ticket) => {
+                self.audit.forget(ticket);
+                self.gone(ticket);
+            }
+            Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
             Input::Agent { machine, session, said } => self.agent(now, &machine, session, said, step),
             Input::Call { ticket, caller, call } => {
+                self.audit.enter(ticket, &caller, &call);
                 if let Some(answer) = self.call(now, ticket, &caller, call, step) {
                     step.effects.push(Effect::Reply(ticket, Box::new(answer)));
                 }
@@ -346,8 +362,18 @@ impl Core {
                 Ok(self.put_token(now, caller, id, secret_hash, expires_at, step))
             }
             Call::Join { .. } => self.join(now, call, step),
-            Call::OpenSession { machine, session, hello, address } => {
-                self.open_session(now, &machine, session, &hello, address)
+            Call::RenewCertificate { machine, session, fingerprint, until } => {
+                self.renew_certificate(&machine, session, fingerprint, until, step)
+            }
+            Call::CordonMachine { machine, cordon } => {
+                self.cordon_machine(now, caller, &machine, cordon, step)
+            }
+            Call::DrainMachine { machine, deadline_ms } => {
+                self.drain_machine(now, caller, &machine, deadline_ms, step)
+            }
+            Call::RemoveMachine { machine, force } => self.remove_machine(now, caller, &machine, force, step),
+            Call::OpenSession { machine, fingerprint, session, hello, address } => {
+                self.open_session(now, &machine, &fingerprint, session, &hello, address, step)
             }
         })
     }
@@ -356,7 +382,11 @@ impl Core {
     pub fn plan(&mut self, now: Now, step: &mut Step) {
         self.serve_waiters(now, step);
         self.place(now, step);
+        if !self.draining.is_empty() {
+            self.note_drained(now);
+        }
         self.flush(step);
+        self.audit.close(now, self.events.seq(), step);
     }
 
     /// One fact per job, task or array that moved, however often; one Forget per machine.

@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// The parsed spec; of an array it is kept, so that a million tasks parse it once.
-    fn spec_of(&mut self, id: u64) -> Option<Arc<JobSpec>> {
+    pub(super) fn spec_of(&mut self, id: u64) -> Option<Arc<JobSpec>> {
         match self.jobs.get_mut(id)? {
             Job { body: Body::Array(array), spec, .. } => {
                 if array.parsed.is_none() {

@@ -5,6 +5,7 @@ use crate::effect::{Fact, Reply, Step};
 use crate::input::{Call, Now};
 use crate::row::MachineRow;
 use reeve_protocol::spec_check::check_name;
+use reeve_protocol::token::same_hash;
 use reeve_protocol::wire::{self, close};
 use reeve_protocol::{Code, Problem};
 
@@ -14,9 +15,10 @@ fn beat_ms(machines: usize) -> u32 {
 }
 
 impl Core {
-    /// A machine shows a token: one use, bound to the key that used it. One generic refusal for everything wrong.
+    /// A machine shows a token: one use, bound to the key that used it. That key may ask again while the token lives, so
+    /// that an answer that was lost costs nothing. One generic refusal for everything wrong.
     pub(super) fn join(&mut self, now: Now, call: Call, step: &mut Step) -> Result<Reply, Problem> {
-        let Call::Join { token_id, secret_hash, key_hash, machine, name, fingerprint } = call else {
+        let Call::Join { token_id, secret_hash, key_hash, machine, name, fingerprint, until } = call else {
             return Err(Problem::new(Code::Internal, "not a join"));
         };
         let denied = || {
@@ -25,17 +27,35 @@ impl Core {
         };
         let token = self
             .tokens
-            .get_mut(&token_id)
-            .filter(|t| t.secret_hash == secret_hash && !t.used && now.wall < t.expires_at)
+            .get(&token_id)
+            .filter(|t| same_hash(&t.secret_hash, &secret_hash) && now.wall < t.expires_at)
+            .filter(|t| t.bound.as_ref().is_none_or(|(key, id)| *key == key_hash && *id == machine))
             .ok_or_else(denied)?;
-        token.used = true;
+        let first = token.bound.is_none();
+        if self.cluster.get(&machine).is_some_and(|m| m.revoked) {
+            return Err(denied());
+        }
+        let mut bind = |core: &mut Self| {
+            if let Some(token) = core.tokens.get_mut(&token_id).filter(|_| first) {
+                token.bound = Some((key_hash.clone(), machine.clone()));
+                let (id, machine, key_hash) = (token_id.clone(), machine.clone(), key_hash.clone());
+                step.facts.push(Fact::TokenUsed { id, machine, key_hash, at: now.wall });
+            }
+        };
+        // The answer to this machine was lost: it asks again with the same key, and is the same machine.
+        if let Some(m) = self.cluster.get_mut(&machine) {
+            m.certificates.issued(fingerprint, until);
+            let name = m.name.to_string();
+            bind(self);
+            self.put_machine(&machine, step);
+            return Ok(Reply::Joined(name, machine));
+        }
         let wished = if check_name("machine", &name).is_ok() {
             name
         } else {
             format!("machine-{}", &machine[..4.min(machine.len())])
         };
         if self.cluster.name_taken(&wished, &machine) {
-            token.used = false;
             return Err(Problem::new(
                 Code::NameTaken,
                 format!("a machine named {wished} has joined already"),
@@ -46,18 +66,16 @@ impl Core {
             id: machine.clone(),
             name: wished.as_str().into(),
             fingerprint,
+            certificate_until: until,
             info: "{}".to_owned(),
-            cordoned: false,
             joined_at: now.wall,
-            life: None,
-            keeper: None,
-            revoked: false,
+            ..MachineRow::default()
         };
-        step.facts.push(Fact::TokenUsed { id: token_id, machine: machine.clone(), key_hash });
+        bind(self);
         step.facts.push(Fact::MachinePut(Box::new(row.clone())));
         self.events.note(now.wall, "machine", &wished, "joined", &format!("agent:{wished}"));
         self.cluster.insert(Machine::restore(&row));
-        Ok(Reply::Joined(wished))
+        Ok(Reply::Joined(wished, machine))
     }
 
     /// A machine opens a session, or is refused.
@@ -65,9 +83,11 @@ impl Core {
         &mut self,
         now: Now,
         machine: &str,
+        fingerprint: &str,
         session: u64,
         hello: &wire::Hello,
         address: String,
+        step: &mut Step,
     ) -> Result<Reply, Problem> {
         let refuse =
             |code, reason: &str| Ok(Reply::Refused(wire::Refused { code, reason: reason.to_owned() }));
@@ -78,7 +98,13 @@ impl Core {
             return refuse(close::REVOKED, "this machine is not known here");
         };
         if m.revoked {
-            return refuse(close::REVOKED, "this machine was removed");
+            return refuse(close::REVOKED, "this machine was removed; join again with a new token");
+        }
+        if !m.certificates.all().any(|known| known == fingerprint) {
+            return refuse(
+                close::UNAUTHORISED,
+                "this certificate was replaced by a newer one; was the machine's directory restored from a backup?",
+            );
         }
         if hello.lineage_seen == lineage && (hello.epoch_seen > epoch || hello.seq_seen > seq) {
             return refuse(
@@ -109,9 +135,15 @@ impl Core {
         m.heard = Some(now.mono);
         let replaces = m.down_since.is_none();
         m.down_since.get_or_insert(now.mono);
+        let renewed = m.certificates.used(fingerprint) == Some(true);
         if replaces {
             // The session may end before the machine has told anything: what it holds must not wait for ever.
             self.arm_machine(now, machine, now.mono);
+        }
+        if renewed {
+            self.put_machine(machine, step);
+            let actor = self.agent_actor(machine);
+            self.note_machine(now, machine, "certificate_renewed", &actor);
         }
         self.hellos.insert(machine.to_owned(), (hello.life.clone(), hello.keeper.clone()));
         let name = self.cluster.get(machine).map(|m| m.name.to_string()).unwrap_or_default();
@@ -124,6 +156,39 @@ impl Core {
             beat_ms: beat_ms(count),
             name,
         })))
+    }
+
+    /// A new certificate was made for a machine. The one it shows now is taken until it has used the new one.
+    pub(super) fn renew_certificate(
+        &mut self,
+        machine: &str,
+        session: u64,
+        fingerprint: String,
+        until: i64,
+        step: &mut Step,
+    ) -> Result<Reply, Problem> {
+        let here = |m: &&mut Machine| !m.revoked && m.session.as_ref().is_some_and(|s| s.number == session);
+        let Some(m) = self.cluster.get_mut(machine).filter(here) else {
+            return Err(Problem::new(Code::WrongState, "the session that asked is over"));
+        };
+        m.certificates.issued(fingerprint, until);
+        self.put_machine(machine, step);
+        Ok(Reply::Done(self.seq()))
+    }
+
+    /// A machine could not get or keep a new certificate: shown until it can.
+    pub(super) fn renewal_failed(&mut self, now: Now, machine: &str, why: &str, step: &mut Step) {
+        let why = reeve_protocol::text::Clean::short(why, 400).into_string();
+        let Some(m) = self.cluster.get_mut(machine) else { return };
+        let since = match &m.certificates.failed {
+            Some((_, before)) if *before == why => return,
+            Some((since, _)) => *since,
+            None => now.wall,
+        };
+        m.certificates.failed = Some((since, why));
+        self.put_machine(machine, step);
+        let actor = self.agent_actor(machine);
+        self.note_machine(now, machine, "renewal_failed", &actor);
     }
 
     /// The actor of what a machine says.

@@ -9,7 +9,9 @@ use reeve_protocol::wire::{self, Verdict};
 use reeve_protocol::{Cause, State, Substate};
 
 mod agents;
+mod audit;
 mod jobs;
+mod machines;
 mod queues;
 
 /// A core with its clock, and everything that came out of it.
@@ -19,7 +21,8 @@ struct World {
     facts: Vec<Fact>,
     events: Vec<Event>,
     sent: Vec<ToAgent>,
-    closed: Vec<u64>,
+    audit: Vec<crate::row::AuditRow>,
+    closed: Vec<(u64, u32)>,
     answers: HashMap<Ticket, Result<Reply, Problem>>,
     leased: Vec<crate::effect::Leased>,
     ticket: Ticket,
@@ -33,12 +36,7 @@ impl World {
             id: MACHINE.into(),
             name: "lab-1".into(),
             fingerprint: "f".into(),
-            info: String::new(),
-            cordoned: false,
-            joined_at: 0,
-            life: None,
-            keeper: None,
-            revoked: false,
+            ..MachineRow::default()
         };
         let identity = Identity { cluster: "c".into(), name: "lab".into(), lineage: "l".into(), epoch: 1 };
         let loaded = Loaded {
@@ -56,6 +54,7 @@ impl World {
             facts: Vec::new(),
             events: Vec::new(),
             sent: Vec::new(),
+            audit: Vec::new(),
             closed: Vec::new(),
             answers: HashMap::new(),
             leased: Vec::new(),
@@ -80,6 +79,8 @@ impl World {
         for (at, event) in step.events.iter().enumerate() {
             assert_eq!(event.seq, self.events.len() as u64 + at as u64 + 1, "event numbers have no gap");
         }
+        assert!(step.audit.iter().all(|row| row.seq == self.events.len() as u64 + step.events.len() as u64));
+        self.audit.extend(step.audit);
         self.facts.extend(step.facts);
         self.events.extend(step.events);
         for effect in step.effects {
@@ -89,7 +90,7 @@ impl World {
                 }
                 Effect::ReplyMessages(_, leased) => self.leased.extend(leased),
                 Effect::Send(_, _, frame) => self.sent.push(frame),
-                Effect::Close(_, session, ..) => self.closed.push(session),
+                Effect::Close(_, session, code, _) => self.closed.push((session, code)),
             }
         }
     }
@@ -109,7 +110,7 @@ impl World {
 
     fn ask_as(&mut self, uid: u32, call: Call) -> Option<Result<Reply, Problem>> {
         self.ticket += 1;
-        let caller = Caller { uid, name: format!("u{uid}").into() };
+        let caller = Caller::new(uid, format!("u{uid}"));
         self.feed(vec![Input::Call { ticket: self.ticket, caller, call }]);
         self.answers.remove(&self.ticket)
     }
@@ -152,6 +153,7 @@ impl World {
         };
         let call = Call::OpenSession {
             machine: MACHINE.into(),
+            fingerprint: "f".into(),
             session,
             hello: Box::new(hello),
             address: "a".into(),

@@ -75,6 +75,7 @@ impl Core {
             What::MessageExpiry(queue, id) => self.message_expired(now, &queue, id, step),
             What::Waiter(queue, ticket) => self.waiter_over(&queue, ticket, step),
             What::Revoke(attempt) => self.revoke(attempt, step),
+            What::DrainDeadline(machine) => self.drain_deadline(now, &machine, step),
             What::Again => {}
         }
     }

@@ -1,5 +1,6 @@
 //! The live picture for people: queues, machines, statistics, and why a job is not running.
 use super::Core;
+use crate::cluster::machine::Machine;
 use crate::input::{Now, Stored, Target};
 use crate::job_manager::{Body, Job, Task};
 use crate::orchestrator::queue::{Queue, Rate};
@@ -72,44 +73,50 @@ impl Core {
 
     /// Every machine as shown.
     pub(super) fn machine_views(&self, now: Now) -> Vec<MachineView> {
-        self.cluster
-            .iter()
-            .filter(|m| !m.revoked)
-            .map(|m| {
-                let (total, free) = (m.total(), m.free());
-                let running = m.held().values().filter(|h| !h.ahead).count() as u32;
-                MachineView {
-                    id: m.id.to_string(),
-                    name: m.name.to_string(),
-                    state: m.state().to_owned(),
-                    hostname: m.info.hostname.clone(),
-                    address: m.session.as_ref().map(|s| s.address.clone()),
-                    agent_version: m.version.clone(),
-                    os: m.info.os.clone(),
-                    cpu_milli: total.cpu_milli,
-                    cpu_milli_used: total.cpu_milli - free.cpu_milli,
-                    memory_bytes: total.memory_bytes,
-                    memory_used: total.memory_bytes - free.memory_bytes,
-                    gpus: m.info.gpus.clone(),
-                    gpus_used: total.gpus - free.gpus,
-                    running,
-                    labels: m.info.labels.iter().cloned().collect(),
-                    capabilities: m.info.capabilities.iter().cloned().collect(),
-                    cpu_busy: m.sample.as_ref().map(|s| s.cpu),
-                    memory_busy: m.sample.as_ref().map(|s| s.memory_used),
-                    load1: m.sample.as_ref().map(|s| s.load1),
-                    disk: m.sample.as_ref().map(|s| s.disk),
-                    seen_s: m.heard.map(|at| now.mono.saturating_sub(at) as f64 / 1000.0),
-                    rtt_ms: m.rtt_us.map(|us| us as f64 / 1000.0),
-                    joined_at: Some(Wall(m.joined_at)),
-                    orphans: m.orphans,
-                    warning: m.clash.as_ref().map(|(at, address)| {
-                        let at = Wall(*at);
-                        format!("another keeper with this identity was refused at {at} (from {address}): is there a copy of this machine?")
-                    }),
-                }
-            })
-            .collect()
+        self.cluster.iter().filter(|m| !m.revoked).map(|m| Self::machine_view(now, m)).collect()
+    }
+
+    /// One machine as shown.
+    pub(super) fn machine_view(now: Now, m: &Machine) -> MachineView {
+        let (total, free) = (m.total(), m.free());
+        let running = m.held().values().filter(|h| !h.ahead).count() as u32;
+        MachineView {
+            id: m.id.to_string(),
+            name: m.name.to_string(),
+            state: m.state().to_owned(),
+            hostname: m.info.hostname.clone(),
+            address: m.session.as_ref().map(|s| s.address.clone()),
+            agent_version: m.version.clone(),
+            os: m.info.os.clone(),
+            cpu_milli: total.cpu_milli,
+            cpu_milli_used: total.cpu_milli - free.cpu_milli,
+            memory_bytes: total.memory_bytes,
+            memory_used: total.memory_bytes - free.memory_bytes,
+            gpus: m.info.gpus.clone(),
+            gpus_used: total.gpus - free.gpus,
+            running,
+            labels: m.info.labels.iter().cloned().collect(),
+            capabilities: m.info.capabilities.iter().cloned().collect(),
+            cpu_busy: m.sample.as_ref().map(|s| s.cpu),
+            memory_busy: m.sample.as_ref().map(|s| s.memory_used),
+            load1: m.sample.as_ref().map(|s| s.load1),
+            disk: m.sample.as_ref().map(|s| s.disk),
+            seen_s: m.heard.map(|at| now.mono.saturating_sub(at) as f64 / 1000.0),
+            rtt_ms: m.rtt_us.map(|us| us as f64 / 1000.0),
+            joined_at: Some(Wall(m.joined_at)),
+            orphans: m.orphans,
+            warning: m.clash.as_ref().map(|(at, address)| {
+                let at = Wall(*at);
+                format!(
+                    "another keeper with this identity was refused at {at} (from {address}): is there a copy of this machine?"
+                )
+            }),
+            cordoned: m.cordoned,
+            drain_until: m.drain_until.map(Wall),
+            certificate_until: Some(m.certificates.good_until()).filter(|at| *at > 0).map(Wall),
+            renewal_failed_at: m.certificates.failed.as_ref().map(|f| Wall(f.0)),
+            renewal_error: m.certificates.failed.as_ref().map(|f| f.1.clone()),
+        }
     }
 
     /// `get_queue_stats`.

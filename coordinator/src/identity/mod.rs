@@ -21,10 +21,12 @@ use std::time::Duration;
 const YEAR_HOURS: u64 = 24 * 365;
 /// The authority outlives every machine; there is no rotation that a person would have to think of.
 const AUTHORITY_LIFE: Duration = Duration::from_hours(YEAR_HOURS * 20);
-/// A machine's certificate.
-const MACHINE_LIFE: Duration = Duration::from_hours(YEAR_HOURS);
-/// Clocks of machines that join may be behind by this much.
+/// A machine's certificate, unless the configuration says otherwise.
+pub const MACHINE_LIFE: Duration = Duration::from_hours(YEAR_HOURS);
+/// Clocks of machines may be behind by this much, and by a tenth of the certificate's life at most.
 const BACKDATED: Duration = Duration::from_hours(1);
+/// Bytes of a certificate's number: random, so that none can be foreseen.
+const SERIAL_BYTES: usize = 16;
 
 /// Bytes of a connection's id.
 const ID_BYTES: usize = 8;
@@ -62,6 +64,7 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     server: CertificateDer<'static>,
     server_key: PrivatePkcs8KeyDer<'static>,
+    machine_life: Duration,
 }
 
 /// A certificate made for a machine.
@@ -73,6 +76,8 @@ pub struct Issued {
     pub fingerprint: String,
     /// SHA-256 of its public key, hex: a machine that asks again with the same key is the same machine.
     pub key_hash: String,
+    /// Its end, wall milliseconds.
+    pub until: i64,
 }
 
 impl Authority {
@@ -134,7 +139,22 @@ impl Authority {
             issuer: Issuer::new(authority_params(cluster), key),
             server: CertificateDer::from(read(&dir.join("server.der"))?),
             server_key: PrivatePkcs8KeyDer::from(read_private(&dir.join("server.key"))?),
+            machine_life: MACHINE_LIFE,
         })
+    }
+
+    /// Machines' certificates will be good for so long.
+    pub const fn with_machine_life(mut self, life: Duration) -> Self {
+        self.machine_life = life;
+        self
+    }
+
+    /// The key in a request, whose owner has proved to hold it.
+    ///
+    /// # Errors
+    /// When it is not taken.
+    pub fn requested_key(request: &[u8]) -> Result<RequestedKey, Error> {
+        Ok(RequestedKey(csr::public_key(request)?))
     }
 
     /// SHA-256 of the CA certificate, hex: what a join token carries.
@@ -171,16 +191,35 @@ impl Authority {
     ///
     /// # Errors
     /// When the request's key is not taken.
-    pub fn issue_machine(&self, request: &[u8], machine: &str) -> Result<Issued, Error> {
-        let key = csr::public_key(request)?;
-        let mut params = leaf_params(machine, MACHINE_LIFE);
+    pub fn issue_machine(&self, key: &RequestedKey, machine: &str) -> Result<Issued, Error> {
+        let mut params = leaf_params(machine, self.machine_life);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer)?.der().to_vec();
-        Ok(Issued {
-            fingerprint: fingerprint(&certificate),
-            certificate,
-            key_hash: token::sha256_hex(&key.subject_public_key_info()),
-        })
+        let mut serial = [0; SERIAL_BYTES];
+        aws_lc_rs::rand::fill(&mut serial).expect("the kernel's random source always answers after boot");
+        // Positive, and not shortened by a leading zero (RFC 5280, 4.1.2.2).
+        serial[0] = serial[0] & 0x7f | 0x40;
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial));
+        let until = params.not_after.unix_timestamp() * 1000;
+        let certificate = params.signed_by(&key.0, &self.issuer)?.der().to_vec();
+        Ok(Issued { fingerprint: fingerprint(&certificate), certificate, key_hash: key.hash(), until })
+    }
+}
+
+/// A public key that a machine has proved to hold.
+#[derive(Debug)]
+pub struct RequestedKey(csr::PublicKey);
+
+impl RequestedKey {
+    /// SHA-256 of it, hex.
+    pub fn hash(&self) -> String {
+        token::sha256_hex(&self.0.subject_public_key_info())
+    }
+
+    /// The identity of the machine that holds it: who asks again with the same key is the same machine.
+    pub fn machine(&self) -> String {
+        let mut id = token::sha256_hex(format!("reeve machine {}", self.hash()).as_bytes());
+        id.truncate(16);
+        id
     }
 }
 
@@ -229,7 +268,7 @@ fn leaf_params(common_name: &str, life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
-    params.not_before = now - BACKDATED;
+    params.not_before = now - BACKDATED.min(life / 10);
     params.not_after = now + life;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params
@@ -315,13 +354,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let authority = authority(dir.path());
         let (csr, key) = request();
+        let asked = Authority::requested_key(&csr).unwrap();
         let (a, b) =
-            (authority.issue_machine(&csr, "aa").unwrap(), authority.issue_machine(&csr, "bb").unwrap());
+            (authority.issue_machine(&asked, "aa").unwrap(), authority.issue_machine(&asked, "bb").unwrap());
+        assert_eq!(asked.machine(), Authority::requested_key(&csr).unwrap().machine());
+        assert_ne!(asked.machine(), Authority::requested_key(&request().0).unwrap().machine());
         assert_ne!(a.fingerprint, b.fingerprint);
         assert_eq!(a.fingerprint, fingerprint(&a.certificate));
         assert_eq!(a.key_hash, b.key_hash);
         assert_eq!(a.key_hash, token::sha256_hex(&key.subject_public_key_info()));
-        assert!(matches!(authority.issue_machine(b"junk", "cc"), Err(Error::Request(_))));
+        assert!(matches!(Authority::requested_key(b"junk"), Err(Error::Request(_))));
+    }
+
+    #[test]
+    fn a_certificate_lives_as_long_as_the_configuration_says_and_its_end_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Authority::requested_key(&request().0).unwrap();
+        let year = authority(dir.path());
+        for life in [MACHINE_LIFE, Duration::from_secs(30)] {
+            let authority = Authority::load(dir.path(), CLUSTER).unwrap().with_machine_life(life);
+            let issued = authority.issue_machine(&key, "aa").unwrap();
+            let validity = reeve_protocol::validity::of(&issued.certificate).unwrap();
+            assert_eq!(validity.until, issued.until);
+            let (length, wanted) = (validity.until - validity.from, life.as_millis() as i64);
+            assert!(length >= wanted && length <= wanted + wanted / 10 + 2_000, "{length} for {wanted}");
+        }
+        drop(year);
     }
 
     #[test]

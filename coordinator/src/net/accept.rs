@@ -135,8 +135,12 @@ async fn connection(context: Arc<Context>, incoming: Incoming, permit: OwnedSema
     let Some(certificate) = certificate(&connection) else {
         return join::serve(&context, &connection).await;
     };
-    match context.machines.find(&identity::fingerprint(&certificate)) {
-        Some(known) if !known.revoked => session::serve(context, connection, known.machine, permit).await,
+    let fingerprint = identity::fingerprint(&certificate);
+    match context.machines.find(&fingerprint) {
+        Some(known) if !known.revoked => {
+            let peer = session::Peer { machine: known.machine, fingerprint };
+            session::serve(context, connection, peer, permit).await;
+        }
         Some(known) => {
             tracing::warn!(machine = known.machine, %address, "a removed machine was turned away");
             End::new(close::REVOKED, "the machine was removed from the cluster; join again with a new token")

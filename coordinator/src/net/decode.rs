@@ -13,6 +13,8 @@ const RESULT: usize = 256 * 1024;
 const MESSAGE: usize = 1024;
 /// Gpus, labels, counters or capabilities of one machine.
 const LIST: usize = 512;
+/// Bytes of a request for a certificate.
+pub(super) const MAX_CSR: usize = 16 * 1024;
 /// Bytes of a name, label or identity.
 const WORD: usize = 512;
 /// Bytes of the words of a cause.
@@ -31,6 +33,8 @@ pub(super) enum Said {
     Finished(Box<wire::Finished>),
     /// For this layer.
     Beat(wire::Beat),
+    /// For this layer: a request for a new certificate.
+    Renew(wire::Renew),
 }
 
 /// Reads one admitted frame of a session.
@@ -51,6 +55,17 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         kind::SAMPLE => sample(frame.decode()?),
         // Leave has no body; a later version may give it one.
         kind::LEAVE => AgentSaid::Leave,
+        kind::RENEW => return renew(frame.decode()?),
+        kind::RENEWAL_KEPT => {
+            let kept: wire::RenewalKept = frame.decode()?;
+            limit("a fingerprint", kept.fingerprint.len(), WORD)?;
+            AgentSaid::RenewalKept(kept.fingerprint)
+        }
+        kind::RENEWAL_FAILED => {
+            let failed: wire::RenewalFailed = frame.decode()?;
+            limit("a reason", failed.reason.len(), MESSAGE)?;
+            AgentSaid::RenewalFailed(failed.reason)
+        }
         other => return Err(End::unexpected(format!("kind {other}"))),
     };
     Ok(Said::Core(core))
@@ -97,6 +112,11 @@ fn finished(mut finished: wire::Finished) -> Result<Said, End> {
     finished.cpu_ms = finished.cpu_ms.min(MOST);
     finished.rss_peak = finished.rss_peak.min(MOST);
     Ok(Said::Finished(Box::new(finished)))
+}
+
+fn renew(renew: wire::Renew) -> Result<Said, End> {
+    limit("the request", renew.csr.len(), MAX_CSR)?;
+    Ok(Said::Renew(renew))
 }
 
 fn inventory(mut page: wire::Inventory) -> Result<AgentSaid, End> {
@@ -211,6 +231,15 @@ mod tests {
             ),
             (framed(kind::FINISHED, &an_end()), Said::Finished(Box::new(an_end()))),
             (framed(kind::LEAVE, &()), Said::Core(AgentSaid::Leave)),
+            (framed(kind::RENEW, &wire::Renew { csr: vec![1] }), Said::Renew(wire::Renew { csr: vec![1] })),
+            (
+                framed(kind::RENEWAL_KEPT, &wire::RenewalKept { fingerprint: "f".into() }),
+                Said::Core(AgentSaid::RenewalKept("f".into())),
+            ),
+            (
+                framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "r".into() }),
+                Said::Core(AgentSaid::RenewalFailed("r".into())),
+            ),
         ];
         for (frame, wanted) in cases {
             assert_eq!(said(&frame), Ok(wanted));
@@ -233,6 +262,9 @@ mod tests {
                     message: Some("x".repeat(MESSAGE + 1)),
                 },
             ),
+            framed(kind::RENEW, &wire::Renew { csr: vec![0; MAX_CSR + 1] }),
+            framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "x".repeat(MESSAGE + 1) }),
+            framed(kind::RENEWAL_KEPT, &wire::RenewalKept { fingerprint: "x".repeat(WORD + 1) }),
             framed(kind::MACHINE, &wire::Machine { os: "x".repeat(WORD + 1), ..Default::default() }),
             framed(
                 kind::MACHINE,

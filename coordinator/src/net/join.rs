@@ -1,23 +1,22 @@
 //! A machine that wants to join: a connection without a certificate may say one thing, JOIN, and gets one answer. What
 //! is wrong with a token is told to the log, not to whoever shows it.
 use super::Context;
-use super::decode::limit;
+use super::decode::{MAX_CSR, limit};
 use super::end::End;
 use super::session::{self, Control};
 use crate::effect::Reply;
-use crate::identity::Issued;
+use crate::identity::{self, Authority, Issued};
 use crate::input::Call;
 use crate::row::Caller;
 use quinn::Connection;
 use reeve_protocol::wire::{self, close, kind};
 use reeve_protocol::{Code, Problem, frame, token};
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Requests a second, all machines together: a token has 128 random bits, this only keeps the noise down.
+/// Requests a second, all machines together: a token has 256 random bits, this only keeps the noise down.
 const PER_SECOND: u32 = 10;
-/// Bytes of a request.
-const MAX_CSR: usize = 16 * 1024;
 /// Bytes of a token's parts and of a name.
 const MAX_WORD: usize = 256;
 /// What every bad token gets.
@@ -39,7 +38,7 @@ async fn answer(
     first: &frame::Frame,
 ) -> End {
     let address = connection.remote_address();
-    match join(context, first).await {
+    match join(context, address, first).await {
         Ok(joined) => {
             tracing::info!(machine = joined.machine, name = %joined.name, %address, "machine joined");
             session::last_word(&mut control.send, kind::JOINED, &joined).await;
@@ -55,18 +54,20 @@ async fn answer(
 /// The refusal that is shown, and what the log says.
 type Refusal = (End, String);
 
-async fn join(context: &Context, first: &frame::Frame) -> Result<wire::Joined, Refusal> {
+async fn join(context: &Context, address: SocketAddr, first: &frame::Frame) -> Result<wire::Joined, Refusal> {
     let join = read(first).map_err(|end| (end.clone(), end.reason))?;
     if !context.joins.admit(Instant::now()) {
         let end = End::new(close::RATE, "too many machines ask to join at once; try again in a second");
         return Err((end.clone(), end.reason));
     }
-    let machine = token::random_hex(8);
-    let issued =
-        context.authority.issue_machine(&join.csr, &machine).map_err(|e| (generic(), format!("{e:#}")))?;
-    match context.handle.ask(&Caller::internal(), call(&join, &machine, &issued)).await {
-        Ok(Reply::Joined(name)) => {
-            context.machines.joined(issued.fingerprint, machine.clone());
+    let refused = |error: identity::Error| (generic(), format!("{error:#}"));
+    let key = Authority::requested_key(&join.csr).map_err(refused)?;
+    let machine = key.machine();
+    let issued = context.authority.issue_machine(&key, &machine).map_err(refused)?;
+    let caller = Caller::of_agents_port(address.to_string());
+    match context.handle.ask(&caller, call(&join, &machine, &issued)).await {
+        Ok(Reply::Joined(name, machine)) => {
+            context.machines.issued(issued.fingerprint, machine.clone());
             Ok(wire::Joined { machine, name, certificate: issued.certificate })
         }
         Ok(Reply::Refused(refused)) => Err((generic(), refused.reason)),
@@ -94,6 +95,7 @@ fn call(join: &wire::Join, machine: &str, issued: &Issued) -> Call {
         machine: machine.to_owned(),
         name: join.name.clone(),
         fingerprint: issued.fingerprint.clone(),
+        until: issued.until,
     }
 }
 
@@ -154,7 +156,7 @@ mod tests {
     fn the_secret_itself_goes_nowhere() {
         let join =
             wire::Join { token_id: "t".into(), secret: "s3cret".into(), csr: vec![], name: "n".into() };
-        let issued = Issued { certificate: vec![], fingerprint: "f".into(), key_hash: "k".into() };
+        let issued = Issued { certificate: vec![], fingerprint: "f".into(), key_hash: "k".into(), until: 1 };
         assert!(!format!("{:?}", call(&join, "m", &issued)).contains("s3cret"));
     }
 }

@@ -13,6 +13,7 @@ mod join;
 mod machines;
 mod order;
 mod reader;
+mod renewal;
 mod session;
 pub mod sessions;
 mod socket;

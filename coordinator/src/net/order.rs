@@ -23,7 +23,12 @@ impl Order {
     /// The end of the session.
     pub(super) fn admit(&mut self, frame: &Frame) -> Result<bool, End> {
         match frame.kind {
-            kind::BEAT | kind::SAMPLE | kind::LEAVE => {}
+            kind::BEAT
+            | kind::SAMPLE
+            | kind::LEAVE
+            | kind::RENEW
+            | kind::RENEWAL_KEPT
+            | kind::RENEWAL_FAILED => {}
             kind::MACHINE if !self.machine => self.machine = true,
             kind::MACHINE => return Err(End::unexpected("a second Machine in one session")),
             kind::INVENTORY | kind::INVENTORY_END if self.inventory => {

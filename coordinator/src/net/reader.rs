@@ -6,25 +6,29 @@ use super::decode::{self, Said};
 use super::end::End;
 use super::held::Held;
 use super::order::Order;
+use super::renewal;
 use super::streams::Upload;
 use super::writer::Note;
 use crate::input::{AgentSaid, Input};
 use bytes::Bytes;
 use quinn::{Connection, RecvStream};
 use reeve_protocol::frame;
-use reeve_protocol::wire::close;
+use reeve_protocol::wire::{self, close};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 /// Datagrams' worth of bytes taken at once.
 const CHUNKS: usize = 64;
+/// Between two requests for a certificate in one session.
+const BETWEEN_RENEWALS: Duration = Duration::from_secs(1);
 /// When there is nothing to wait for.
 const LONG: Duration = Duration::from_hours(1);
 
 /// The receiving half.
 pub(super) struct Reader<'a> {
-    pub(super) context: &'a Context,
+    pub(super) context: &'a Arc<Context>,
     pub(super) connection: &'a Connection,
     pub(super) machine: &'a str,
     pub(super) session: u64,
@@ -41,12 +45,19 @@ pub(super) struct State {
     order: Order,
     beats: Beats,
     held: Held,
+    /// When a certificate was asked for last.
+    renewed_at: Option<Instant>,
 }
 
 impl State {
     /// A session that starts now; `beat` is what the machine was asked for between beats.
     pub(super) fn new(beat: Duration) -> Self {
-        Self { order: Order::default(), beats: Beats::new(Instant::now(), beat), held: Held::default() }
+        Self {
+            order: Order::default(),
+            beats: Beats::new(Instant::now(), beat),
+            held: Held::default(),
+            renewed_at: None,
+        }
     }
 }
 
@@ -126,6 +137,7 @@ impl Reader<'_> {
                     said.push(what);
                 }
                 Said::Finished(finished) => said.extend(self.state.held.finished(finished, Instant::now())),
+                Said::Renew(renew) => self.renew(renew)?,
                 Said::Beat(beat) => {
                     let answer = self.state.beats.beat(beat, Instant::now());
                     if answer.flood {
@@ -139,6 +151,23 @@ impl Reader<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A certificate costs a signature and a commit: one at a time, and not often.
+    fn renew(&mut self, renew: wire::Renew) -> Result<(), End> {
+        let now = Instant::now();
+        if self.state.renewed_at.is_some_and(|at| now.duration_since(at) < BETWEEN_RENEWALS) {
+            return Err(End::new(close::RATE, "the machine asks for certificates too often"));
+        }
+        self.state.renewed_at = Some(now);
+        let (context, notes) = (self.context.clone(), self.notes.clone());
+        let (machine, session) = (self.machine.to_owned(), self.session);
+        tokio::spawn(async move {
+            let note = renewal::answer(&context, &machine, session, &renew).await;
+            // An error means that the session is over: the machine asks again in its next one.
+            let _ = notes.send(note).await;
+        });
         Ok(())
     }
 

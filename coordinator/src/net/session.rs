@@ -32,15 +32,24 @@ pub(super) struct Control {
     pub(super) frames: frame::Reader,
 }
 
+/// Who is at the other end.
+pub(super) struct Peer {
+    /// The machine that the certificate belongs to.
+    pub(super) machine: String,
+    /// SHA-256 of the certificate that it showed.
+    pub(super) fingerprint: String,
+}
+
 /// Serves a machine that showed its certificate, then closes the connection. `opened` is dropped once the session is
 /// accepted: until then the connection counts among the strangers.
-pub(super) async fn serve<P>(context: Arc<Context>, connection: Connection, machine: String, opened: P) {
+pub(super) async fn serve<P>(context: Arc<Context>, connection: Connection, peer: Peer, opened: P) {
+    let machine = &peer.machine;
     let end = match open(&connection).await {
-        Ok((control, first)) => converse(&context, &connection, &machine, control, &first, opened).await,
+        Ok((control, first)) => converse(&context, &connection, &peer, control, &first, opened).await,
         Err(end) => end,
     };
     if end.code == close::REVOKED {
-        context.machines.revoke(&machine);
+        context.machines.revoke(machine);
     }
     tracing::info!(machine, address = %connection.remote_address(), reason = %end, "session ended");
     end.close(&connection);
@@ -66,11 +75,12 @@ pub(super) async fn open(connection: &Connection) -> Result<(Control, frame::Fra
 async fn converse<P>(
     context: &Arc<Context>,
     connection: &Connection,
-    machine: &str,
+    peer: &Peer,
     mut control: Control,
     first: &frame::Frame,
     opened: P,
 ) -> End {
+    let machine = peer.machine.as_str();
     let hello = match decode::hello(first)
         .and_then(|hello| check(&hello, machine, &context.cluster).map(|()| hello))
     {
@@ -79,9 +89,11 @@ async fn converse<P>(
     };
     let session = context.next_session();
     let outbox = context.sessions.enter(machine, session);
-    let end = match ask(context, connection, machine, session, hello).await {
+    context.sessions.attach(machine, session, connection.clone());
+    let end = match ask(context, connection, peer, session, hello).await {
         Ok(welcome) => {
             drop(opened);
+            context.machines.used(machine, &peer.fingerprint);
             context.sessions.accept(machine, session);
             tracing::info!(machine, name = %welcome.name, session, address = %connection.remote_address(), "session opened");
             let end = run(context, connection, machine, session, control, outbox, &welcome).await;
@@ -91,7 +103,9 @@ async fn converse<P>(
         }
         Err(end) => refuse(&mut control.send, end).await,
     };
-    context.sessions.leave(machine, session);
+    if context.sessions.leave(machine, session) {
+        return End::new(close::REVOKED, "the machine was removed");
+    }
     end
 }
 
@@ -121,12 +135,13 @@ fn check(hello: &wire::Hello, machine: &str, cluster: &str) -> Result<(), End> {
 async fn ask(
     context: &Context,
     connection: &Connection,
-    machine: &str,
+    peer: &Peer,
     session: u64,
     hello: wire::Hello,
 ) -> Result<wire::Welcome, End> {
     let address = connection.remote_address().to_string();
-    let call = Call::OpenSession { machine: machine.to_owned(), session, hello: Box::new(hello), address };
+    let (machine, fingerprint) = (peer.machine.clone(), peer.fingerprint.clone());
+    let call = Call::OpenSession { machine, fingerprint, session, hello: Box::new(hello), address };
     match context.handle.ask(&Caller::internal(), call).await {
         Ok(Reply::Welcome(welcome)) => Ok(*welcome),
         Ok(Reply::Refused(refused)) => Err(End::new(refused.code, refused.reason)),

@@ -40,14 +40,34 @@ struct Entry {
     session: u64,
     accepted: bool,
     outbox: mpsc::Sender<Outgoing>,
+    /// To cut a session whose machine reads nothing.
+    connection: Option<quinn::Connection>,
+    /// It was cut: the machine was removed.
+    cut: bool,
 }
 
 impl Sessions {
     /// Puts a session in, before the engine is asked to open it. The receiver belongs to the session's writer.
     pub fn enter(&self, machine: &str, session: u64) -> mpsc::Receiver<Outgoing> {
         let (outbox, rx) = mpsc::channel(OUTBOX);
-        self.lock().entry(machine.to_owned()).or_default().push(Entry { session, accepted: false, outbox });
+        self.lock().entry(machine.to_owned()).or_default().push(Entry {
+            session,
+            accepted: false,
+            outbox,
+            connection: None,
+            cut: false,
+        });
         rx
+    }
+
+    /// Names the connection that a session runs over.
+    pub fn attach(&self, machine: &str, session: u64, connection: quinn::Connection) {
+        let mut open = self.lock();
+        let entry =
+            open.get_mut(machine).and_then(|entries| entries.iter_mut().find(|e| e.session == session));
+        if let Some(entry) = entry {
+            entry.connection = Some(connection);
+        }
     }
 
     /// The engine has accepted a session: older ones of the same machine end.
@@ -66,9 +86,13 @@ impl Sessions {
         });
     }
 
-    /// Takes a session out.
-    pub fn leave(&self, machine: &str, session: u64) {
-        Self::remove(&mut self.lock(), machine, session);
+    /// Takes a session out. True: it was cut.
+    pub fn leave(&self, machine: &str, session: u64) -> bool {
+        let mut open = self.lock();
+        let cut =
+            open.get(machine).is_some_and(|entries| entries.iter().any(|e| e.session == session && e.cut));
+        Self::remove(&mut open, machine, session);
+        cut
     }
 
     /// Hands one step's frames to a session. A session that is gone or full is dropped: the core hears of it as Closed.
@@ -76,8 +100,19 @@ impl Sessions {
         self.put(machine, session, Outgoing::Frames(frames));
     }
 
-    /// Ends a session.
+    /// Ends a session. A removed machine is not waited for: what was on its way to it does not matter any more.
     pub fn close(&self, machine: &str, session: u64, code: u32, reason: String) {
+        if code == reeve_protocol::wire::close::REVOKED {
+            let mut open = self.lock();
+            let entries = open.get_mut(machine).into_iter().flatten();
+            for entry in entries.filter(|e| e.session == session) {
+                entry.cut = true;
+                if let Some(connection) = &entry.connection {
+                    connection.close(code.into(), reason.as_bytes());
+                }
+            }
+            return;
+        }
         self.put(machine, session, Outgoing::Close(code, reason));
     }
 

@@ -1,4 +1,5 @@
 //! The port as a machine sees it: real QUIC over loopback, and a test in the engine's place.
+mod identity;
 mod output;
 
 use super::sessions::Sessions;
@@ -55,7 +56,7 @@ impl Head {
                             tx.send((session, what)).unwrap();
                         }
                     }
-                    Input::Gone(_) | Input::Tick => {}
+                    Input::Gone(_) | Input::Tick | Input::Refused { .. } => {}
                 }
             }
         });
@@ -144,10 +145,10 @@ impl Head {
 /// What the engine would say: one token, one keeper.
 fn answer(call: Call, used: &mut bool) -> Result<Reply, Problem> {
     match call {
-        Call::Join { secret_hash, name, .. }
+        Call::Join { secret_hash, name, machine, .. }
             if secret_hash == token::sha256_hex(b"secret") && !std::mem::replace(used, true) =>
         {
-            Ok(Reply::Joined(name))
+            Ok(Reply::Joined(name, machine))
         }
         Call::Join { .. } => Err(Problem::new(Code::NotFound, "token t was used by gpu-1")),
         Call::OpenSession { hello, .. } if hello.keeper == "clone" => Ok(Reply::Refused(wire::Refused {
@@ -163,6 +164,7 @@ fn answer(call: Call, used: &mut bool) -> Result<Reply, Problem> {
             beat_ms: 2000,
             name: "gpu-1".into(),
         }))),
+        Call::RenewCertificate { .. } => Ok(Reply::Done(1)),
         other => Err(Problem::new(Code::Internal, format!("{other:?}"))),
     }
 }
@@ -368,11 +370,12 @@ async fn a_certificate_that_is_not_known_or_was_revoked_opens_nothing() {
     let head = Head::start();
     let key = KeyPair::generate().unwrap();
     let csr = CertificateParams::default().serialize_request(&key).unwrap();
-    let issued = head.authority.issue_machine(csr.der(), "ghost").unwrap();
+    let issued =
+        head.authority.issue_machine(&Authority::requested_key(csr.der()).unwrap(), "ghost").unwrap();
     let key = PrivatePkcs8KeyDer::from(key.serialized_der().to_vec()).into();
     let ghost = Identity { machine: "ghost".into(), certificate: issued.certificate.into(), key };
     assert_eq!(head.peer(Some(&ghost)).await.closed().await, close::UNAUTHORISED);
-    head.machines.joined(issued.fingerprint, "ghost".into());
+    head.machines.issued(issued.fingerprint, "ghost".into());
     let mut peer = head.open(&ghost).await;
     head.sessions.close("ghost", 1, close::REVOKED, "removed".into());
     assert_eq!(peer.read().await, Err(close::REVOKED));

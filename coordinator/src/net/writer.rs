@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) enum Note {
     /// The answer to a beat.
     Echo(wire::Beat),
+    /// A new certificate.
+    Renewed(wire::Renewed),
+    /// Why there is none.
+    RenewalFailed(wire::RenewalFailed),
 }
 
 /// The sending half.
@@ -82,6 +86,8 @@ impl Writer<'_> {
     fn note(&mut self, note: &Note) {
         match note {
             Note::Echo(beat) => encode::append(kind::BEAT_ECHO, beat, &mut self.buffer),
+            Note::Renewed(renewed) => encode::append(kind::RENEWED, renewed, &mut self.buffer),
+            Note::RenewalFailed(failed) => encode::append(kind::RENEWAL_FAILED, failed, &mut self.buffer),
         }
         // Beats are a good moment to look for followers that went away without a byte having come.
         for id in self.follows.abandoned() {

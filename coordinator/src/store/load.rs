@@ -48,7 +48,7 @@ pub struct Loaded {
     pub next_plan: u64,
     /// Every machine that has joined.
     pub machines: Vec<MachineRow>,
-    /// Tokens that were not used.
+    /// Every token, used ones included: the key that used one may ask again.
     pub tokens: Vec<TokenRow>,
     /// Names given by `register_job`.
     pub aliases: Vec<((u32, String), JobId)>,
@@ -81,8 +81,9 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         next_message: number("SELECT coalesce(max(id), 0) + 1 FROM messages")?,
         next_plan: number("SELECT coalesce(max(id), 0) + 1 FROM plans")?,
         machines: machines(db)?,
-        tokens: all(db, "SELECT id, secret_hash, expires_at FROM tokens WHERE used_at IS NULL", |r| {
-            Ok(TokenRow { id: r.get(0)?, secret_hash: r.get(1)?, expires_at: r.get(2)?, used: false })
+        tokens: all(db, "SELECT id, secret_hash, expires_at, bound_key, machine FROM tokens", |r| {
+            let (key, machine): (Option<String>, Option<String>) = (r.get(3)?, r.get(4)?);
+            Ok(TokenRow { id: r.get(0)?, secret_hash: r.get(1)?, expires_at: r.get(2)?, bound: key.zip(machine) })
         })?,
         aliases: all(db, "SELECT owner_uid, alias, id FROM jobs WHERE alias IS NOT NULL", |r| {
             Ok(((r.get(0)?, r.get(1)?), r.get::<_, i64>(2)? as u64))
@@ -108,8 +109,10 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
 pub fn machines(db: &Connection) -> Result<Vec<MachineRow>, Error> {
     all(
         db,
-        "SELECT id, name, fingerprint, info, cordoned, joined_at, life, keeper, revoked_at FROM machines",
+        "SELECT id, name, fingerprint, info, cordoned, joined_at, life, keeper, revoked_at, certificate_until, spares,
+           renewal_failed_at, renewal_error, draining, drain_until FROM machines",
         |r| {
+            let (failed_at, failed): (Option<i64>, Option<String>) = (r.get(11)?, r.get(12)?);
             Ok(MachineRow {
                 id: r.get(0)?,
                 name: r.get::<_, String>(1)?.into(),
@@ -120,6 +123,11 @@ pub fn machines(db: &Connection) -> Result<Vec<MachineRow>, Error> {
                 life: r.get(6)?,
                 keeper: r.get(7)?,
                 revoked: r.get::<_, Option<i64>>(8)?.is_some(),
+                certificate_until: r.get(9)?,
+                spares: serde_json::from_str(&r.get::<_, String>(10)?).unwrap_or_default(),
+                renewal_failed: failed_at.zip(failed),
+                draining: r.get(13)?,
+                drain_until: r.get(14)?,
             })
         },
     )

@@ -1,7 +1,7 @@
 //! Looking after a store from outside the engine: check it, copy it, put a copy back. The first two only read, so they
 //! work while a coordinator serves from it; the third wants the store for itself.
-use super::Error;
 use super::open::{APPLICATION, FILE};
+use super::{Error, audit};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::File;
@@ -27,12 +27,14 @@ pub fn cluster(dir: &Path) -> Result<String, Error> {
     Ok(reader(dir)?.query_row("SELECT value FROM meta WHERE key = 'cluster'", [], |row| row.get(0))?)
 }
 
-/// Checks every page, index and reference.
+/// Checks every page, index and reference, and that the audit is the one that was written; where the audit ends.
 ///
 /// # Errors
-/// [`Error::Damaged`] with the first findings.
-pub fn verify(dir: &Path) -> Result<(), Error> {
-    sound(&reader(dir)?, dir)
+/// [`Error::Damaged`] with the first findings; [`Error::Audit`].
+pub fn verify(dir: &Path) -> Result<audit::Head, Error> {
+    let conn = reader(dir)?;
+    sound(&conn, dir)?;
+    audit::verify(&conn)
 }
 
 /// Copies the store as it is at one moment into a new file, which is checked and synced before this returns.

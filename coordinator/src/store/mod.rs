@@ -1,5 +1,6 @@
 //! The store: embedded SQLite, the only truth. `writer` is used by the recorder alone; `read` gives committed snapshots
 //! to everybody else. All SQL is below this folder.
+pub mod audit;
 pub mod facts;
 pub mod filter;
 pub mod load;
@@ -47,6 +48,11 @@ pub enum Error {
     /// A fact that should have changed one row changed another number: memory and disk disagree.
     #[error("a fact changed {1} rows instead of one: {0}")]
     Rows(String, usize),
+    /// The audit is not the one that was written.
+    #[error(
+        "the audit was tampered with: row {0} {1}; compare with a backup (reeve-coordinator store verify shows where its chain ends)"
+    )]
+    Audit(u64, &'static str),
     /// From SQLite.
     #[error("the store failed")]
     Sqlite(#[from] rusqlite::Error),

@@ -1,6 +1,6 @@
 //! The one writer: a step is one synced transaction, or nothing.
 use super::open::{BALLAST, Mark};
-use super::{Error, facts};
+use super::{Error, audit, facts};
 use crate::effect::Step;
 use rusqlite::{Connection, ErrorCode};
 use std::fs::File;
@@ -21,6 +21,8 @@ pub struct Writer {
     mark: Mark,
     dir: PathBuf,
     rows: usize,
+    /// Where the audit's chain ends.
+    audit: audit::Head,
     checkpoint: SyncSender<()>,
     full: Full,
     _lock: File,
@@ -28,7 +30,12 @@ pub struct Writer {
 
 impl Writer {
     /// Over an opened store. Checkpoints run on a connection of their own, beside the commit path.
-    pub fn new(conn: Connection, mark: Mark, lock: File, dir: PathBuf, full: Full) -> Self {
+    ///
+    /// # Errors
+    /// From SQLite.
+    pub fn new(conn: Connection, mark: Mark, lock: File, dir: PathBuf, full: Full) -> Result<Self, Error> {
+        let audit = audit::head(&conn)?;
+        tracing::info!(row = audit.seq, hash = audit.hex(), "the audit ends here");
         let (checkpoint, asked) = sync_channel(1);
         let file = dir.join(super::open::FILE);
         std::thread::Builder::new()
@@ -36,7 +43,7 @@ impl Writer {
             .stack_size(256 * 1024)
             .spawn(move || checkpoints(&file, &asked))
             .ok();
-        Self { conn, mark, dir, rows: 0, checkpoint, full, _lock: lock }
+        Ok(Self { conn, mark, dir, rows: 0, audit, checkpoint, full, _lock: lock })
     }
 
     /// Commits a step and notes its last event.
@@ -53,7 +60,7 @@ impl Writer {
         if let Some(last) = step.events.last() {
             self.mark.put(last.seq, mono)?;
         }
-        self.rows += step.facts.len() + step.events.len();
+        self.rows += step.facts.len() + step.events.len() + step.audit.len();
         if self.rows > CHECKPOINT_ROWS {
             self.rows = 0;
             let _ = self.checkpoint.try_send(());
@@ -82,7 +89,9 @@ impl Writer {
                 insert.execute((event.seq, event.at.0, event.id, body))?;
             }
         }
+        let audit = audit::append(&tx, self.audit, &step.audit)?;
         tx.commit()?;
+        self.audit = audit;
         Ok(())
     }
 

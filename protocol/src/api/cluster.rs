@@ -60,7 +60,7 @@ pub struct MachineView {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// `up`, `disconnected`, `lost`, `cordoned`, `offline` (never seen since the coordinator started).
+    /// `up`, `disconnected`, `cordoned`, `draining`, `drained`, `offline` (never seen since the coordinator started).
     pub state: String,
     /// Its host name.
     pub hostname: String,
@@ -107,6 +107,52 @@ pub struct MachineView {
     /// What somebody should look at, in words.
     #[serde(default)]
     pub warning: Option<String>,
+    /// Gets no new work.
+    pub cordoned: bool,
+    /// What still runs then is stopped; with `draining`.
+    pub drain_until: Option<Wall>,
+    /// The end of its certificate.
+    pub certificate_until: Option<Wall>,
+    /// Since when the renewal of its certificate fails.
+    pub renewal_failed_at: Option<Wall>,
+    /// Why.
+    pub renewal_error: Option<String>,
+}
+
+/// One line of the audit: who asked for what, and what was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Its number, without a gap.
+    pub seq: u64,
+    /// When.
+    pub at: Wall,
+    /// Uid of a caller of the socket.
+    pub uid: Option<u32>,
+    /// Who: a user, a machine's identity, an address.
+    pub name: String,
+    /// `socket`, `agents` (the agents' port) or `inside`.
+    pub via: String,
+    /// The call, by its name in the contract.
+    pub call: String,
+    /// What it was about: `job:7`, `jobs:8-1007`, `queue:vision`, `machine:gpu-07`.
+    pub object: String,
+    /// The caller's idempotency key or request id.
+    pub request: Option<String>,
+    /// `null`: done; else the code of the refusal.
+    pub refused: Option<String>,
+    /// Refusals before this one that were too many to be written.
+    pub unwritten: u32,
+    /// The last event of the step in which it was decided.
+    pub event: u64,
+}
+
+/// The answer to the removal of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRemoved {
+    /// Its identity.
+    pub id: String,
+    /// Attempts that ran there, and count as lost.
+    pub lost: u64,
 }
 
 /// A registered worker.

@@ -92,7 +92,8 @@ impl Machine {
         let id = format!("{at:016x}");
         let key = rcgen::KeyPair::generate().expect("random numbers");
         let request = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
-        let issued = authority.issue_machine(request.der(), &id).expect("a certificate");
+        let asked = Authority::requested_key(request.der()).expect("a request that was just made");
+        let issued = authority.issue_machine(&asked, &id).expect("a certificate");
         let db = rusqlite::Connection::open(c.data().join("reeve.db")).expect("the store");
         db.execute_batch("PRAGMA synchronous = OFF").expect("a setting");
         db.execute(

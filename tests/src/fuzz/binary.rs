@@ -131,7 +131,8 @@ pub(super) fn signing_request(input: &[u8]) -> String {
         reeve_coordinator::identity::Authority::create(dir.path(), "00112233445566aa").unwrap();
         reeve_coordinator::identity::Authority::load(dir.path(), "00112233445566aa").unwrap()
     });
-    match authority.issue_machine(input, "0123456789abcdef") {
+    let key = reeve_coordinator::identity::Authority::requested_key(input);
+    match key.and_then(|key| authority.issue_machine(&key, &key.machine())) {
         Ok(issued) => {
             assert!(issued.certificate.len() < 4096, "the request decides how long a certificate is");
             "issued".to_owned()

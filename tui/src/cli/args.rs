@@ -97,6 +97,8 @@ pub enum Command {
     Stats,
     /// What happened, as JSON lines or for people
     Events(events::Events),
+    /// Who asked for which change, and what was decided
+    Audit(events::Audit),
     /// Whether the coordinator is well
     Status,
     /// Who the coordinator takes you for
@@ -131,7 +133,6 @@ pub fn comes_later(group: &str, word: &str) -> bool {
         "" => LATER.contains(&word),
         "queue" => ["move", "migrate", "dead", "route"].contains(&word),
         "worker" => ["call", "scale", "drain", "stop", "rm"].contains(&word),
-        "machine" => ["cordon", "uncordon", "drain", "rm"].contains(&word),
         _ => false,
     }
 }

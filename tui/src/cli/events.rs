@@ -2,11 +2,12 @@
 use super::context::Context;
 use super::error::{Error, note};
 use super::select::with_query;
+use super::table::Table;
 use super::wait::{interruptible, is_away, patient};
 use super::{list, queue};
 use crate::client::NDJSON;
 use hyper::Method;
-use reeve_protocol::api::{Event, Health, Stats, WhoAmI};
+use reeve_protocol::api::{AuditEntry, Event, Health, List, Stats, WhoAmI};
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::{show_bytes, show_count, show_duration};
 use reeve_protocol::{Code, Problem};
@@ -21,6 +22,54 @@ pub struct Events {
     /// From this number on
     #[arg(long, value_name = "SEQ")]
     pub from: Option<u64>,
+}
+
+/// Who asked for what.
+#[derive(Debug, clap::Args)]
+pub struct Audit {
+    /// From this line on, instead of the newest
+    #[arg(long, value_name = "SEQ")]
+    pub from: Option<u64>,
+    /// At most so many lines
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+}
+
+/// Runs `reeve audit`.
+pub async fn audit(given: Audit, context: &mut Context) -> Result<(), Error> {
+    let (from, limit) = (given.from.map(|from| from.to_string()), given.limit.to_string());
+    let mut query = vec![("limit", limit.as_str())];
+    query.extend(from.as_deref().map(|from| ("from", from)));
+    let path = with_query("/v1/audit", &query);
+    let Some(list) = context.get::<List<AuditEntry>>(&path).await? else { return Ok(()) };
+    context.table(&audit_table(&list.items))
+}
+
+fn audit_table(entries: &[AuditEntry]) -> Table {
+    let mut table = Table::new(&[">SEQ", "AT", "WHO", "VIA", "CALL", "OBJECT", "DECISION", "REQUEST"]);
+    for entry in entries {
+        let decision = match (&entry.refused, entry.unwritten) {
+            (None, _) => "done".to_owned(),
+            (Some(code), 0) => format!("refused: {code}"),
+            (Some(code), n) => format!("refused: {code} (and {n} before)"),
+        };
+        let who = entry.uid.map_or_else(|| entry.name.clone(), |uid| format!("{} ({uid})", entry.name));
+        let request = entry.request.clone().unwrap_or_default();
+        table.row(
+            [
+                entry.seq.to_string(),
+                entry.at.local_date(),
+                who,
+                entry.via.clone(),
+                entry.call.clone(),
+                entry.object.clone(),
+                decision,
+                request,
+            ]
+            .map(Into::into),
+        );
+    }
+    table
 }
 
 /// Runs `reeve events`.

@@ -126,6 +126,7 @@ async fn dispatch(command: Command, common: &Common) -> Result<(), Error> {
         Command::Machine(given) => machine::run(given, context).await,
         Command::Stats => events::stats(context).await,
         Command::Events(given) => events::run(given, context).await,
+        Command::Audit(given) => events::audit(given, context).await,
         Command::Status => events::status(context).await,
         Command::Whoami => events::whoami(context).await,
         Command::DialStdio => dial::run(common.host.clone()).await,

@@ -214,16 +214,12 @@ fn a_silent_session_that_is_heard_after_a_loss_has_to_tell_what_runs() {
     w.pass(302_000);
     assert_eq!(w.standing(1), (State::Queued, Some(Substate::Waiting)));
     w.says(1, vec![AgentSaid::Heard { rtt_us: 1 }]);
-    assert_eq!(
-        (w.closed.as_slice(), w.started_frames().len()),
-        ([1].as_slice(), 1),
-        "nothing new before that"
-    );
+    assert_eq!((w.closed.len(), w.started_frames().len()), (1, 1), "nothing new before that");
     w.says(1, vec![AgentSaid::Closed]);
     assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 1)]), [(one(), Verdict::Keep)]);
     assert_eq!(w.standing(1), (State::Running, Some(Substate::Running)));
     w.says(2, vec![AgentSaid::Silent, AgentSaid::Heard { rtt_us: 1 }]);
-    assert_eq!(w.closed, [1], "a short silence asks for nothing");
+    assert_eq!(w.closed.len(), 1, "a short silence asks for nothing");
 }
 
 fn hello(life: &str, keeper: &str) -> wire::Hello {
@@ -245,6 +241,7 @@ fn hello(life: &str, keeper: &str) -> wire::Hello {
 fn open(session: u64, hello: &wire::Hello) -> Call {
     Call::OpenSession {
         machine: MACHINE.into(),
+        fingerprint: "f".into(),
         session,
         hello: Box::new(hello.clone()),
         address: "a".into(),
@@ -285,22 +282,55 @@ fn a_token_admits_one_machine_once() {
     let join = |secret: &str, machine: &str, name: &str| Call::Join {
         token_id: "t".into(),
         secret_hash: secret.into(),
-        key_hash: "k".into(),
+        key_hash: format!("key of {machine}"),
         machine: machine.into(),
         name: name.into(),
         fingerprint: machine.into(),
+        until: 9,
     };
     assert_eq!(code(w.ask(join("wrong", "m2", "lab-2"))), "not-found");
     assert_eq!(code(w.ask(join("h", "m2", "lab-1"))), "name-taken");
-    assert_eq!(w.ask(join("h", "m2", "lab-2")), Ok(Reply::Joined("lab-2".into())));
+    assert_eq!(w.ask(join("h", "m2", "lab-2")), Ok(Reply::Joined("lab-2".into(), "m2".into())));
     assert_eq!(code(w.ask(join("h", "m3", "lab-3"))), "not-found", "used");
+    w.wait(999);
+    assert_eq!(
+        w.ask(join("h", "m2", "whatever")),
+        Ok(Reply::Joined("lab-2".into(), "m2".into())),
+        "the same key may ask again: its answer may have been lost"
+    );
+    w.wait(1);
+    assert_eq!(code(w.ask(join("h", "m2", "lab-2"))), "not-found", "expired for that key, too");
     w.ask(Call::PutToken { id: "old".into(), secret_hash: "h".into(), expires_at: w.now.wall - 1 }).unwrap();
-    let Call::Join { secret_hash, key_hash, machine, name, fingerprint, .. } = join("h", "m4", "lab-4")
-    else {
-        unreachable!()
-    };
-    let late = Call::Join { token_id: "old".into(), secret_hash, key_hash, machine, name, fingerprint };
+    let mut late = join("h", "m4", "lab-4");
+    if let Call::Join { token_id, .. } = &mut late {
+        *token_id = "old".into();
+    }
     assert_eq!(code(w.ask(late)), "not-found", "expired");
+}
+
+#[test]
+fn of_a_hundred_machines_with_one_token_one_gets_in() {
+    let mut w = World::new();
+    w.ask(Call::PutToken { id: "t".into(), secret_hash: "h".into(), expires_at: w.now.wall + 1000 }).unwrap();
+    let joins = (0..100).map(|n| Input::Call {
+        ticket: 1_000 + n,
+        caller: Caller::of_agents_port("10.0.0.9:1"),
+        call: Call::Join {
+            token_id: "t".into(),
+            secret_hash: "h".into(),
+            key_hash: format!("k{n}"),
+            machine: format!("m{n}"),
+            name: format!("lab-{n}"),
+            fingerprint: format!("f{n}"),
+            until: 9,
+        },
+    });
+    w.feed(joins.collect());
+    let won = w.answers.values().filter(|a| a.is_ok()).count();
+    assert_eq!((won, w.answers.len()), (1, 100));
+    assert_eq!(w.facts.iter().filter(|f| matches!(f, Fact::TokenUsed { .. })).count(), 1);
+    let refused: Vec<_> = w.audit.iter().filter(|row| row.refused.is_some()).collect();
+    assert!(!refused.is_empty() && refused.iter().all(|r| r.call == "join" && &*r.name == "10.0.0.9:1"));
 }
 
 #[test]

@@ -346,7 +346,8 @@ pub(in crate::console) fn machines() -> Vec<MachineView> {
         rtt_ms: Some(0.4),
         joined_at: Some(Wall(NOON - 3_600_000)),
         orphans: 0,
-        warning: None,
+        cordoned: state == "cordoned",
+        ..MachineView::default()
     };
     vec![
         machine("lab-001", "up", 0.88, 4, 0.41, 0.3),
