@@ -1,5 +1,6 @@
 //! How an agent is configured: `agent.toml`, the environment (`REEVE_...`), flags; the later of these win. It reads no
 //! state and starts nothing.
+use crate::git::settings::GitSettings;
 use crate::keeper::DEFAULT_PATH;
 use reeve_protocol::nearest::nearest;
 use reeve_protocol::units::parse_bytes;
@@ -40,6 +41,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The part that a file may say.
     pub settings: Settings,
+    /// The file that said it, if there is one.
+    pub file: Option<PathBuf>,
 }
 
 /// The keys of `agent.toml`.
@@ -68,10 +71,12 @@ pub struct Settings {
     pub keeper_dir: Option<PathBuf>,
     /// Attempts live below this control group: its directory, or the file that `reeve-agent jobs` writes.
     pub jobs_cgroup: Option<PathBuf>,
+    /// Repositories.
+    pub git: GitSettings,
 }
 
 /// Every key, for hints.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "path",
     "cpus",
     "memory",
@@ -83,6 +88,7 @@ const KEYS: [&str; 11] = [
     "keeper_command",
     "keeper_dir",
     "jobs_cgroup",
+    "git",
 ];
 
 impl Default for Settings {
@@ -99,6 +105,7 @@ impl Default for Settings {
             keeper_command: None,
             keeper_dir: None,
             jobs_cgroup: None,
+            git: GitSettings::default(),
         }
     }
 }
@@ -111,6 +118,7 @@ impl Config {
             runtime_dir: dir.join("run"),
             data_dir: dir.join("data"),
             settings: Settings::default(),
+            file: None,
         }
     }
 
@@ -140,7 +148,10 @@ impl Config {
     pub fn read(&mut self, named: Option<&Path>) -> Result<(), Error> {
         let path = named.unwrap_or(Path::new("/etc/reeve/agent.toml"));
         match Settings::read(path) {
-            Ok(settings) => self.settings = settings,
+            Ok(settings) => {
+                self.settings = settings;
+                self.file = Some(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()));
+            }
             Err(Error::Read { source, .. })
                 if source.kind() == std::io::ErrorKind::NotFound && named.is_none() => {}
             Err(error) => return Err(error),
@@ -185,7 +196,7 @@ fn parse(text: &str) -> Result<Settings, String> {
         let words = error.message();
         let key = words.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
         match key {
-            Some(key) => match nearest(key, KEYS) {
+            Some(key) => match nearest(key, KEYS.into_iter().chain(crate::git::settings::KEYS)) {
                 Some(meant) => format!("unknown key {key:?}; did you mean {meant:?}?"),
                 None => format!("unknown key {key:?}; known are {}", KEYS.join(", ")),
             },
@@ -198,6 +209,7 @@ fn parse(text: &str) -> Result<Settings, String> {
     if let Some(memory) = &settings.memory {
         parse_bytes(memory)?;
     }
+    settings.git.check()?;
     if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {
         return Err("keeper_command names no program".to_owned());
     }
@@ -218,13 +230,15 @@ mod tests {
         let example = include_str!("../agent.example.toml");
         let uncommented: String = example
             .lines()
-            .filter_map(|line| line.strip_prefix("# ").filter(|l| l.contains(" = ")).or(Some("")))
+            .filter_map(|line| line.strip_prefix("# ").filter(|l| l.contains(" = ") || l.starts_with('[')).or(Some("")))
             .fold(String::new(), |all, line| all + line + "\n");
         let settings = parse(&uncommented).unwrap();
         assert_eq!(settings.path, DEFAULT_PATH);
         for key in KEYS {
-            assert!(uncommented.contains(&format!("{key} = ")), "{key}");
+            let there = [format!("{key} = "), format!("[{key}]"), format!("[[git.{key}]]")];
+            assert!(there.iter().any(|words| uncommented.contains(words)), "{key}");
         }
+        assert_eq!(GitSettings { credentials: Vec::new(), proxy: None, ..settings.git }, GitSettings::default());
         assert_eq!(parse("").unwrap().path, DEFAULT_PATH);
     }
 
@@ -239,6 +253,10 @@ mod tests {
             ("cpus = ", "TOML"),
             ("keeper_dir = \"run\"", "absolute"),
             ("jobs_cgroup = \"jobs\"", "absolute"),
+            ("[git]\nalow = []", "did you mean \"allow\""),
+            ("[git]\ncache = \"lots\"", "not a size"),
+            ("[git]\ntimeout_s = 0", "between"),
+            ("[[git.credentials]]\nmatch = \"*\"", "either helper or ssh_key"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -4,6 +4,7 @@ mod agent;
 mod clock;
 pub mod config;
 pub mod doctor;
+pub mod git;
 mod guardian;
 pub mod identity;
 pub mod jobs;

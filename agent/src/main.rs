@@ -104,6 +104,10 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    // Started by a guardian for each git job: nothing that only the others need comes before it.
+    if std::env::args().skip(1).eq(reeve_agent::git::WORDS) {
+        return ExitCode::from(reeve_agent::git::run());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

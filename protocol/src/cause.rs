@@ -35,10 +35,13 @@ pub enum Cause {
     Drained,
     /// A job it depends on ended otherwise than asked for.
     Dependency,
-    /// The checkout failed: `auth`, `ref`, `mismatch`, `network`, `corrupt` or `disk`.
+    /// The checkout failed: `auth`, `ref`, `mismatch`, `timeout`, `network`, `corrupt` or `disk`.
     Checkout {
         /// What went wrong.
         what: String,
+        /// In words.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
     },
     /// The set-up command failed.
     Setup {
@@ -203,7 +206,7 @@ impl Cause {
             | Self::Preempted
             | Self::Drained
             | Self::NoSpace => Account::Infrastructure,
-            Self::Checkout { what } if matches!(what.as_str(), "network" | "corrupt" | "disk") => {
+            Self::Checkout { what, .. } if matches!(what.as_str(), "network" | "corrupt" | "disk") => {
                 Account::Infrastructure
             }
             Self::Spawn { errno, .. } if matches!(errno.as_str(), "EAGAIN" | "ENOMEM" | "EMFILE") => {
@@ -257,6 +260,7 @@ impl Cause {
     pub fn detail(&self) -> &str {
         match self {
             Self::Oom { detail }
+            | Self::Checkout { detail, .. }
             | Self::Setup { detail }
             | Self::Spawn { detail, .. }
             | Self::Error { detail }
@@ -274,7 +278,7 @@ impl Cause {
             _ => 0,
         };
         let word = match self {
-            Self::Checkout { what } => what.clone(),
+            Self::Checkout { what, .. } => what.clone(),
             Self::Spawn { errno, .. } => errno.clone(),
             _ => String::new(),
         };
@@ -296,7 +300,7 @@ impl Cause {
             8 => Self::Preempted,
             9 => Self::Drained,
             10 => Self::Dependency,
-            11 => Self::Checkout { what: word },
+            11 => Self::Checkout { what: word, detail },
             12 => Self::Setup { detail },
             13 => Self::Spawn { errno: word, detail },
             14 => Self::Error { detail },
@@ -322,7 +326,7 @@ impl fmt::Display for Cause {
                 Some(name) => write!(f, "signal {signal} ({name})"),
                 None => write!(f, "signal {signal}"),
             },
-            Self::Checkout { what } => write!(f, "checkout {what}"),
+            Self::Checkout { what, .. } => write!(f, "checkout {what}"),
             Self::Spawn { errno, .. } => write!(f, "spawn {errno}"),
             other => f.write_str(other.kind()),
         }
@@ -367,7 +371,7 @@ mod tests {
             Cause::Preempted,
             Cause::Drained,
             Cause::Dependency,
-            Cause::Checkout { what: "auth".into() },
+            Cause::Checkout { what: "auth".into(), detail: text() },
             Cause::Setup { detail: text() },
             Cause::Spawn { errno: "ENOENT".into(), detail: text() },
             Cause::Error { detail: text() },

@@ -52,6 +52,10 @@ codes! {
     BadName "bad-name" 400 "A name has characters that are not allowed";
     /// A command that cannot be run anywhere.
     BadCommand "bad-command" 400 "The command cannot be run";
+    /// A repository that cannot be named like this.
+    BadUrl "bad-url" 400 "The repository's URL cannot be used";
+    /// A branch, tag or commit that cannot be named like this.
+    BadRef "bad-ref" 400 "The ref cannot be used";
     /// An environment entry that cannot be set.
     BadEnv "bad-env" 400 "An environment variable cannot be set";
     /// Something that is not an id.

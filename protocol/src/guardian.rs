@@ -1,5 +1,6 @@
 //! The guardian's protocol: five messages, frozen by a byte test. A guardian may be months old when a new keeper
-//! finds it, so this is the one surface that can never change; only new kinds may be added.
+//! finds it, so this is the one surface that can never change; only new kinds may be added. One was: Prepared, which an
+//! older keeper leaves unread.
 //!
 //! Over its Unix socket (one per attempt, in the runtime directory). Peer -> guardian: Hello, Signal, Output, Forget.
 //! Guardian -> peer: State (at once after Hello, and whenever it changes), Output.
@@ -19,6 +20,8 @@ pub mod kind {
     pub const OUTPUT: u16 = 104;
     /// The end is on disk: leave.
     pub const FORGET: u16 = 105;
+    /// Before State: what comes before the command, and what came of it.
+    pub const PREPARED: u16 = 106;
 }
 
 /// A peer shows that it belongs here. Its uid is checked too.
@@ -89,6 +92,17 @@ pub struct Output {
     pub end: bool,
 }
 
+/// The attempt needs something before its command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// When that began, in wall milliseconds.
+    pub began_ms: i64,
+    /// The commit that is checked out; empty until it is known.
+    pub commit: String,
+}
+
 /// The end is on disk: leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forget {
@@ -129,6 +143,8 @@ mod tests {
             .unwrap();
         frame::append(kind::OUTPUT, 0, &Output { from: 22, bytes: vec![23], end: true }, &mut out).unwrap();
         frame::append(kind::FORGET, 0, &Forget { reason: 1 }, &mut out).unwrap();
+        let prepared = Prepared { attempt: TaskId::single(7).attempt(1), began_ms: 24, commit: "c".into() };
+        frame::append(kind::PREPARED, 0, &prepared, &mut out).unwrap();
         let hex: String = out.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, include_str!("../golden/guardian.hex").trim());
     }

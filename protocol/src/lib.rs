@@ -3,6 +3,7 @@
 //! * JSON for people and scripts: [`spec`], [`api`], [`error`], [`filter`], [`selector`].
 //! * Binary frames between coordinator, agent, keeper and guardian: [`wire`], [`guardian`], carried by [`frame`] and
 //!   encoded by [`codec`].
+//! * Repositories and what may be asked of them: [`git`], [`git_refs`], [`patch`].
 //! * The vocabulary both share: [`ids`], [`state`], [`cause`], [`resources`], [`time`], [`units`], [`text`].
 //!
 //! This crate decides nothing: it holds no job and opens no socket, except for the recipe of a QUIC endpoint in
@@ -15,10 +16,13 @@ pub mod codec;
 pub mod error;
 pub mod filter;
 pub mod frame;
+pub mod git;
+pub mod git_refs;
 pub mod guardian;
 pub mod ids;
 pub mod intervals;
 pub mod nearest;
+pub mod patch;
 pub mod quic;
 pub mod resources;
 pub mod selector;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// A job as its submitter describes it. Exactly one of `command`, `worker` and `git` is required.
+/// A job as its submitter describes it. One of `command` and `worker` is required; with `git` the command runs in a
+/// checkout.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct JobSpec {
@@ -110,6 +111,21 @@ pub struct GitSpec {
     /// The directory inside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subdir: Option<String>,
+    /// Run with `sh -c` in the checkout before the command; its result is kept per machine for the same lock files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<String>,
+    /// Check submodules out too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub submodules: bool,
+    /// Fetch what Git LFS holds; the machine needs `git-lfs`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lfs: bool,
+    /// What the ref was when it was resolved: every attempt gets this commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Uncommitted work, applied to the checkout; needs `commit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch: Option<crate::patch::Patch>,
 }
 
 /// Dependencies on other jobs.

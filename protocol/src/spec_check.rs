@@ -10,6 +10,8 @@ pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
 pub const MAX_COMMAND: usize = 512 * 1024;
 /// Bytes of payload, standard input and result, each.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
+/// Bytes of everything large in a git job, so that its start fits one frame.
+const MAX_GIT_START: usize = 768 * 1024;
 /// Tasks of one array.
 pub const MAX_TASKS: u64 = 10_000_000;
 /// Entries of any list or map in a spec.
@@ -53,14 +55,36 @@ impl JobSpec {
     }
 
     fn check_source(&self) -> Result<(), Problem> {
-        match (self.command.is_some(), self.worker.is_some(), self.git.is_some()) {
-            (false, false, false) => Err(Problem::new(
+        match (self.command.is_some(), self.worker.is_some(), &self.git) {
+            (false, false, None) => Err(Problem::new(
                 Code::BadCommand,
                 "nothing to run: none of command, worker and git is given",
             )
             .hint(r#"give a command, for example {"command":["sh","-c","echo hi"]}"#)),
+            (_, _, Some(git)) => self.check_git(git),
             _ => Ok(()),
         }
+    }
+
+    /// A job in a checkout. A queue's worker may bring its command, which is not known here.
+    fn check_git(&self, git: &crate::spec::GitSpec) -> Result<(), Problem> {
+        git.validate()?;
+        if self.command.is_none() && self.worker.is_none() && self.queue.is_none() {
+            return Err(Problem::new(Code::BadCommand, "git says where the code is, but there is no command to run in it")
+                .hint(r#"add the command, for example "command":["make","test"]"#));
+        }
+        if self.cwd.is_some() {
+            return Err(Problem::new(Code::BadValue, "cwd and git contradict each other: the command starts in its checkout")
+                .hint("leave cwd out, or name a directory of the repository with git.subdir"));
+        }
+        let parts = [self.stdin.as_ref().map_or(0, String::len), git.patch.as_ref().map_or(0, |p| p.data.len())];
+        let command: usize = self.command.iter().flatten().map(String::len).sum();
+        let payload = self.payload.as_ref().map_or(0, |p| p.to_string().len());
+        if parts.iter().sum::<usize>() + command + payload > MAX_GIT_START {
+            return Err(Problem::new(Code::TooLarge, "command, stdin, payload and patch together are too large")
+                .hint("commit the changes to a branch, or let the job read files"));
+        }
+        Ok(())
     }
 
     fn check_command(&self) -> Result<(), Problem> {
@@ -205,7 +229,6 @@ impl JobSpec {
     /// What CONTRACT has and this version refuses by name instead of ignoring.
     fn check_later(&self) -> Result<(), Problem> {
         let later = [
-            ("git", self.git.is_some()),
             ("after", !self.after.is_empty()),
             ("items", self.items.is_some()),
             ("limits", !self.limits.is_empty()),
@@ -309,7 +332,12 @@ mod tests {
             (r#"{"command":["true"],"resources":{"cpus":-1}}"#, "out-of-range"),
             (r#"{"command":["true"],"resources":{"cpu":1}}"#, "unknown-field"),
             (r#"{"command":["true"],"at":"1e9"}"#, "bad-value"),
-            (r#"{"command":["true"],"git":{"url":"x"}}"#, "not-yet"),
+            (r#"{"command":["true"],"git":{"url":"x"}}"#, "bad-url"),
+            (r#"{"command":["true"],"git":{"url":"https://h/r","ref":"-x"}}"#, "bad-ref"),
+            (r#"{"command":["true"],"git":{"url":"https://h/r"}}"#, "ok"),
+            (r#"{"git":{"url":"https://h/r"}}"#, "bad-command"),
+            (r#"{"command":["true"],"cwd":"/x","git":{"url":"https://h/r"}}"#, "bad-value"),
+            (r#"{"command":["true"],"git":{"url":"https://h/r","sub":"x"}}"#, "unknown-field"),
             (r#"{"command":["true"],"after":{"ok":[1]}}"#, "not-yet"),
         ];
         for (body, wanted) in cases {

@@ -77,11 +77,17 @@ pub mod kind {
     pub const RENEWAL_KEPT: u16 = 32;
     /// Both ways: there is none, or it could not be kept. Optional.
     pub const RENEWAL_FAILED: u16 = 33;
+    /// C -> A -> K, start an attempt in a checkout.
+    pub const START_GIT: u16 = 34;
+    /// K -> A -> C, what comes before the command of an attempt has begun. Optional.
+    pub const PREPARING: u16 = 35;
+    /// K -> A -> C, the commit that its ref was found to name. Optional.
+    pub const RESOLVED: u16 = 36;
 
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 33] = [
+    pub const KNOWN: [u16; 36] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33,
+        28, 29, 30, 31, 32, 33, 34, 35, 36,
     ];
 }
 
@@ -293,6 +299,54 @@ pub struct Start {
     pub stop_after_ms: u64,
     /// Output kept, head and tail together.
     pub output_cap: u64,
+}
+
+/// Where the code of an attempt comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkout {
+    /// The repository.
+    pub url: String,
+    /// A branch, tag or commit; `None`: the repository's HEAD.
+    pub reference: Option<String>,
+    /// What the ref was when it was resolved; `None`: resolve it and say so.
+    pub commit: Option<String>,
+    /// The directory inside it where the command starts.
+    pub subdir: Option<String>,
+    /// Runs with `sh -c` before the command.
+    pub setup: Option<String>,
+    /// Check submodules out too.
+    pub submodules: bool,
+    /// Fetch what Git LFS holds.
+    pub lfs: bool,
+    /// Applied to the checkout.
+    pub patch: Option<Vec<u8>>,
+}
+
+/// Start one attempt in a checkout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartGit {
+    /// As without a checkout; `cwd` is `None`.
+    pub start: Start,
+    /// What is checked out first.
+    pub checkout: Checkout,
+}
+
+/// What comes before the command has begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preparing {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Wall milliseconds, for display.
+    pub at_ms: i64,
+}
+
+/// The commit that the ref of an attempt was found to name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// Which.
+    pub attempt: AttemptId,
+    /// 40 or 64 hexadecimal digits.
+    pub commit: String,
 }
 
 /// Its process exists.

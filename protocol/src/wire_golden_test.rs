@@ -37,6 +37,16 @@ fn every_kind() -> Vec<(u16, String)> {
         stop_after_ms: 8,
         output_cap: 9,
     };
+    let checkout = Checkout {
+        url: text("u"),
+        reference: Some(text("r")),
+        commit: None,
+        subdir: Some(text("d")),
+        setup: Some(text("s")),
+        submodules: true,
+        lfs: false,
+        patch: Some(vec![1]),
+    };
     let hello = Hello {
         version_min: 1,
         version_max: 1,
@@ -142,6 +152,9 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::RENEWED, line(kind::RENEWED, &Renewed { certificate: vec![3] })),
         (kind::RENEWAL_KEPT, line(kind::RENEWAL_KEPT, &RenewalKept { fingerprint: text("f") })),
         (kind::RENEWAL_FAILED, line(kind::RENEWAL_FAILED, &RenewalFailed { reason: text("r") })),
+        (kind::START_GIT, line(kind::START_GIT, &StartGit { start, checkout })),
+        (kind::PREPARING, line(kind::PREPARING, &Preparing { attempt, at_ms: 1 })),
+        (kind::RESOLVED, line(kind::RESOLVED, &Resolved { attempt, commit: text("c") })),
     ]
 }
 

@@ -143,6 +143,12 @@ fn start(config: &Config) -> Result<Child, Error> {
     if let Some(group) = &settings.jobs_cgroup {
         keeper.arg("--jobs-cgroup").arg(group);
     }
+    if let Some(file) = &config.file {
+        keeper.arg("--config").arg(file);
+    }
+    if settings.git.allow.iter().any(|pattern| pattern == "file://*") {
+        keeper.arg("--allow-file-repositories");
+    }
     keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     tracing::info!(?program, "starting a keeper");
     Ok(keeper.spawn()?)

@@ -364,7 +364,12 @@ impl Session<'_> {
                 }
                 _ if !self.in_step => {}
                 kind::FINISHED => self.finished(&frame)?,
-                kind::STARTED | kind::PROGRESS | kind::RETURNED | kind::USAGE => self.up.pass(&frame),
+                kind::STARTED
+                | kind::PROGRESS
+                | kind::RETURNED
+                | kind::USAGE
+                | kind::PREPARING
+                | kind::RESOLVED => self.up.pass(&frame),
                 _ if frame.flags & OPTIONAL != 0 => {}
                 other => return Err(Error::KeeperFrame(frame::Error::UnknownKind(other))),
             }

@@ -70,6 +70,15 @@ impl Ending {
 
     pub(super) fn run_until(&mut self, timeout_ms: u64) {
         self.announce_at = Some(Instant::now() + ANNOUNCE);
+        self.empty = false;
+        // The time of a checkout counts.
+        if self.deadline.is_none() {
+            self.end_by(timeout_ms);
+        }
+    }
+
+    /// What was started now may take so long, and so may what comes after it.
+    pub(super) fn end_by(&mut self, timeout_ms: u64) {
         self.deadline = (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms));
     }
 
@@ -111,6 +120,7 @@ impl Guardian<'_> {
         // Emptied first, so that a signal that comes during the loop wakes us again. There is one at most: signals of one
         // number are not counted.
         let _ = self.signals.read_signal();
+        let mut checkout = None;
         loop {
             match wait_any() {
                 Waited::Ended(pid, status, used) => {
@@ -118,16 +128,21 @@ impl Guardian<'_> {
                     self.ending.used.rss_peak = self.ending.used.rss_peak.max(used.rss_peak);
                     if pid == self.state.pid {
                         self.ending.exited = Some(self.exit_cause(status));
+                    } else if pid == self.checkout_pid() {
+                        checkout = Some(self.exit_cause(status));
                     }
                 }
                 Waited::Alive => break,
                 Waited::Empty => {
                     self.ending.empty = true;
-                    return;
+                    break;
                 }
             }
         }
-        if self.ending.exited.is_some() && self.ending.phase == Phase::Running {
+        if let Some(ended) = checkout {
+            self.checkout_ended(ended);
+        }
+        if !self.ending.empty && self.ending.exited.is_some() && self.ending.phase == Phase::Running {
             // The command is done, others of its tree are not: the end means the whole tree.
             self.begin_stop(self.ending.grace);
         }
@@ -180,9 +195,23 @@ impl Guardian<'_> {
         self.announce();
     }
 
-    /// The command while its process id is its own.
+    /// The command, or its checkout, while the process id is its own.
     fn leader(&self) -> u32 {
-        if self.ending.exited.is_some() { 0 } else { self.state.pid }
+        match self.checkout_pid() {
+            0 if self.ending.exited.is_some() => 0,
+            0 => self.state.pid,
+            checkout => checkout,
+        }
+    }
+
+    /// The attempt ends with this cause, though no command has run; what else runs is ended first.
+    pub(super) fn fail(&mut self, cause: Cause) {
+        if self.ending.exited.is_none() {
+            self.ending.exited = Some(cause);
+        }
+        if !self.ending.empty && self.ending.phase == Phase::Running {
+            self.begin_stop(self.ending.grace);
+        }
     }
 
     /// Deadline, lease, grace.
@@ -222,8 +251,8 @@ impl Guardian<'_> {
 
     /// Nobody of the tree is left: takes the rest of the output and tells the end.
     pub(super) fn finish(&mut self, cause: &Cause) {
-        self.drain(STDOUT, LAST_READS);
-        self.drain(STDERR, LAST_READS);
+        self.drain_all();
+        self.promise_tree(cause);
         (self.stdout, self.stderr, self.lease) = (None, None, None);
         let result = if self.state.pid == 0 { None } else { self.read_result() };
         self.tape.seal();
@@ -237,6 +266,12 @@ impl Guardian<'_> {
         state.output = self.tape.small(INLINE_OUTPUT).unwrap_or_default();
         state.result = result;
         self.announce();
+    }
+
+    /// Takes what the pipes still hold.
+    pub(super) fn drain_all(&mut self) {
+        self.drain(STDOUT, LAST_READS);
+        self.drain(STDERR, LAST_READS);
     }
 
     /// What the job left in its result file, if it is JSON and not too large.

@@ -1,5 +1,5 @@
 //! From a Start to a running command: its directory, its files, its pipes, its process; and words for what failed.
-use super::environment::{self, Account, Facts};
+use super::environment::{self, Facts};
 use super::sys::{self, ChildSpec, Failure, Identity, Stage};
 use reeve_protocol::cause::Cause;
 use reeve_protocol::text::Clean;
@@ -15,16 +15,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 /// What a guardian needs to start its command.
 pub(crate) struct Order<'a> {
     pub(crate) start: &'a Start,
-    pub(crate) account: &'a Account,
     /// `None`: as the keeper's own user.
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) no_new_privs: bool,
-    pub(crate) path: &'a str,
-    pub(crate) machine: &'a str,
-    /// The attempt's directory, absolute.
-    pub(crate) workdir: &'a str,
-    /// The guardian's socket, absolute.
-    pub(crate) socket: &'a str,
+    pub(crate) facts: Facts<'a>,
 }
 
 /// A command that runs.
@@ -43,10 +37,10 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
         return Err(spawn_cause(libc::ENOENT, "the command is empty".to_owned()));
     };
     write_payload(order).map_err(|e| refused("its payload cannot be written", &e))?;
-    let env = environment::complete(order.start, &facts(order));
-    let path = env.get("PATH").map_or(order.path, String::as_str);
+    let env = environment::complete(order.start, &order.facts);
+    let path = env.get("PATH").map_or(order.facts.path, String::as_str);
     let candidates = environment::candidates(program, path);
-    let cwd = order.start.cwd.as_deref().unwrap_or(order.workdir);
+    let cwd = order.start.cwd.as_deref().unwrap_or(order.facts.workdir);
     let strings =
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
     let (Ok(argv), Ok(cwd_c)) = (strings(&order.start.command), CString::new(cwd)) else {
@@ -72,18 +66,13 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
     };
     match sys::spawn(&spec) {
         Ok(pid) => Ok(Running { pid, stdout, stderr }),
-        Err(failure) => Err(explain(failure, program, cwd, path, order.machine)),
+        Err(failure) => Err(explain(failure, program, cwd, path, order.facts.machine)),
     }
-}
-
-fn facts<'a>(order: &Order<'a>) -> Facts<'a> {
-    let Order { account, path, machine, workdir, socket, .. } = *order;
-    Facts { account, path, machine, workdir, socket }
 }
 
 fn write_payload(order: &Order<'_>) -> io::Result<()> {
     let Some(payload) = &order.start.payload else { return Ok(()) };
-    let path = format!("{}/{}", order.workdir, environment::PAYLOAD);
+    let path = format!("{}/{}", order.facts.workdir, environment::PAYLOAD);
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
     file.write_all(payload)?;
     match order.identity {
@@ -93,7 +82,7 @@ fn write_payload(order: &Order<'_>) -> io::Result<()> {
 }
 
 /// The guardian's end never blocks, the command's end is an ordinary pipe.
-fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
     Ok((read, write))
@@ -101,11 +90,15 @@ fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Input is a file in memory: nobody has to feed a pipe, and the command may seek.
 fn stdin_file(start: &Start) -> io::Result<Option<File>> {
-    let Some(bytes) = &start.stdin else { return Ok(None) };
+    start.stdin.as_deref().map(memory_file).transpose()
+}
+
+/// A file in memory with these bytes, at its beginning.
+pub(super) fn memory_file(bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("stdin", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
-    Ok(Some(file))
+    Ok(file)
 }
 
 pub(crate) fn refused(what: &str, error: &io::Error) -> Cause {

@@ -9,6 +9,7 @@ mod ending;
 pub(crate) mod environment;
 mod launch;
 mod lease;
+pub(crate) mod prepare;
 pub(crate) use launch::errno_name;
 mod serve;
 mod spool;
@@ -75,6 +76,8 @@ pub(crate) struct Task {
     pub(crate) oom_kills: Option<u64>,
     /// Up to when the coordinator is known to have heard this machine, boot-time milliseconds.
     pub(crate) heard: u64,
+    /// What is checked out first.
+    pub(crate) checkout: Option<crate::git::order::Order>,
 }
 
 /// A guardian at work.
@@ -87,6 +90,10 @@ pub(crate) struct Guardian<'a> {
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     ending: Ending,
+    /// The checkout, for a git job.
+    preparation: Option<prepare::Preparation>,
+    /// Where the work tree goes when the attempt is forgotten.
+    keep_tree: Option<PathBuf>,
     clients: Vec<Client>,
     listener: UnixListener,
     signals: SignalFd,
@@ -148,6 +155,8 @@ impl<'a> Guardian<'a> {
             stdout: None,
             stderr: None,
             ending: Ending::new(start.grace_ms),
+            preparation: None,
+            keep_tree: None,
             clients: vec![Client::keeper(Peer::new(keeper)?)],
             listener: listen(start.attempt, setting)?,
             signals,
@@ -179,36 +188,50 @@ impl<'a> Guardian<'a> {
         self.state = first_state(start);
         self.tape = Tape::new(start.output_cap, task.spool.clone());
         self.ending = Ending::new(start.grace_ms);
+        self.preparation = None;
         self.task = task;
         Ok(())
     }
 
     fn start_command(&mut self) {
-        let task = &self.task;
-        let socket = format!("{}/{}", self.setting.root, environment::socket_path(task.start.attempt));
-        let lent = self.workdir.lend(task.identity.as_ref());
-        let order = launch::Order {
-            start: &task.start,
-            account: &task.account,
-            identity: task.identity.as_ref(),
-            no_new_privs: task.no_new_privs,
-            path: self.setting.path,
-            machine: &task.machine,
-            workdir: self.workdir.path(),
-            socket: &socket,
-        };
-        let launched = lent
+        let lent = self.workdir.lend(self.task.identity.as_ref());
+        let begun = lent
             .map_err(|error| launch::refused("the attempt's directory cannot be made", &error))
-            .and_then(|()| launch::launch(&order));
-        match launched {
-            Ok(running) => {
-                self.state.pid = running.pid;
-                self.state.started_ms = Wall::now().0;
-                self.stdout = Some(running.stdout);
-                self.stderr = Some(running.stderr);
-                self.ending.run_until(self.task.start.timeout_ms);
-            }
-            Err(cause) => self.finish(&cause),
+            .and_then(|()| if self.task.checkout.is_some() { self.start_checkout() } else { self.launch() });
+        if let Err(cause) = begun {
+            self.finish(&cause);
+        }
+    }
+
+    /// Starts the command itself.
+    fn launch(&mut self) -> Result<(), reeve_protocol::Cause> {
+        let socket = self.socket();
+        let order = launch::Order {
+            start: &self.task.start,
+            identity: self.task.identity.as_ref(),
+            no_new_privs: self.task.no_new_privs,
+            facts: self.facts(&socket),
+        };
+        let running = launch::launch(&order)?;
+        self.state.pid = running.pid;
+        self.state.started_ms = Wall::now().0;
+        self.stdout = Some(running.stdout);
+        self.stderr = Some(running.stderr);
+        self.ending.run_until(self.task.start.timeout_ms);
+        Ok(())
+    }
+
+    fn socket(&self) -> String {
+        format!("{}/{}", self.setting.root, environment::socket_path(self.task.start.attempt))
+    }
+
+    fn facts<'f>(&'f self, socket: &'f str) -> environment::Facts<'f> {
+        environment::Facts {
+            account: &self.task.account,
+            path: self.setting.path,
+            machine: &self.task.machine,
+            workdir: self.workdir.path(),
+            socket,
         }
     }
 
@@ -216,7 +239,8 @@ impl<'a> Guardian<'a> {
     fn hold(&mut self) {
         loop {
             let ready = self.wait();
-            if ready.signals || self.state.pid != 0 && self.ending.is_pressing() {
+            let has_child = self.state.pid != 0 || self.preparation.is_some();
+            if ready.signals || has_child && self.ending.is_pressing() {
                 self.reap();
             }
             if ready.stdout {
@@ -320,6 +344,7 @@ impl<'a> Guardian<'a> {
     /// Removes what is on disk of the attempt; its end is known elsewhere.
     fn clean_up(&mut self) {
         self.tape.remove();
+        self.keep_tree();
         // The socket stays, under a name that nobody looks for: a new one for every attempt costs more than the attempt's
         // pipes. Whoever had just come for this attempt is sent away.
         let _ = std::fs::rename(environment::socket_path(self.task.start.attempt), resting_place());

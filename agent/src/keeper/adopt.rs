@@ -97,6 +97,7 @@ impl Keeper {
                 memory_bytes: s.memory_bytes,
             }),
             started_ms: 0,
+            prepared: None,
             end: None,
             report: false,
             watch: Watch::default(),

@@ -8,7 +8,7 @@ use reeve_protocol::guardian as says;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
     Forget, Inventory, InventoryEnd, InventoryItem, KeeperHello, Limits, Reconcile, Revoke, Shutdown, Start,
-    Stop, Verdict, kind,
+    StartGit, Stop, Verdict, kind,
 };
 use serde::Serialize;
 
@@ -40,7 +40,8 @@ impl Keeper {
     /// Says something to the agent, if there is one; whoever comes later asks for the inventory.
     pub(super) fn say<T: Serialize>(&mut self, kind: u16, body: &T) {
         if let Some(agent) = &mut self.agent {
-            let flags = if kind == kind::USAGE { OPTIONAL } else { 0 };
+            let optional = [kind::USAGE, kind::PREPARING, kind::RESOLVED].contains(&kind);
+            let flags = if optional { OPTIONAL } else { 0 };
             agent.peer.say(kind, flags, body);
         }
     }
@@ -61,7 +62,11 @@ impl Keeper {
     /// The agent is then disconnected.
     pub(super) fn hear(&mut self, frame: &Frame) -> Result<(), frame::Error> {
         match frame.kind {
-            kind::START => self.start(Box::new(frame.decode::<Start>()?)),
+            kind::START => self.start(Box::new(frame.decode::<Start>()?), None),
+            kind::START_GIT => {
+                let StartGit { start, checkout } = frame.decode()?;
+                self.start(Box::new(start), Some(checkout));
+            }
             kind::FORGET => {
                 for attempt in frame.decode::<Forget>()?.attempts {
                     self.forget(attempt);
@@ -90,6 +95,7 @@ impl Keeper {
             // Never seen: it must not start when its Start comes after all.
             self.tombstones.add(attempt);
         }
+        self.checkouts.remove(&attempt);
         self.say(kind::RETURNED, &Revoke { attempt });
     }
 
@@ -135,6 +141,7 @@ impl Keeper {
             self.say(kind::INVENTORY, &Inventory { items: page.to_vec() });
         }
         self.say(kind::INVENTORY_END, &InventoryEnd { count: items.len() as u32 });
+        self.tell_prepared();
     }
 
     fn reconcile(&mut self, reconcile: Reconcile) {

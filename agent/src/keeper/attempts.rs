@@ -15,7 +15,7 @@ use reeve_protocol::cause::{Cause, WireCause};
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
+use reeve_protocol::wire::{Checkout, Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
@@ -41,6 +41,8 @@ pub(super) struct Keeper {
     /// Connections to guardians that hold nothing, the one that was last at work last.
     pub(super) idle: Vec<u64>,
     pub(super) tombstones: Tombstones,
+    /// What waiting attempts need checked out.
+    pub(super) checkouts: HashMap<AttemptId, Checkout>,
     pub(super) agent: Option<Agent>,
     /// Connections that have said nothing yet: the first word makes one the agent, so that somebody who only looks
     /// takes nobody's place.
@@ -93,6 +95,8 @@ pub(super) struct Attempt {
     pub(super) lineage: String,
     pub(super) size: Size,
     pub(super) started_ms: i64,
+    /// What comes before its command, as its guardian told it.
+    pub(super) prepared: Option<says::Prepared>,
     /// Once it has ended: how, without what is long if the guardian still has that.
     pub(super) end: Option<Finished>,
     /// The agent wants to hear the end again; the guardian has been asked for it.
@@ -125,6 +129,7 @@ impl Keeper {
             links: HashMap::new(),
             idle: Vec::new(),
             tombstones: Tombstones::default(),
+            checkouts: HashMap::new(),
             agent: None,
             visitors: Vec::new(),
             epoll,
@@ -146,7 +151,7 @@ impl Keeper {
     }
 
     /// Takes a Start: waits, is refused, or was known already and is told about again.
-    pub(super) fn start(&mut self, start: Box<Start>) {
+    pub(super) fn start(&mut self, start: Box<Start>, checkout: Option<Checkout>) {
         let id = start.attempt;
         if self.attempts.contains_key(&id) {
             self.tell(id);
@@ -158,6 +163,7 @@ impl Keeper {
         if self.leaving {
             self.end_unstarted(&start, &Cause::Rejected { detail: "this keeper is leaving".to_owned() });
         } else if is_plain(&start.lineage) {
+            self.checkouts.extend(checkout.map(|checkout| (id, checkout)));
             self.queue.push(start);
         } else {
             let detail = format!("{:?} cannot be a lineage", start.lineage);
@@ -211,6 +217,7 @@ impl Keeper {
 
     /// It never had a process; the end is kept here until it is forgotten.
     fn end_unstarted(&mut self, start: &Start, cause: &Cause) {
+        self.checkouts.remove(&start.attempt);
         let end = plain_end(start.attempt, cause.to_wire(), 0, 0);
         let attempt = Attempt::ended(end.clone(), start.lineage.clone());
         self.attempts.insert(start.attempt, attempt);
@@ -358,6 +365,7 @@ impl Attempt {
             lineage,
             size: Size::default(),
             started_ms: end.started_ms,
+            prepared: None,
             end: Some(end),
             report: false,
             watch: Watch::default(),

@@ -4,7 +4,7 @@ use super::agent::{Agent, MAX_PENDING};
 use super::attempts::Keeper;
 use super::guardians::SOON;
 use crate::peer::{Peer, is_trusted};
-use reeve_protocol::guardian::{State, kind};
+use reeve_protocol::guardian::{Prepared, State, kind};
 use reeve_protocol::wire::kind as wire;
 use rustix::event::{Timespec, epoll};
 use std::io;
@@ -134,6 +134,10 @@ impl Keeper {
             match link.peer.next_frame() {
                 Ok(Some(frame)) if frame.kind == kind::STATE => match frame.decode::<State>() {
                     Ok(state) if state.attempt == id => self.note(id, state),
+                    _ => open = false,
+                },
+                Ok(Some(frame)) if frame.kind == kind::PREPARED => match frame.decode::<Prepared>() {
+                    Ok(prepared) if prepared.attempt == id => self.note_prepared(id, prepared),
                     _ => open = false,
                 },
                 Ok(Some(_)) => {}

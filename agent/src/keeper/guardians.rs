@@ -43,6 +43,7 @@ impl Keeper {
             spool: self.place.spool_path(&start.lineage, start.attempt),
             oom_kills: self.oom.1,
             heard: self.heard,
+            checkout: self.order(start.attempt, person)?,
         };
         let (link, guardian_pid) = match self.employ(&task) {
             Some(employed) => employed,
@@ -58,6 +59,7 @@ impl Keeper {
             lineage: start.lineage.clone(),
             size: Size::of(start),
             started_ms: 0,
+            prepared: None,
             end: None,
             report: false,
             watch: Watch::default(),
@@ -73,7 +75,8 @@ impl Keeper {
             let env = start.env.iter().map(|(name, value)| name.len() + value.len());
             parts.chain(env).chain(start.command.iter().map(String::len)).sum::<usize>()
         };
-        if size(&task.start) > SMALL {
+        let patch = task.checkout.as_ref().and_then(|c| c.checkout.patch.as_ref()).map_or(0, Vec::len);
+        if size(&task.start) + patch > SMALL {
             return None;
         }
         let token = self.idle.pop()?;

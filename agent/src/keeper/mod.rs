@@ -3,6 +3,7 @@
 mod adopt;
 mod agent;
 mod attempts;
+mod checkouts;
 mod event;
 mod guardians;
 mod jobs_cgroup;
@@ -69,6 +70,9 @@ pub struct Args {
     /// while it is absent.
     #[arg(long, value_name = "PATH")]
     pub jobs_cgroup: Option<PathBuf>,
+    /// May check out every directory of this machine.
+    #[arg(long)]
+    pub allow_file_repositories: bool,
     /// Leaves after so many seconds without attempts and without an agent.
     #[arg(long, default_value_t = 60)]
     pub linger_s: u64,

@@ -31,7 +31,7 @@ impl Keeper {
         let with_usage = self.rounds.is_multiple_of(USAGE_ROUNDS);
         let (mut progress, mut usage) = (Vec::new(), Vec::new());
         let work = self.place.work.clone();
-        for (id, attempt) in self.attempts.iter_mut().filter(|(_, a)| a.end.is_none() && a.pid != 0) {
+        for (id, attempt) in self.attempts.iter_mut().filter(|(_, a)| a.has_process()) {
             progress
                 .extend(attempt.watch.progress(*id, &format!("{work}/{}/{STATUS}", attempt.guardian_pid)));
             if with_usage {
