@@ -230,7 +230,9 @@ mod tests {
         let example = include_str!("../agent.example.toml");
         let uncommented: String = example
             .lines()
-            .filter_map(|line| line.strip_prefix("# ").filter(|l| l.contains(" = ") || l.starts_with('[')).or(Some("")))
+            .filter_map(|line| {
+                line.strip_prefix("# ").filter(|l| l.contains(" = ") || l.starts_with('[')).or(Some(""))
+            })
             .fold(String::new(), |all, line| all + line + "\n");
         let settings = parse(&uncommented).unwrap();
         assert_eq!(settings.path, DEFAULT_PATH);
@@ -238,7 +240,10 @@ mod tests {
             let there = [format!("{key} = "), format!("[{key}]"), format!("[[git.{key}]]")];
             assert!(there.iter().any(|words| uncommented.contains(words)), "{key}");
         }
-        assert_eq!(GitSettings { credentials: Vec::new(), proxy: None, ..settings.git }, GitSettings::default());
+        assert_eq!(
+            GitSettings { credentials: Vec::new(), proxy: None, ..settings.git },
+            GitSettings::default()
+        );
         assert_eq!(parse("").unwrap().path, DEFAULT_PATH);
     }
 

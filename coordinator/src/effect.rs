@@ -40,6 +40,8 @@ pub enum Fact {
     ArrayMoved(JobId, Box<Standing>, Box<ArrayRow>),
     /// A task of an array has moved; its row may be new.
     TaskMoved(TaskId, Box<Standing>),
+    /// A git job's ref was resolved, or is to be resolved again.
+    CommitResolved(JobId, Option<String>),
     /// What it left behind, JSON.
     ResultKept(TaskId, String),
     /// What it says about itself.
@@ -194,6 +196,8 @@ pub struct Leased {
 pub enum ToAgent {
     /// Start an attempt.
     Start(Box<wire::Start>),
+    /// Start one in a checkout.
+    StartGit(Box<wire::StartGit>),
     /// End one.
     Stop(wire::Stop),
     /// Their ends are on disk.

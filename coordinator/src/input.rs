@@ -64,6 +64,10 @@ pub enum AgentSaid {
     InventoryEnd(u32),
     /// A process exists.
     Started(wire::Started),
+    /// What comes before an attempt's command has begun.
+    Preparing(wire::Preparing),
+    /// The commit that an attempt's ref was found to name.
+    Resolved(AttemptId, String),
     /// What a job says about itself.
     Progress(wire::Progress),
     /// It has ended; spooled output is in a segment by now.
@@ -207,6 +211,8 @@ pub enum Call {
     RestartJob {
         /// Which.
         target: Target,
+        /// Resolve its ref again, instead of the same commit.
+        latest: bool,
         /// The store's row, and its tasks that ended FAILED or CANCELLED.
         stored: Stored,
     },

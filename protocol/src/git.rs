@@ -3,6 +3,7 @@
 use crate::error::{Code, Problem};
 use crate::spec::GitSpec;
 use crate::text::{Clean, is_hostile};
+use std::fmt;
 
 /// Bytes of a URL.
 const MAX_URL: usize = 2048;
@@ -116,7 +117,8 @@ impl Url {
 
     /// `user@host:path`.
     fn short(text: &str) -> Result<Self, String> {
-        let unknown = "it is no URL; write https://HOST/PATH, ssh://HOST/PATH, user@HOST:PATH or file:///PATH";
+        let unknown =
+            "it is no URL; write https://HOST/PATH, ssh://HOST/PATH, user@HOST:PATH or file:///PATH";
         let (address, path) = text.split_once(':').ok_or(unknown)?;
         if address.contains('/') {
             return Err(unknown.to_owned());
@@ -266,8 +268,9 @@ pub fn is_commit(word: &str) -> bool {
 /// Why it cannot be a ref, for people.
 pub fn check_ref(name: &str) -> Result<(), String> {
     let bad_char = |c: char| c.is_whitespace() || is_hostile(c) || c.is_control() || "~^:?*[\\".contains(c);
-    let bad_part =
-        |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with('.') || part.ends_with(".lock");
+    let bad_part = |part: &str| {
+        part.is_empty() || part.starts_with('.') || part.ends_with('.') || part.ends_with(".lock")
+    };
     if name.is_empty() || name.len() > MAX_REF {
         return Err(format!("it has {} bytes; 1 to {MAX_REF} are possible", name.len()));
     }
@@ -331,7 +334,8 @@ impl GitSpec {
                     .hint("a directory of the repository, such as services/train")
             })?;
         }
-        if self.setup.as_ref().is_some_and(|s| s.trim().is_empty() || s.len() > MAX_SETUP || s.contains('\0')) {
+        if self.setup.as_ref().is_some_and(|s| s.trim().is_empty() || s.len() > MAX_SETUP || s.contains('\0'))
+        {
             return Err(Problem::new(Code::BadValue, "setup is empty, too long or has a NUL byte")
                 .hint("a command line for sh, at most 64 KiB, such as: pip install -r requirements.txt"));
         }
@@ -343,6 +347,18 @@ impl GitSpec {
             Some(patch) => patch.check(),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for GitSpec {
+    /// Repository, ref and commit, for `show` and its like. Not clean.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.url, self.reference.as_deref().unwrap_or("HEAD"))?;
+        match &self.commit {
+            Some(commit) => write!(f, " ({})", commit.get(..12).unwrap_or(commit))?,
+            None => f.write_str(" (not resolved yet)")?,
+        }
+        f.write_str(if self.patch.is_some() { " with uncommitted work" } else { "" })
     }
 }
 

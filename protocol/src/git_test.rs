@@ -108,7 +108,7 @@ fn nothing_that_git_could_take_for_something_else_is_a_repository() {
         let spec = GitSpec { url: (*url).to_owned(), ..GitSpec::default() };
         let problem = spec.validate().unwrap_err();
         assert_eq!((problem.code.as_str(), problem.hint.is_empty()), ("bad-url", false), "{url:?}");
-        assert!(!problem.detail.contains("hunter2") , "{}", problem.detail);
+        assert!(!problem.detail.contains("hunter2"), "{}", problem.detail);
     }
     assert!(Url::parse(&format!("https://h/{}", "a".repeat(MAX_URL))).is_err());
 }
@@ -143,7 +143,17 @@ fn submodules_stay_where_they_are_allowed_to_be() {
     assert_eq!(join("./sub").as_deref(), Ok("https://h/group/repo.git/sub"));
     assert_eq!(join("../../x/y").as_deref(), Ok("https://h/x/y"));
     assert_eq!(join("https://other/r").as_deref(), Ok("https://other/r"));
-    for bad in ["../../../x", "../../../../etc/x", "ext::sh -c id", "-u./x", "/etc", "..", ".", "../x\r", "../a/../../b"] {
+    for bad in [
+        "../../../x",
+        "../../../../etc/x",
+        "ext::sh -c id",
+        "-u./x",
+        "/etc",
+        "..",
+        ".",
+        "../x\r",
+        "../a/../../b",
+    ] {
         assert!(join(bad).is_err(), "{bad:?} was taken");
     }
     let short = Url::parse("git@h:group/repo").unwrap();
@@ -152,13 +162,42 @@ fn submodules_stay_where_they_are_allowed_to_be() {
 
 #[test]
 fn refs_follow_the_rules_of_git_and_are_no_options() {
-    for good in ["main", "HEAD", "v1.2", "feature/a-b", "refs/heads/x", "a@b", "\u{e9}t\u{e9}", &"a".repeat(40)] {
+    for good in
+        ["main", "HEAD", "v1.2", "feature/a-b", "refs/heads/x", "a@b", "\u{e9}t\u{e9}", &"a".repeat(40)]
+    {
         assert_eq!(check_ref(good), Ok(()), "{good}");
     }
     for bad in [
-        "", "-x", "--exec", "a..b", "a b", "@{u}", "@", "a@{1}", "main~2", "HEAD^{/x}", "a:b", "a?b", "a*b", "a[b", "a\\b",
-        "/a", "a/", "a//b", ".a", "a/.b", "a.", "a.lock", "a/b.lock/c", "refs/../x", "a\nb", "a\rb", "a\u{0}b", "a\u{7f}",
-        "a\u{202e}b", &"a".repeat(1000),
+        "",
+        "-x",
+        "--exec",
+        "a..b",
+        "a b",
+        "@{u}",
+        "@",
+        "a@{1}",
+        "main~2",
+        "HEAD^{/x}",
+        "a:b",
+        "a?b",
+        "a*b",
+        "a[b",
+        "a\\b",
+        "/a",
+        "a/",
+        "a//b",
+        ".a",
+        "a/.b",
+        "a.",
+        "a.lock",
+        "a/b.lock/c",
+        "refs/../x",
+        "a\nb",
+        "a\rb",
+        "a\u{0}b",
+        "a\u{7f}",
+        "a\u{202e}b",
+        &"a".repeat(1000),
     ] {
         assert!(check_ref(bad).is_err(), "{bad:?} was taken");
     }
@@ -171,7 +210,21 @@ fn directories_stay_inside() {
     for good in ["a", "a/b", "a/b/", "-x", "a b"] {
         assert_eq!(check_subdir(good), Ok(()), "{good}");
     }
-    for bad in ["", "/", "/etc", "..", "../x", "a/../b", ".", "a/./b", "a//b", ".git", "a/.GIT/hooks", "a\nb", "a\u{1b}b"] {
+    for bad in [
+        "",
+        "/",
+        "/etc",
+        "..",
+        "../x",
+        "a/../b",
+        ".",
+        "a/./b",
+        "a//b",
+        ".git",
+        "a/.GIT/hooks",
+        "a\nb",
+        "a\u{1b}b",
+    ] {
         assert!(check_subdir(bad).is_err(), "{bad:?} was taken");
     }
 }
@@ -195,4 +248,12 @@ fn each_field_has_its_code() {
     full.validate().unwrap();
     let again: GitSpec = serde_json::from_str(&serde_json::to_string(&full).unwrap()).unwrap();
     assert_eq!(again, full);
+}
+
+#[test]
+fn the_words_name_the_commit_or_say_that_it_is_not_known() {
+    let spec = GitSpec { url: "https://h/r".into(), reference: Some("main".into()), ..GitSpec::default() };
+    assert_eq!(spec.to_string(), "https://h/r main (not resolved yet)");
+    let spec = GitSpec { commit: Some("0123456789abcdef".into()), reference: None, ..spec };
+    assert_eq!(spec.to_string(), "https://h/r HEAD (0123456789ab)");
 }

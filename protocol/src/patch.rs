@@ -51,8 +51,11 @@ impl Patch {
 }
 
 fn too_large(bytes: usize) -> Problem {
-    Problem::new(Code::TooLarge, format!("the uncommitted work has {bytes} bytes; at most {MAX_PATCH} travel with a job"))
-        .hint("commit it to a branch and submit that, or leave large files out with .gitignore")
+    Problem::new(
+        Code::TooLarge,
+        format!("the uncommitted work has {bytes} bytes; at most {MAX_PATCH} travel with a job"),
+    )
+    .hint("commit it to a branch and submit that, or leave large files out with .gitignore")
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -93,7 +96,9 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_the_standard_and_comes_back() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(encode(bytes.as_bytes()), text);
             assert_eq!(decode(text).as_deref(), Some(bytes.as_bytes()));
         }

@@ -70,19 +70,29 @@ impl JobSpec {
     fn check_git(&self, git: &crate::spec::GitSpec) -> Result<(), Problem> {
         git.validate()?;
         if self.command.is_none() && self.worker.is_none() && self.queue.is_none() {
-            return Err(Problem::new(Code::BadCommand, "git says where the code is, but there is no command to run in it")
-                .hint(r#"add the command, for example "command":["make","test"]"#));
+            return Err(Problem::new(
+                Code::BadCommand,
+                "git says where the code is, but there is no command to run in it",
+            )
+            .hint(r#"add the command, for example "command":["make","test"]"#));
         }
         if self.cwd.is_some() {
-            return Err(Problem::new(Code::BadValue, "cwd and git contradict each other: the command starts in its checkout")
-                .hint("leave cwd out, or name a directory of the repository with git.subdir"));
+            return Err(Problem::new(
+                Code::BadValue,
+                "cwd and git contradict each other: the command starts in its checkout",
+            )
+            .hint("leave cwd out, or name a directory of the repository with git.subdir"));
         }
-        let parts = [self.stdin.as_ref().map_or(0, String::len), git.patch.as_ref().map_or(0, |p| p.data.len())];
+        let parts =
+            [self.stdin.as_ref().map_or(0, String::len), git.patch.as_ref().map_or(0, |p| p.data.len())];
         let command: usize = self.command.iter().flatten().map(String::len).sum();
         let payload = self.payload.as_ref().map_or(0, |p| p.to_string().len());
         if parts.iter().sum::<usize>() + command + payload > MAX_GIT_START {
-            return Err(Problem::new(Code::TooLarge, "command, stdin, payload and patch together are too large")
-                .hint("commit the changes to a branch, or let the job read files"));
+            return Err(Problem::new(
+                Code::TooLarge,
+                "command, stdin, payload and patch together are too large",
+            )
+            .hint("commit the changes to a branch, or let the job read files"));
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ pub mod http;
 pub mod machine;
 pub mod outage;
 pub mod refusals;
+pub mod repo;
 pub mod server;
 pub mod systemd;
 pub mod terminal;

@@ -133,7 +133,7 @@ fn nonsense_is_refused_with_its_code_and_nothing_is_lost() {
         (r#"{"command":["true"],"env":{"A=B":"c"}}"#, "bad-env"),
         (r#"{"command":["true"],"cwd":"relative"}"#, "bad-value"),
         (r#"{"command":["true"],"worker":"nobody"}"#, "not-found"),
-        (r#"{"command":["true"],"git":{"url":"https://x"}}"#, "not-yet"),
+        (r#"{"command":["true"],"git":{"url":"https://x"}}"#, "bad-url"),
         (r#"{"command":["true"],"priority":1e400}"#, "json-syntax"),
         (&deep, "json-syntax"),
         (&long_argument, "too-large"),

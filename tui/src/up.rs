@@ -73,6 +73,12 @@ impl ServerError {
     }
 }
 
+/// The process that makes a checkout, if these words mean it: started by the guardian of a git job.
+pub fn checkout(words: &[OsString]) -> Option<u8> {
+    let meant = words.len() == 3 && words[1..] == reeve_agent::git::WORDS;
+    meant.then(reeve_agent::git::run)
+}
+
 /// The process that holds attempts: `reeve keeper`, started by the agent.
 pub fn keeper(words: Vec<OsString>) -> u8 {
     #[derive(clap::Parser)]
@@ -205,6 +211,8 @@ fn agent_config(dir: &Dir) -> reeve_agent::Config {
     let mut config = reeve_agent::Config::below(&dir.agent());
     config.runtime_dir = dir.runtime().join("agent");
     config.settings.allow_root = rustix::process::geteuid().is_root();
+    // Whoever may submit here could read these directories anyway.
+    config.settings.git.allow.push("file://*".to_owned());
     config
 }
 

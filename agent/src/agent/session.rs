@@ -310,7 +310,7 @@ impl Session<'_> {
     fn hear_coordinator(&mut self, frames: &mut Reader) -> Result<(), Error> {
         while let Some(frame) = frames.next_frame()? {
             match frame.kind {
-                kind::START => {
+                kind::START | kind::START_GIT => {
                     if !std::mem::replace(&mut self.busy, true) {
                         // Nobody told the keeper while nothing ran: the lease of this attempt starts from here.
                         self.down.say(kind::LIMITS, 0, &self.limits);

@@ -71,7 +71,9 @@ impl Cache {
             if total <= most {
                 break;
             }
-            let Some(key) = path.file_name().and_then(|n| n.to_str()).filter(|name| *name != keep) else { continue };
+            let Some(key) = path.file_name().and_then(|n| n.to_str()).filter(|name| *name != keep) else {
+                continue;
+            };
             let Ok(_lock) = self.lock(key, FlockOperation::NonBlockingLockExclusive) else { continue };
             if !has_live_tree(&path) && fs::remove_dir_all(&path).is_ok() {
                 total = total.saturating_sub(bytes);
@@ -104,12 +106,14 @@ pub(super) fn note_tree(mirror: &Path, tree: &Path) {
     let path = mirror.join("trees");
     let known = fs::read_to_string(&path).unwrap_or_default();
     if known.lines().count() > MAX_TREES {
-        let living: String = known.lines().filter(|t| Path::new(t).exists()).map(|t| format!("{t}\n")).collect();
+        let living: String =
+            known.lines().filter(|t| Path::new(t).exists()).map(|t| format!("{t}\n")).collect();
         let _ = fs::write(&path, living);
     }
     // One write of a short line: those of several processes do not mix.
     let line = format!("{}\n", tree.display());
-    let _ = File::options().create(true).append(true).open(path).and_then(|mut f| f.write_all(line.as_bytes()));
+    let _ =
+        File::options().create(true).append(true).open(path).and_then(|mut f| f.write_all(line.as_bytes()));
 }
 
 fn has_live_tree(mirror: &Path) -> bool {
@@ -195,7 +199,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("trees"), "/nowhere/x\n".repeat(MAX_TREES + 1)).unwrap();
         note_tree(dir.path(), dir.path());
-        assert_eq!(fs::read_to_string(dir.path().join("trees")).unwrap(), format!("{}\n", dir.path().display()));
+        assert_eq!(
+            fs::read_to_string(dir.path().join("trees")).unwrap(),
+            format!("{}\n", dir.path().display())
+        );
         assert!(has_live_tree(dir.path()));
     }
 }

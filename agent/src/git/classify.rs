@@ -6,7 +6,13 @@ use super::order::What;
 const KNOWN: &[(What, &[&str])] = &[
     (
         What::Disk,
-        &["No space left on device", "Disk quota exceeded", "Read-only file system", "write error", "file write error"],
+        &[
+            "No space left on device",
+            "Disk quota exceeded",
+            "Read-only file system",
+            "write error",
+            "file write error",
+        ],
     ),
     (
         What::Auth,
@@ -97,7 +103,8 @@ pub(super) fn classify(words: &str, asked_a_server: bool) -> What {
 /// The line worth showing: the first that says fatal or error, else the last.
 pub(super) fn gist(words: &str) -> String {
     let lines = || words.lines().map(str::trim).filter(|line| !line.is_empty());
-    let telling = lines().find(|l| l.starts_with("fatal: ") || l.starts_with("error: ") || l.contains("ERROR"));
+    let telling =
+        lines().find(|l| l.starts_with("fatal: ") || l.starts_with("error: ") || l.contains("ERROR"));
     let line = telling.or_else(|| lines().last()).unwrap_or("git said nothing");
     line.trim_start_matches("fatal: ").trim_start_matches("error: ").to_owned()
 }
@@ -113,7 +120,10 @@ mod tests {
             (What::Auth, "fatal: Authentication failed for 'https://h/r/'"),
             (What::Auth, "fatal: unable to access 'http://h/r/': The requested URL returned error: 403"),
             (What::Auth, "fatal: repository 'http://127.0.0.1:1/r/' not found"),
-            (What::Auth, "git@h: Permission denied (publickey).\nfatal: Could not read from remote repository."),
+            (
+                What::Auth,
+                "git@h: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+            ),
             (What::Auth, "Host key verification failed.\nfatal: Could not read from remote repository."),
             (What::Auth, "fatal: remote error: access denied or repository not exported: /r"),
             (What::Auth, "fatal: '/nowhere' does not appear to be a git repository"),
@@ -129,7 +139,10 @@ mod tests {
             (What::Network, "fatal: unable to connect to h: h[0: 127.0.0.1]: errno=Connection refused"),
             (What::Disk, "fatal: write error: No space left on device\nfatal: index-pack failed"),
             (What::Corrupt, "error: object file objects/ab is empty\nfatal: loose object ab is corrupt"),
-            (What::Corrupt, "error: object 01: hasDotgit: contains '.git'\nfatal: fsck error in packed object"),
+            (
+                What::Corrupt,
+                "error: object 01: hasDotgit: contains '.git'\nfatal: fsck error in packed object",
+            ),
             (What::Corrupt, "fatal: not a git repository: '/c/repo.git'"),
         ] {
             assert_eq!(classify(words, true), what, "{words}");

@@ -80,7 +80,12 @@ impl<'a> Git<'a> {
     }
 
     /// A command in a work tree, perhaps with input.
-    pub(super) fn in_tree(&self, tree: &Path, words: &[&str], input: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
+    pub(super) fn in_tree(
+        &self,
+        tree: &Path,
+        words: &[&str],
+        input: Option<&[u8]>,
+    ) -> Result<Vec<u8>, Failure> {
         let mut command = self.prepared(&tree.join(".git"), words, None);
         command.current_dir(tree).env("GIT_WORK_TREE", tree);
         self.run(command, input, false)
@@ -113,12 +118,15 @@ impl<'a> Git<'a> {
             .env("GIT_DIR", git_dir)
             .env("GIT_ALLOW_PROTOCOL", url.map_or("", |u| u.transport.scheme()))
             .current_dir("/");
-        let mut config: Vec<(&str, String)> = CONFIG.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        let mut config: Vec<(&str, String)> =
+            CONFIG.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         config.push(("http.lowSpeedTime", self.settings.stall_s.to_string()));
         config.extend(self.settings.proxy.iter().map(|proxy| ("http.proxy", proxy.clone())));
         if let Some(url) = url {
             let credential = credential_for(self.settings, url);
-            config.extend(credential.and_then(|c| c.helper.clone()).map(|helper| ("credential.helper", helper)));
+            config.extend(
+                credential.and_then(|c| c.helper.clone()).map(|helper| ("credential.helper", helper)),
+            );
             if url.transport == Transport::Ssh {
                 command.env("GIT_SSH_COMMAND", self.ssh(credential)).env("GIT_SSH_VARIANT", "ssh");
             }
@@ -144,7 +152,12 @@ impl<'a> Git<'a> {
         line
     }
 
-    pub(super) fn run(&self, mut command: Command, input: Option<&[u8]>, asks: bool) -> Result<Vec<u8>, Failure> {
+    pub(super) fn run(
+        &self,
+        mut command: Command,
+        input: Option<&[u8]>,
+        asks: bool,
+    ) -> Result<Vec<u8>, Failure> {
         let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = command
             .stdin(stdin)
@@ -171,7 +184,10 @@ impl<'a> Git<'a> {
         });
         let status = child.wait().map_err(|e| Failure::disk("git cannot be waited for", &e))?;
         if output.len() as u64 > MAX_OUTPUT {
-            return Err(Failure::Checkout(What::Network, "the server has more refs than can be looked at".to_owned()));
+            return Err(Failure::Checkout(
+                What::Network,
+                "the server has more refs than can be looked at".to_owned(),
+            ));
         }
         if status.success() {
             return Ok(output);
@@ -236,9 +252,16 @@ mod tests {
             trusting: None,
         };
         let ssh = |url: &str| git.ssh(credential_for(&settings, &Url::parse(url).unwrap()));
-        assert!(ssh("git@a.example:r").ends_with("-i '/home/ana/.ssh/it'\\''s'"), "{}", ssh("git@a.example:r"));
+        assert!(
+            ssh("git@a.example:r").ends_with("-i '/home/ana/.ssh/it'\\''s'"),
+            "{}",
+            ssh("git@a.example:r")
+        );
         assert!(ssh("git@b.example:r").ends_with("-i '/k'"));
-        assert!(ssh("git@b.example:r").contains("BatchMode=yes") && ssh("git@b.example:r").contains("-F /dev/null"));
+        assert!(
+            ssh("git@b.example:r").contains("BatchMode=yes")
+                && ssh("git@b.example:r").contains("-F /dev/null")
+        );
         assert!(credential_for(&settings, &Url::parse("https://a.example/r").unwrap()).is_none());
     }
 

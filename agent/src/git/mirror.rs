@@ -66,7 +66,8 @@ impl Mirror {
         commit: Option<&str>,
     ) -> Result<Held, Failure> {
         let asked_at = SystemTime::now();
-        let mut commit = commit.map(str::to_owned).or_else(|| reference.filter(|r| is_commit(r)).map(str::to_owned));
+        let mut commit =
+            commit.map(str::to_owned).or_else(|| reference.filter(|r| is_commit(r)).map(str::to_owned));
         for _ in 0..ROUNDS {
             if let Some(found) = &commit {
                 let lock = cache.share(&self.key)?;
@@ -102,7 +103,8 @@ impl Mirror {
     ) -> Result<String, Failure> {
         let note = self.dir.join("resolved").join(&sha256_hex(reference.unwrap_or("HEAD").as_bytes())[..32]);
         let fresh = fs::metadata(&note).and_then(|m| m.modified()).is_ok_and(|at| at > asked_at);
-        if let Some(commit) = fresh.then(|| fs::read_to_string(&note).ok()).flatten().filter(|c| is_commit(c)) {
+        if let Some(commit) = fresh.then(|| fs::read_to_string(&note).ok()).flatten().filter(|c| is_commit(c))
+        {
             return Ok(commit);
         }
         let names = git_refs::wanted(reference);
@@ -188,7 +190,10 @@ impl Mirror {
         if found.is_ok_and(|refs| !refs.is_empty()) {
             return git.local(&repository, &["update-ref", kept, commit]).map(|_| ());
         }
-        Err(Failure::Checkout(What::Ref, format!("no branch and no tag of the repository leads to commit {commit}")))
+        Err(Failure::Checkout(
+            What::Ref,
+            format!("no branch and no tag of the repository leads to commit {commit}"),
+        ))
     }
 }
 

@@ -94,7 +94,15 @@ fn modules(git: &Git<'_>, tree: &Path) -> Result<Vec<Module>, Failure> {
     if !file.symlink_metadata().is_ok_and(|m| m.is_file()) {
         return Ok(Vec::new());
     }
-    let words = ["config", "--no-includes", "--file", ".gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$"];
+    let words = [
+        "config",
+        "--no-includes",
+        "--file",
+        ".gitmodules",
+        "-z",
+        "--get-regexp",
+        r"^submodule\..*\.(path|url)$",
+    ];
     let settings = git.in_tree(tree, &words, None)?;
     let listing = git.in_tree(tree, &["ls-files", "--stage", "-z"], None)?;
     Ok(pair(&String::from_utf8_lossy(&settings), &String::from_utf8_lossy(&listing)))

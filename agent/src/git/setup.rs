@@ -90,12 +90,20 @@ fn key(setup: &str, commit: &str, tree: &Path, dir: &Path) -> String {
 fn call(setup: &str, commit: &str, dir: &Path, kept: Option<&Path>) -> Result<(), Failure> {
     super::say("set-up runs");
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", setup]).current_dir(dir).env("REEVE_COMMIT", commit).stdin(std::process::Stdio::null());
+    command
+        .args(["-c", setup])
+        .current_dir(dir)
+        .env("REEVE_COMMIT", commit)
+        .stdin(std::process::Stdio::null());
     if let Some(kept) = kept {
         command.env(VARIABLE, kept);
     }
     let status = command.status().map_err(|e| Failure::Setup(format!("sh cannot be started: {e}")))?;
-    if status.success() { Ok(()) } else { Err(Failure::Setup(format!("the set-up command ended with {status}"))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure::Setup(format!("the set-up command ended with {status}")))
+    }
 }
 
 #[cfg(test)]

@@ -62,9 +62,10 @@ fn verify(git: &Git<'_>, commit: &str, tree: &Path) -> Result<(), Failure> {
 pub(super) fn apply(git: &Git<'_>, tree: &Path, patch: &[u8]) -> Result<(), Failure> {
     let applied = git.in_tree(tree, &["apply", "--whitespace=nowarn", "-"], Some(patch));
     applied.map(|_| ()).map_err(|failure| match failure {
-        Failure::Checkout(_, words) => {
-            Failure::Checkout(What::Mismatch, format!("the uncommitted work does not fit the commit: {words}"))
-        }
+        Failure::Checkout(_, words) => Failure::Checkout(
+            What::Mismatch,
+            format!("the uncommitted work does not fit the commit: {words}"),
+        ),
         other => other,
     })
 }
@@ -73,7 +74,8 @@ pub(super) fn apply(git: &Git<'_>, tree: &Path, patch: &[u8]) -> Result<(), Fail
 pub(super) fn start_dir(tree: &Path, subdir: Option<&str>) -> Result<PathBuf, Failure> {
     let root = tree.canonicalize().map_err(|e| Failure::disk("the work tree cannot be read", &e))?;
     let Some(subdir) = subdir else { return Ok(root) };
-    let missing = |why: &str| Failure::Checkout(What::Ref, format!("the commit has no directory {subdir:?}: {why}"));
+    let missing =
+        |why: &str| Failure::Checkout(What::Ref, format!("the commit has no directory {subdir:?}: {why}"));
     let dir = root.join(subdir).canonicalize().map_err(|e| missing(&e.to_string()))?;
     if !dir.starts_with(&root) || dir.starts_with(root.join(".git")) {
         return Err(missing("a link leads out of the repository"));
@@ -97,17 +99,28 @@ mod tests {
         fs::create_dir_all(tree.join(".git/hooks")).unwrap();
         fs::create_dir_all(dir.path().join("outside")).unwrap();
         fs::write(tree.join("file"), "x").unwrap();
-        for (target, link) in
-            [("a", "inner"), ("../outside", "outer"), ("/etc", "far"), (".git/hooks", "repo"), ("loop", "loop")]
-        {
+        for (target, link) in [
+            ("a", "inner"),
+            ("../outside", "outer"),
+            ("/etc", "far"),
+            (".git/hooks", "repo"),
+            ("loop", "loop"),
+        ] {
             symlink(target, tree.join(link)).unwrap();
         }
         let root = tree.canonicalize().unwrap();
-        for (subdir, wanted) in
-            [(None, Some("")), (Some("a/b"), Some("a/b")), (Some("inner/b"), Some("a/b")), (Some("outer"), None)]
-        {
+        for (subdir, wanted) in [
+            (None, Some("")),
+            (Some("a/b"), Some("a/b")),
+            (Some("inner/b"), Some("a/b")),
+            (Some("outer"), None),
+        ] {
             let found = start_dir(&tree, subdir).ok();
-            assert_eq!(found, wanted.map(|w| if w.is_empty() { root.clone() } else { root.join(w) }), "{subdir:?}");
+            assert_eq!(
+                found,
+                wanted.map(|w| if w.is_empty() { root.clone() } else { root.join(w) }),
+                "{subdir:?}"
+            );
         }
         for bad in ["far", "repo", "loop", "file", "nowhere"] {
             assert!(start_dir(&tree, Some(bad)).unwrap_err().is(What::Ref), "{bad}");

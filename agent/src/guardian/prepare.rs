@@ -42,7 +42,8 @@ impl Guardian<'_> {
         let socket = self.socket();
         let env = environment::complete(&self.task.start, &self.facts(&socket));
         let name = |word: &str| CString::new(word).map_err(|e| refused(io::Error::other(e)));
-        let argv = ["reeve-agent", WORDS[0], WORDS[1]].map(name).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let argv =
+            ["reeve-agent", WORDS[0], WORDS[1]].map(name).into_iter().collect::<Result<Vec<_>, _>>()?;
         use std::os::fd::AsRawFd as _;
         let spec = ChildSpec {
             // Our own program, even when another version lies in its place by now.
@@ -54,7 +55,8 @@ impl Guardian<'_> {
             user: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
         };
-        let pid = sys::spawn(&spec).map_err(|failure| refused(io::Error::from_raw_os_error(failure.errno)))?;
+        let pid =
+            sys::spawn(&spec).map_err(|failure| refused(io::Error::from_raw_os_error(failure.errno)))?;
         (self.stdout, self.stderr) = (Some(stdout), Some(stderr));
         let told =
             Prepared { attempt: self.task.start.attempt, began_ms: Wall::now().0, commit: String::new() };
@@ -102,7 +104,8 @@ impl Guardian<'_> {
     fn read_report(&self) -> Option<Report> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let path = format!("{}/{REPORT}", self.workdir.path());
-        let fd = rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
+        let fd =
+            rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
         let mut bytes = Vec::new();
         std::fs::File::from(fd).take(MAX_REPORT).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()

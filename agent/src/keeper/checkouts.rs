@@ -40,7 +40,10 @@ impl Keeper {
                 GitSettings::default()
             }
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "repositories cannot be checked out");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "repositories cannot be checked out"
+                );
                 GitSettings { allow: Vec::new(), ..GitSettings::default() }
             }
         };

@@ -101,11 +101,18 @@ pub(super) async fn cancel_job(cx: Cx) -> Answer {
     change(&app, &caller, target, With::Named, |stored| Call::CancelJob { target, grace_ms, stored }).await
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RestartRequest {
+    /// What the ref names now, instead of the same commit.
+    latest: bool,
+}
+
 /// `POST /v1/jobs/{job}/restart`.
 pub(super) async fn restart_job(cx: Cx) -> Answer {
     let (app, caller, target) = begin(&cx)?;
-    let Nothing {} = cx.json_or_default().await?;
-    change(&app, &caller, target, With::Bad, |stored| Call::RestartJob { target, stored }).await
+    let RestartRequest { latest } = cx.json_or_default().await?;
+    change(&app, &caller, target, With::Bad, |stored| Call::RestartJob { target, latest, stored }).await
 }
 
 /// `POST /v1/jobs/{job}/hold`.

@@ -168,7 +168,7 @@ pub(super) async fn register_worker(cx: Cx) -> Answer {
     let (app, caller, name) = (cx.app.clone(), cx.caller.clone(), cx.param(0).to_owned());
     check_name("worker", &name)?;
     let request: WorkerRequest = cx.json().await?;
-    if let Some(kind @ ("git" | "static")) = request.kind.as_deref() {
+    if let Some(kind @ "static") = request.kind.as_deref() {
         let problem = Problem::new(Code::NotYet, format!("workers of kind {kind} are not in this version"));
         return Err(problem.hint("register a command").into());
     }

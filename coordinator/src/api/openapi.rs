@@ -37,7 +37,7 @@ operations! {
     "post" "/v1/jobs/register" "register_job: name a job, or record one that runs elsewhere." [] "RegisterRequest" -> "Job";
     "get" "/v1/jobs/{job}" "get_job_status, perhaps waiting for its end." ["wait_s"] "" -> "Job";
     "post" "/v1/jobs/{job}/cancel" "cancel_job." [] "CancelRequest" -> "Changed";
-    "post" "/v1/jobs/{job}/restart" "restart_job: the same job again; of an array its failed and cancelled tasks." [] "{}" -> "Changed";
+    "post" "/v1/jobs/{job}/restart" "restart_job: the same job again; of an array its failed and cancelled tasks." [] "RestartRequest" -> "Changed";
     "post" "/v1/jobs/{job}/hold" "Keep it QUEUED until it is released." [] "{}" -> "Changed";
     "post" "/v1/jobs/{job}/release" "Let a held job go on." [] "{}" -> "Changed";
     "post" "/v1/jobs/{job}/status" "update_job_status." [] "StatusRequest" -> "Changed";
@@ -157,7 +157,8 @@ const SCHEMAS: &[(&str, &str)] = &[
         "JobSpec",
         "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? labels:{text} hold:bool run_as:text? grace_s:number?",
     ),
-    ("Git", "url:text ref:text? subdir:text?"),
+    ("Git", "url:text ref:text? subdir:text? setup:text? submodules:bool lfs:bool commit:text? patch:Patch?"),
+    ("Patch", "sha256:text data:text"),
     ("Resources", "cpus:number? memory_bytes:int? gpus:number? named:{int}"),
     ("After", "ok:[int] any:[int] fail:[int]"),
     ("ArrayRange", "from:int to:int limit:int?"),
@@ -174,6 +175,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("Counts", "QUEUED:int RUNNING:int COMPLETED:int FAILED:int CANCELLED:int"),
     ("Cause", "kind:text code:int? signal:int? what:text? errno:text? detail:text?"),
     ("RegisterRequest", "id:text definition:any cluster_id:int?"),
+    ("RestartRequest", "latest:bool"),
     ("CancelRequest", "grace_s:number? reason:text?"),
     (
         "StatusRequest",

@@ -54,6 +54,21 @@ pub fn start(spec: &JobSpec, facts: Facts<'_>) -> wire::Start {
     }
 }
 
+/// What the machine checks out first; `None`: the job has no repository.
+pub fn checkout(spec: &JobSpec) -> Option<wire::Checkout> {
+    let git = spec.git.as_ref()?;
+    Some(wire::Checkout {
+        url: git.url.clone(),
+        reference: git.reference.clone(),
+        commit: git.commit.clone(),
+        subdir: git.subdir.clone(),
+        setup: git.setup.clone(),
+        submodules: git.submodules,
+        lfs: git.lfs,
+        patch: git.patch.as_ref().and_then(reeve_protocol::patch::Patch::bytes),
+    })
+}
+
 /// The job's own variables first, then reeve's, which win.
 fn environment(spec: &JobSpec, facts: &Facts<'_>) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -83,6 +98,10 @@ fn environment(spec: &JobSpec, facts: &Facts<'_>) -> Vec<(String, String)> {
     }
     if let Some(cause) = facts.previous {
         set("REEVE_PREV_CAUSE", cause.kind().to_owned());
+    }
+    if let Some(git) = &spec.git {
+        set("REEVE_REPO", git.url.clone());
+        set("REEVE_REF", git.reference.clone().unwrap_or_else(|| "HEAD".to_owned()));
     }
     for (key, value) in &spec.labels {
         set(&label_variable(key), value.clone());

@@ -3,7 +3,8 @@
 use super::Core;
 use super::calls_cluster::{arc, ended};
 use super::time::DISCONNECTED_MS;
-use crate::cluster::reconcile::{self, Record};
+use crate::cluster::reconcile;
+pub(super) use crate::cluster::reconcile::Record;
 use crate::effect::{Effect, Ended, Fact, Step, ToAgent};
 use crate::input::{AgentSaid, Now, Segment};
 use crate::job_manager::Holder;
@@ -32,6 +33,8 @@ impl Core {
                 AgentSaid::Machine(info) => self.described(machine, info, step),
                 AgentSaid::Inventory(items) => m.inventory.extend(items),
                 AgentSaid::InventoryEnd(_) => self.inventory_end(now, machine, session, step),
+                AgentSaid::Preparing(preparing) => self.preparing(now, machine, &preparing),
+                AgentSaid::Resolved(attempt, commit) => self.resolved(now, machine, attempt, &commit, step),
                 AgentSaid::Started(started) => self.started(now, machine, &started, step),
                 AgentSaid::Progress(progress) => self.progress(now, machine, progress, step),
                 AgentSaid::Finished(finished, segment) => {
@@ -109,7 +112,7 @@ impl Core {
         self.up(now, machine);
     }
 
-    fn record_of(&self, machine: &str, attempt: AttemptId) -> Record {
+    pub(super) fn record_of(&self, machine: &str, attempt: AttemptId) -> Record {
         if attempt.task.job >= self.next_job {
             return Record::Unknown;
         }
@@ -133,12 +136,14 @@ impl Core {
             self.cluster.reserve(machine, item.attempt, shape, false);
         }
         if item.phase > 0 && phase.state() == State::Queued {
+            let mv = self.begun(item);
             if let Some(t) = self.jobs.task_mut(task) {
                 // A guardian that was stopped has not said when; nobody started in 1970.
-                t.started_at = Some(if item.started_ms > 0 { item.started_ms } else { now.wall });
+                let at = if item.started_ms > 0 { item.started_ms } else { now.wall };
+                t.started_at = Some(at).filter(|_| mv == Move::Start);
                 t.run_at = None;
             }
-            self.go(now, task, Move::Start, &actor);
+            self.go(now, task, mv, &actor);
         } else {
             self.go(now, task, Move::Reconnect, &actor);
         }
@@ -281,8 +286,8 @@ impl Core {
         if finished.started_ms == 0 {
             return;
         }
-        let Some(t) = self.jobs.task_mut(attempt.task) else { return };
-        if t.phase().state() == State::Queued {
+        if self.is_before_command(attempt) {
+            let Some(t) = self.jobs.task_mut(attempt.task) else { return };
             t.started_at = Some(finished.started_ms.min(now.wall));
             self.go(now, attempt.task, Move::Start, actor);
         }

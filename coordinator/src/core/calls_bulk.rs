@@ -46,7 +46,7 @@ impl Core {
             .map(|(target, stored)| {
                 match action {
                     "cancel" => self.cancel_job(now, caller, target, None, &stored, step),
-                    "restart" => self.restart_job(now, caller, target, &stored),
+                    "restart" => self.restart_job(now, caller, target, false, &stored, step),
                     "hold" => self.hold_job(now, caller, target, true, &stored),
                     "release" => self.hold_job(now, caller, target, false, &stored),
                     other => Err(Problem::new(

@@ -112,7 +112,9 @@ impl Core {
         now: Now,
         caller: &Caller,
         target: Target,
+        latest: bool,
         stored: &Stored,
+        step: &mut Step,
     ) -> Result<Changed, Problem> {
         let resident = self.jobs.get(target.job).is_some();
         if !resident {
@@ -120,6 +122,13 @@ impl Core {
         }
         self.check_owner(caller, target.job)?;
         let actor = caller.actor();
+        if latest {
+            self.forget_commit(target.job, step).inspect_err(|_| {
+                if !resident {
+                    self.put_away(target.job);
+                }
+            })?;
+        }
         let n = match self.jobs.get(target.job).map(|j| matches!(j.body, Body::Array(_))) {
             Some(true) => self.restart_tasks(now, target, stored, &actor),
             _ => self.restart_single(now, target, &actor),

@@ -10,6 +10,18 @@ use reeve_protocol::spec_check::check_name;
 use reeve_protocol::time::Wall;
 use reeve_protocol::{Code, JobSpec, Problem};
 
+/// A checkout alone is nothing to run. Only here it is known whether a worker brings the command.
+fn has_command(spec: JobSpec) -> Result<JobSpec, Problem> {
+    if spec.git.is_some() && spec.command.is_none() {
+        return Err(Problem::new(
+            Code::BadCommand,
+            "git says where the code is, but there is no command to run in it",
+        )
+        .hint(r#"add the command, for example "command":["make","test"]"#));
+    }
+    Ok(spec)
+}
+
 impl Core {
     /// `register_worker`: a named recipe, versioned; jobs keep the version they were submitted with.
     pub(super) fn register_worker(
@@ -22,12 +34,20 @@ impl Core {
     ) -> Result<Reply, Problem> {
         check_name("worker", &name)?;
         let kind = request.kind.unwrap_or_else(|| "command".to_owned());
-        if kind != "command" || request.spec.git.is_some() {
+        let is_git = kind == "git";
+        if !is_git && kind != "command" {
             return Err(Problem::new(
                 Code::NotYet,
                 format!("workers of kind {kind:?} come with a later version"),
             )
-            .hint("register a command worker"));
+            .hint("register a command worker, or one of kind git"));
+        }
+        if is_git != request.spec.git.is_some() {
+            return Err(Problem::new(
+                Code::BadValue,
+                "a worker of kind git has a repository, and no other has one",
+            )
+            .hint("reeve worker register NAME --repo URL --ref REF -- COMMAND"));
         }
         if request.spec.command.is_none() {
             return Err(Problem::new(Code::BadCommand, "a command worker needs a command")
@@ -85,7 +105,7 @@ impl Core {
             })?,
             None => match by_queue() {
                 Some(worker) => worker,
-                None => return Ok((spec, None)),
+                None => return Ok((has_command(spec)?, None)),
             },
         };
         let base: JobSpec = serde_json::from_str(&worker.spec).unwrap_or_default();
@@ -103,10 +123,14 @@ impl Core {
         let own = std::mem::take(&mut spec.env);
         spec.env = base.env.into_iter().chain(own).collect();
         spec.cwd = spec.cwd.or(base.cwd);
+        spec.git = spec.git.or(base.git);
+        if spec.git.is_some() {
+            spec.cwd = None;
+        }
         spec.retries = spec.retries.or(base.retries);
         spec.timeout_s = spec.timeout_s.or(base.timeout_s);
         spec.worker = Some(worker.name.clone());
-        Ok((spec, Some((worker.name.clone(), worker.version))))
+        Ok((has_command(spec)?, Some((worker.name.clone(), worker.version))))
     }
 
     /// What would become of a spec: nothing is changed.

@@ -13,6 +13,7 @@ mod calls_queue;
 mod calls_status;
 mod calls_worker;
 pub mod check;
+mod checkouts;
 mod due;
 mod events;
 mod moves;
@@ -330,8 +331,8 @@ impl Core {
             Call::UpdateJobStatus { target, request, stored } => {
                 self.update_job_status(now, caller, target, *request, &stored, step).map(Reply::Changed)
             }
-            Call::RestartJob { target, stored } => {
-                self.restart_job(now, caller, target, &stored).map(Reply::Changed)
+            Call::RestartJob { target, latest, stored } => {
+                self.restart_job(now, caller, target, latest, &stored, step).map(Reply::Changed)
             }
             Call::HoldJob { target, hold, stored } => {
                 self.hold_job(now, caller, target, hold, &stored).map(Reply::Changed)

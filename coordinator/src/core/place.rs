@@ -83,7 +83,7 @@ impl Core {
         let actor = "coordinator";
         self.go(now, task, Move::Assign, actor);
         if let Some(frame) = self.start_frame(attempt, gpus, previous.as_ref()) {
-            step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Start(Box::new(frame))));
+            step.effects.push(Effect::Send(machine.to_string(), session, frame));
         }
         if ahead {
             self.due.after(now, REVOKE_AFTER_MS, What::Revoke(attempt));
@@ -95,7 +95,7 @@ impl Core {
         attempt: AttemptId,
         gpus: Vec<String>,
         previous: Option<&Cause>,
-    ) -> Option<wire::Start> {
+    ) -> Option<ToAgent> {
         let spec = self.spec_of(attempt.task.job)?;
         let job = self.jobs.get(attempt.task.job)?;
         let shape = self.cluster.shapes.get(job.shape);
@@ -111,7 +111,11 @@ impl Core {
             previous,
             grace_ms: job.grace_ms,
         };
-        Some(start::start(&spec, facts))
+        let start = start::start(&spec, facts);
+        Some(match start::checkout(&spec) {
+            Some(checkout) => ToAgent::StartGit(Box::new(wire::StartGit { start, checkout })),
+            None => ToAgent::Start(Box::new(start)),
+        })
     }
 
     /// The parsed spec; of an array it is kept, so that a million tasks parse it once.

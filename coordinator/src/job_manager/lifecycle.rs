@@ -22,6 +22,8 @@ pub enum Move {
     Delay,
     /// An attempt was handed to a machine.
     Assign,
+    /// What comes before the command of the attempt has begun.
+    Prepare,
     /// The attempt's process exists, or a consumer has it.
     Start,
     /// Its machine is not heard.
@@ -44,11 +46,12 @@ pub enum Move {
 
 impl Move {
     /// Every move.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Hold,
         Self::Ready,
         Self::Delay,
         Self::Assign,
+        Self::Prepare,
         Self::Start,
         Self::Disconnect,
         Self::Reconnect,
@@ -127,8 +130,14 @@ impl Phase {
             Move::Ready if !self.state.is_terminal() => queued(Substate::Waiting),
             Move::Delay if !self.state.is_terminal() => queued(Substate::Delayed),
             Move::Assign if from == Some(Substate::Waiting) => queued(Substate::Assigned),
+            // From RUNNING running: its machine was away and is heard again.
+            Move::Prepare if self.state == State::Queued || from == Some(Substate::Running) => {
+                running(Substate::Preparing)
+            }
             // From any QUEUED: a lost attempt came back running, or a consumer took it.
-            Move::Start if self.state == State::Queued => running(Substate::Running),
+            Move::Start if self.state == State::Queued || from == Some(Substate::Preparing) => {
+                running(Substate::Running)
+            }
             Move::Disconnect if matches!(from, Some(Substate::Running | Substate::Preparing)) => {
                 running(Substate::Unconfirmed)
             }

@@ -49,6 +49,8 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         kind::INVENTORY => inventory(frame.decode()?)?,
         kind::INVENTORY_END => AgentSaid::InventoryEnd(frame.decode::<wire::InventoryEnd>()?.count),
         kind::STARTED => started(frame.decode()?),
+        kind::PREPARING => AgentSaid::Preparing(frame.decode()?),
+        kind::RESOLVED => resolved(frame.decode()?)?,
         kind::PROGRESS => progress(frame.decode()?)?,
         kind::RETURNED => AgentSaid::Returned(frame.decode::<wire::Revoke>()?.attempt),
         kind::USAGE => AgentSaid::Usage(frame.decode()?),
@@ -169,6 +171,14 @@ fn progress(mut progress: wire::Progress) -> Result<AgentSaid, End> {
     Ok(AgentSaid::Progress(progress))
 }
 
+/// The commit becomes part of a job's spec, so it must be one.
+fn resolved(resolved: wire::Resolved) -> Result<AgentSaid, End> {
+    if reeve_protocol::git::is_commit(&resolved.commit) {
+        return Ok(AgentSaid::Resolved(resolved.attempt, resolved.commit));
+    }
+    Err(End::new(close::MALFORMED, "what a ref was resolved to is no commit"))
+}
+
 pub(super) fn limit(what: &str, found: usize, most: usize) -> Result<(), End> {
     if found > most {
         return Err(End::new(close::TOO_LARGE, format!("{what} has {found}, at most {most} are allowed")));
@@ -273,6 +283,18 @@ mod tests {
         ];
         for frame in cases {
             assert_eq!(said(&frame).unwrap_err().code, close::TOO_LARGE, "kind {}", frame.kind);
+        }
+    }
+
+    #[test]
+    fn a_ref_is_resolved_to_a_commit_and_nothing_else() {
+        let said_of = |commit: &str| {
+            said(&framed(kind::RESOLVED, &wire::Resolved { attempt: attempt(), commit: commit.to_owned() }))
+        };
+        let commit = "0123456789".repeat(4);
+        assert_eq!(said_of(&commit), Ok(Said::Core(AgentSaid::Resolved(attempt(), commit.clone()))));
+        for bad in ["", "main", &commit[1..], "'); DROP TABLE jobs; --"] {
+            assert_eq!(said_of(bad).unwrap_err().code, close::MALFORMED, "{bad}");
         }
     }
 

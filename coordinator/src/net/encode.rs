@@ -19,6 +19,11 @@ pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> 
                     unsent.push(rejected(start.attempt, &error));
                 }
             }
+            ToAgent::StartGit(start) => {
+                if let Err(error) = frame::append(kind::START_GIT, 0, start.as_ref(), out) {
+                    unsent.push(rejected(start.start.attempt, &error));
+                }
+            }
             ToAgent::Stop(mut stop) => {
                 stop.cause.detail.truncate(stop.cause.detail.floor_char_boundary(4096));
                 append(kind::STOP, &stop, out);

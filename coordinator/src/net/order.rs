@@ -36,6 +36,8 @@ impl Order {
             }
             kind::INVENTORY
             | kind::STARTED
+            | kind::PREPARING
+            | kind::RESOLVED
             | kind::PROGRESS
             | kind::FINISHED
             | kind::RETURNED

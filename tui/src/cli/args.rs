@@ -1,5 +1,5 @@
 //! The words of the command line. What each subcommand takes stands beside its code.
-use super::{bulk, change, events, follow, list, machine, manager, queue, show, submit, wait, worker};
+use super::{bulk, change, diff, events, follow, list, machine, manager, queue, show, submit, wait, worker};
 use crate::up;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -73,7 +73,9 @@ pub enum Command {
     /// End jobs
     Cancel(change::Cancel),
     /// Run jobs again that have ended
-    Restart(change::Change),
+    Restart(change::Restart),
+    /// Compare two jobs
+    Diff(diff::Diff),
     /// Keep queued jobs from starting
     Hold(change::Change),
     /// Let held jobs start

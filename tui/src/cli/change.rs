@@ -30,6 +30,32 @@ pub struct Cancel {
     pub grace: Option<f64>,
 }
 
+/// Queue jobs again: the same jobs, their attempts kept. A git job gets the same commit.
+#[derive(Debug, clap::Args)]
+pub struct Restart {
+    /// Which and how.
+    #[command(flatten)]
+    pub change: Change,
+    /// The commit that the ref names now
+    #[arg(long, conflicts_with = "same")]
+    pub latest: bool,
+    /// The same commit as before; what happens without it, too
+    #[arg(long)]
+    pub same: bool,
+}
+
+/// Runs `reeve restart`.
+pub async fn restart(restart: Restart, context: &mut Context) -> Result<(), Error> {
+    let mut body = Map::new();
+    if restart.latest {
+        if restart.change.selection.single().is_none() {
+            return Err(Error::Usage("--latest is for one job; leave it out for many".to_owned()));
+        }
+        body.insert("latest".to_owned(), json!(true));
+    }
+    run("restart", restart.change, body, context).await
+}
+
 /// Runs `reeve cancel`.
 pub async fn cancel(cancel: Cancel, context: &mut Context) -> Result<(), Error> {
     let mut body = Map::new();

@@ -138,10 +138,7 @@ fn facts(job: &JobView, now: Wall, color: bool) -> Vec<(&'static str, String)> {
     fact("name", job.name.as_deref().map(clean));
     fact("command", job.spec.command.as_ref().map(|words| clean(&command_line(words))));
     fact("worker", job.spec.worker.as_deref().or(job.worker.as_deref()).map(clean));
-    fact(
-        "git",
-        job.spec.git.as_ref().map(|g| clean(&format!("{} {}", g.url, g.reference.as_deref().unwrap_or("")))),
-    );
+    fact("git", job.spec.git.as_ref().map(|g| clean(&g.to_string())));
     fact("directory", job.spec.cwd.as_deref().map(clean));
     fact("queue", Some(format!("{}, priority {}", clean(&job.queue), job.priority)));
     fact("owner", Some(clean(&job.owner)));

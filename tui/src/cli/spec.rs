@@ -1,12 +1,13 @@
 //! From the options of `reeve submit` and `reeve worker register` to a [`JobSpec`].
 use super::error::{Error, note};
-use super::submit::{Git, Many, Needs, Submit, When, not_yet};
+use super::git;
+use super::submit::{Many, Needs, Submit, When, not_yet};
 use super::values;
 use crate::client::{Client, escape};
 use reeve_protocol::api::JobView;
 use reeve_protocol::resources::ResourceAsk;
 use reeve_protocol::selector::Selector;
-use reeve_protocol::spec::{After, GitSpec};
+use reeve_protocol::spec::After;
 use reeve_protocol::{Code, JobId, JobSpec, Problem};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -46,14 +47,19 @@ fn is_same_directory(path: &str) -> bool {
 }
 
 impl Submit {
-    /// The job. Only dependencies such as `last` are asked from the coordinator.
+    /// The job. Dependencies such as `last` are asked from the coordinator, the commit of a ref from its repository.
     pub async fn into_spec(self, here: &Surroundings, client: &Client) -> Result<JobSpec, Error> {
         let after = After {
             ok: ids(&self.when.after, client).await?,
             any: ids(&self.when.after_any, client).await?,
             fail: ids(&self.when.after_fail, client).await?,
         };
-        Ok(JobSpec { after, ..self.without_dependencies(here)? })
+        let dirty = self.git.dirty;
+        let mut spec = JobSpec { after, ..self.without_dependencies(here)? };
+        if let Some(git) = &mut spec.git {
+            git::complete(git, dirty).await?;
+        }
+        Ok(spec)
     }
 
     /// Everything but the dependencies.
@@ -63,7 +69,7 @@ impl Submit {
                 "nothing to run; write for example: reeve submit -- echo hello".to_owned(),
             ));
         }
-        let (git, has_checkout) = (git(self.git)?, self.worker.is_some());
+        let (git, has_checkout) = (self.git.into_spec()?, self.worker.is_some());
         let cwd = match self.cwd {
             Some(dir) => Some(absolute(&dir, here)?),
             // A checkout and a worker bring their own directory.
@@ -141,17 +147,6 @@ impl Many {
         }
         Ok(())
     }
-}
-
-/// The repository, if one is named.
-fn git(git: Git) -> Result<Option<GitSpec>, Error> {
-    if git.setup.is_some() {
-        return Err(not_yet("--setup"));
-    }
-    if git.dirty {
-        return Err(not_yet("--dirty"));
-    }
-    Ok(git.repo.map(|url| GitSpec { url, reference: git.reference, subdir: git.subdir }))
 }
 
 fn absolute(dir: &str, here: &Surroundings) -> Result<String, Error> {

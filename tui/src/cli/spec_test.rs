@@ -75,10 +75,10 @@ fn each_option_sets_its_field() {
 #[test]
 fn a_repository_or_worker_brings_its_own_directory() {
     let value =
-        serde_json::to_value(spec_of("--repo https://x --ref main --subdir d -- make").unwrap()).unwrap();
+        serde_json::to_value(spec_of("--repo https://x/r --ref main --subdir d -- make").unwrap()).unwrap();
     assert_eq!(
         value,
-        json!({"command": ["make"], "git": {"url": "https://x", "ref": "main", "subdir": "d"}})
+        json!({"command": ["make"], "git": {"url": "https://x/r", "ref": "main", "subdir": "d"}})
     );
     assert_eq!(serde_json::to_value(spec_of("--worker bank").unwrap()).unwrap(), json!({"worker": "bank"}));
 }

@@ -1,6 +1,7 @@
 //! `reeve submit`: from words to a [`JobSpec`], and what is done with its id.
 use super::context::Context;
 use super::error::{Error, note};
+use super::git::Git;
 use super::values;
 use super::{batch, follow, wait};
 use bytes::Bytes;
@@ -80,27 +81,6 @@ pub struct Submit {
     /// The command and its arguments; never goes through a shell
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<String>,
-}
-
-/// Code from a repository.
-#[derive(Debug, Default, clap::Args)]
-#[command(next_help_heading = "Repository")]
-pub struct Git {
-    /// Run in a checkout of this repository
-    #[arg(long, value_name = "URL")]
-    pub repo: Option<String>,
-    /// A branch, tag or commit
-    #[arg(long = "ref", value_name = "REF", requires = "repo")]
-    pub reference: Option<String>,
-    /// The directory inside it
-    #[arg(long, value_name = "DIR", requires = "repo")]
-    pub subdir: Option<String>,
-    /// A command that prepares the checkout
-    #[arg(long, value_name = "CMD", requires = "repo")]
-    pub setup: Option<String>,
-    /// Take uncommitted changes along
-    #[arg(long)]
-    pub dirty: bool,
 }
 
 /// What a job needs.

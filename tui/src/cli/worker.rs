@@ -1,15 +1,15 @@
 //! `reeve worker ...`.
 use super::context::Context;
 use super::error::{Error, note};
+use super::git::Git;
 use super::queue::other;
-use super::submit::{Git, Needs, not_yet};
+use super::submit::{Needs, not_yet};
 use super::table::Table;
 use super::values;
 use crate::client::escape;
 use hyper::Method;
 use reeve_protocol::JobSpec;
 use reeve_protocol::api::{List, WorkerRequest, WorkerView};
-use reeve_protocol::spec::GitSpec;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -138,10 +138,8 @@ async fn put(name: &str, request: &WorkerRequest, context: &mut Context) -> Resu
 }
 
 fn request_of(register: Register) -> Result<WorkerRequest, Error> {
-    for (set, option) in [(register.git.setup.is_some(), "--setup"), (register.git.dirty, "--dirty")] {
-        if set {
-            return Err(not_yet(option));
-        }
+    if register.git.dirty {
+        return Err(not_yet("--dirty"));
     }
     let kind = match (register.is_static, &register.git.repo) {
         (true, _) => Some("static".to_owned()),
@@ -152,7 +150,7 @@ fn request_of(register: Register) -> Result<WorkerRequest, Error> {
     let mut spec = JobSpec {
         command: (!register.command.is_empty()).then_some(register.command),
         queue: register.queue,
-        git: git.repo.map(|url| GitSpec { url, reference: git.reference, subdir: git.subdir }),
+        git: git.into_spec()?,
         env: register.env.into_iter().collect(),
         retries: register.retries,
         timeout_s: register.timeout,

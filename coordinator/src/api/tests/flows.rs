@@ -102,7 +102,7 @@ async fn a_stale_row_is_read_again_and_the_change_goes_through() {
     bench.engine(move |call| {
         let mut tries = tries.lock().unwrap();
         *tries += 1;
-        let Call::RestartJob { target, stored } = call else { panic!("{call:?}") };
+        let Call::RestartJob { target, latest: false, stored } = call else { panic!("{call:?}") };
         assert_eq!((target.job, stored.tasks.len()), (6, 1), "an array brings its failed task");
         if *tries < 3 {
             return Err(Problem::new(Code::Unavailable, "read again: the row is older than the engine"));

@@ -138,16 +138,19 @@ fn restart_keeps_the_job_and_its_attempts() {
     w.submit(spec());
     w.finish(1, TaskId::single(1).attempt(1), Cause::Exit { code: 1 });
     let stored = w.row(1);
-    w.ask(Call::RestartJob { target: target(1), stored }).unwrap();
+    w.ask(Call::RestartJob { target: target(1), latest: false, stored }).unwrap();
     assert!(
         w.started_frames().contains(&TaskId::single(1).attempt(2)),
         "the next attempt has the next number"
     );
-    assert_eq!(code(w.ask(Call::RestartJob { target: target(1), stored: Stored::default() })), "wrong-state");
+    assert_eq!(
+        code(w.ask(Call::RestartJob { target: target(1), latest: false, stored: Stored::default() })),
+        "wrong-state"
+    );
     let stale = Stored { job: w.row(1).job, tasks: vec![] };
     w.finish(1, TaskId::single(1).attempt(2), Cause::Ok);
     assert_eq!(
-        code(w.ask(Call::RestartJob { target: target(1), stored: stale })),
+        code(w.ask(Call::RestartJob { target: target(1), latest: false, stored: stale })),
         "unavailable",
         "a row that is behind is read again"
     );
@@ -191,7 +194,7 @@ fn restart_of_an_array_is_its_failed_and_cancelled_tasks() {
     w.sent.clear();
     let stored = w.row(1);
     assert!(matches!(
-        w.ask(Call::RestartJob { target: target(1), stored }),
+        w.ask(Call::RestartJob { target: target(1), latest: false, stored }),
         Ok(Reply::Changed(Changed { tasks: Some(2), .. }))
     ));
     let mut again: Vec<_> = w.started_frames();
@@ -269,7 +272,7 @@ fn the_seeds_sequence() {
         w.facts.iter().any(|f| matches!(f, Fact::ResultKept(t, json) if *t == task && json.contains("ok")))
     );
     let stored = w.row(1);
-    w.ask(Call::RestartJob { target: target(1), stored }).unwrap();
+    w.ask(Call::RestartJob { target: target(1), latest: false, stored }).unwrap();
     assert_eq!(w.standing(1), (State::Queued, Some(Substate::Waiting)));
 }
 

@@ -84,11 +84,7 @@ fn facts(model: &Model, job: &JobView) -> Vec<(&'static str, String, Role)> {
     );
     lines.push(("command", command, Role::Plain));
     if let Some(git) = &spec.git {
-        lines.push((
-            "source",
-            format!("{} {}", git.url, git.reference.as_deref().unwrap_or("")),
-            Role::Plain,
-        ));
+        lines.push(("source", git.to_string(), Role::Plain));
     }
     let r = &spec.resources;
     let memory = r.memory_bytes.map_or_else(|| "no limit".into(), show_bytes);
