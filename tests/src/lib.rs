@@ -9,6 +9,7 @@ pub mod chaos;
 pub mod evil;
 pub mod fuzz;
 pub mod h2;
+pub mod git_server;
 pub mod http;
 pub mod machine;
 pub mod outage;
@@ -16,6 +17,7 @@ pub mod refusals;
 pub mod repo;
 pub mod server;
 pub mod systemd;
+pub mod site;
 pub mod terminal;
 
 use rustix::process::{Pid, Signal, kill_process};

@@ -179,8 +179,14 @@ pub struct Agent {
 impl Agent {
     /// Joins with a token and runs.
     pub fn start(base: &Path, name: &str, token: &str, prefix: &[&str]) -> Self {
+        Self::start_with(base, name, token, prefix, "")
+    }
+
+    /// The same with more lines of configuration.
+    pub fn start_with(base: &Path, name: &str, token: &str, prefix: &[&str], config: &str) -> Self {
         let dir = base.join(name);
         std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("more.toml"), config).unwrap();
         let prefix = prefix.iter().map(|&word| word.to_owned()).collect();
         let mut agent = Self { dir, daemon: None, program: binary("reeve-agent"), env: Vec::new(), prefix };
         let joined = agent.join(name, token);
@@ -204,7 +210,8 @@ impl Agent {
     pub fn run(&mut self) {
         let config = self.dir.join("agent.toml");
         // The tests may run as root, and a keeper that is root starts nothing as root unless told so.
-        std::fs::write(&config, "allow_root = true\n").unwrap();
+        let more = std::fs::read_to_string(self.dir.join("more.toml")).unwrap_or_default();
+        std::fs::write(&config, format!("allow_root = true\n{more}")).unwrap();
         let mut command = Command::new(&self.program);
         command.args(["run", "--config", config.to_str().unwrap(), "--dir"]).arg(self.dir.join("state"));
         command.envs(self.env.iter().map(|(key, value)| (key, value)));

@@ -19,6 +19,8 @@ const KNOWN: &[(What, &[&str])] = &[
         &[
             "could not read Username",
             "could not read Password",
+            "unable to get password",
+            "user interactivity",
             "Authentication failed",
             "terminal prompts disabled",
             "error: 401",
@@ -47,6 +49,8 @@ const KNOWN: &[(What, &[&str])] = &[
             "error: 308",
         ],
     ),
+    // What git refuses to store: it comes from the repository itself, so no other mirror helps.
+    (What::Mismatch, &["fsck error"]),
     (
         What::Network,
         &[
@@ -76,7 +80,6 @@ const KNOWN: &[(What, &[&str])] = &[
         &[
             "corrupt",
             "bad object",
-            "fsck error",
             "index-pack failed",
             "unpack-objects",
             "missing blob",
@@ -117,6 +120,7 @@ mod tests {
     fn every_way_git_fails_has_its_class() {
         for (what, words) in [
             (What::Auth, "fatal: could not read Username for 'https://h': terminal prompts disabled"),
+            (What::Auth, "fatal: unable to get password from user"),
             (What::Auth, "fatal: Authentication failed for 'https://h/r/'"),
             (What::Auth, "fatal: unable to access 'http://h/r/': The requested URL returned error: 403"),
             (What::Auth, "fatal: repository 'http://127.0.0.1:1/r/' not found"),
@@ -140,7 +144,7 @@ mod tests {
             (What::Disk, "fatal: write error: No space left on device\nfatal: index-pack failed"),
             (What::Corrupt, "error: object file objects/ab is empty\nfatal: loose object ab is corrupt"),
             (
-                What::Corrupt,
+                What::Mismatch,
                 "error: object 01: hasDotgit: contains '.git'\nfatal: fsck error in packed object",
             ),
             (What::Corrupt, "fatal: not a git repository: '/c/repo.git'"),
