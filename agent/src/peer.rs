@@ -48,6 +48,11 @@ impl Peer {
         self.reader.next_frame()
     }
 
+    /// Takes what somebody else has read from the same stream.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.reader.feed(bytes);
+    }
+
     /// Says something at the next [`Peer::flush`]. A body above the limit is an error of ours: it is logged and dropped.
     pub(crate) fn say<T: Serialize>(&mut self, kind: u16, flags: u16, body: &T) {
         if let Err(error) = frame::append(kind, flags, body, &mut self.out) {

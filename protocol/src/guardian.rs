@@ -20,7 +20,7 @@ pub mod kind {
     pub const OUTPUT: u16 = 104;
     /// The end is on disk: leave.
     pub const FORGET: u16 = 105;
-    /// Before State: what comes before the command, and what came of it.
+    /// After State: what comes before the command, and what came of it.
     pub const PREPARED: u16 = 106;
 }
 

@@ -16,17 +16,21 @@ pub struct Site {
     pub agent: Agent,
     /// The head.
     pub coordinator: Coordinator,
+    /// Where it listens for machines, also after a restart.
+    pub listen: String,
 }
 
 impl Site {
     /// Starts it; `config` is appended to the machine's configuration.
     pub fn start(config: &str) -> Self {
+        let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listen = format!("127.0.0.1:{port}");
         let root = tempfile::Builder::new().prefix("reeve-test-").tempdir().unwrap();
         let git = GitServer::start(root.path());
-        let coordinator = Coordinator::start("127.0.0.1:0");
+        let coordinator = Coordinator::start(&listen);
         let token = coordinator.token();
         let agent = Agent::start_with(coordinator.dir.path(), "m1", &token, &[], config);
-        let site = Self { git, root, agent, coordinator };
+        let site = Self { git, root, agent, coordinator, listen };
         eventually("the machine is ready", || {
             Some(site.coordinator.machine("m1")).filter(|m| m["state"] == "up")
         });

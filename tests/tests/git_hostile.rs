@@ -41,6 +41,8 @@ fn nothing_of_a_repository_is_executed_by_its_checkout() {
         assert!(!canary.exists(), "{url}");
     }
     // This one git does not even store.
+    repo.git(&["config", "--unset", "core.fsmonitor"]);
+    repo.git(&["config", "--unset", "filter.evil.smudge"]);
     repo.write(".gitmodules", &format!("[submodule \"x\"]\n\tpath = x\n\turl = u\n\tupdate = !{here}\n"));
     let commit = repo.commit();
     let (ended, output) = run(&site, json!({"url": site.git.url("code"), "commit": commit}), "true");

@@ -103,13 +103,10 @@ fn agent_keeper_and_coordinator_may_die_during_a_checkout() {
     }
     assert_eq!(keeper.len(), 1);
     site.agent.daemon.as_mut().unwrap().kill();
-    let coordinator = site.coordinator.daemon.take().unwrap();
-    let mut coordinator = coordinator;
-    coordinator.kill();
-    drop(coordinator);
+    site.coordinator.daemon.take().unwrap().kill();
     site.agent.daemon = None;
-    let port = 0;
-    site.coordinator.run(&format!("127.0.0.1:{port}"), &[]);
+    let listen = site.listen.clone();
+    site.coordinator.run(&listen, &[]);
     site.git.set(Fault::None);
     site.agent.run();
     let ended = site.ended(&id);

@@ -194,10 +194,10 @@ impl Guardian<'_> {
         let ended = self.ending.phase() == Phase::Ended;
         for client in &mut self.clients {
             if std::mem::take(&mut client.behind) {
+                client.peer.say(kind::STATE, 0, &self.state);
                 if let Some(preparation) = &self.preparation {
                     client.peer.say(kind::PREPARED, 0, &preparation.told);
                 }
-                client.peer.say(kind::STATE, 0, &self.state);
             }
             let Some(from) = client.wanted.filter(|_| client.peer.pending() < CHUNK) else { continue };
             let (from, bytes) = self.tape.read(from, CHUNK);

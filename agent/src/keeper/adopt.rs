@@ -69,7 +69,7 @@ impl Keeper {
 
     fn adopt_one(&mut self, id: AttemptId) {
         match ask(&socket_path(id), &self.place.nonce) {
-            Ok((stream, state)) => self.adopt_living(id, stream, state),
+            Ok((stream, state, rest)) => self.adopt_living(id, stream, state, &rest),
             Err(error) => {
                 tracing::warn!(attempt = %id, %error, "a guardian is dead");
                 let lineage = Place::lineage();
@@ -81,7 +81,7 @@ impl Keeper {
         }
     }
 
-    fn adopt_living(&mut self, id: AttemptId, stream: UnixStream, state: Option<State>) {
+    fn adopt_living(&mut self, id: AttemptId, stream: UnixStream, state: Option<State>, rest: &[u8]) {
         let guardian_pid = state.as_ref().map_or(0, |s| s.guardian_pid);
         let Ok(link) = self.add_link(stream, id, guardian_pid, false) else { return };
         let attempt = Attempt {
@@ -108,6 +108,10 @@ impl Keeper {
             // Nobody listens yet: this only fills the tables, and gives the room back if it has ended.
             self.note(id, state);
         }
+        if let Some(known) = self.links.get_mut(&link) {
+            known.peer.feed(rest);
+            self.hear_guardian(link);
+        }
     }
 }
 
@@ -116,8 +120,8 @@ fn mounts(pid: u32) -> Option<std::path::PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()
 }
 
-/// Says Hello and waits a little for the State.
-fn ask(path: &str, nonce: &str) -> io::Result<(UnixStream, Option<State>)> {
+/// Says Hello and waits a little for the State; with what came behind it.
+fn ask(path: &str, nonce: &str) -> io::Result<(UnixStream, Option<State>, Vec<u8>)> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(ANSWER))?;
     let mut hello = Vec::new();
@@ -129,11 +133,12 @@ fn ask(path: &str, nonce: &str) -> io::Result<(UnixStream, Option<State>)> {
         match stream.read(&mut buffer) {
             Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
             Ok(n) => reader.feed(&buffer[..n]),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((stream, None)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((stream, None, reader.take_rest())),
             Err(e) => return Err(e),
         }
         if let Some(frame) = reader.next_frame().map_err(io::Error::other)? {
-            return Ok((stream, Some(frame.decode::<State>().map_err(io::Error::other)?)));
+            let state = frame.decode::<State>().map_err(io::Error::other)?;
+            return Ok((stream, Some(state), reader.take_rest()));
         }
     }
 }

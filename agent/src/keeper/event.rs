@@ -126,7 +126,7 @@ impl Keeper {
         self.idle_since = Instant::now();
     }
 
-    fn hear_guardian(&mut self, token: u64) {
+    pub(super) fn hear_guardian(&mut self, token: u64) {
         let Some(link) = self.links.get_mut(&token) else { return };
         let mut open = link.peer.fill(&mut self.scratch);
         while let Some(link) = self.links.get_mut(&token) {
