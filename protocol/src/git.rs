@@ -269,7 +269,10 @@ pub fn is_commit(word: &str) -> bool {
 pub fn check_ref(name: &str) -> Result<(), String> {
     let bad_char = |c: char| c.is_whitespace() || is_hostile(c) || c.is_control() || "~^:?*[\\".contains(c);
     let bad_part = |part: &str| {
-        part.is_empty() || part.starts_with('.') || part.ends_with('.') || part.ends_with(".lock")
+        part.is_empty()
+            || part.starts_with('.')
+            || part.ends_with('.')
+            || part.strip_suffix(".lock").is_some()
     };
     if name.is_empty() || name.len() > MAX_REF {
         return Err(format!("it has {} bytes; 1 to {MAX_REF} are possible", name.len()));

@@ -22,7 +22,7 @@ pub enum Fault {
     Redirect(&'static str),
     /// Breaks off in the middle of a pack.
     Truncate,
-    /// Takes the request and says nothing, until the server ends.
+    /// Takes the request and says nothing, until it behaves otherwise.
     Hang,
 }
 
@@ -124,9 +124,11 @@ fn serve(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
             while !shared.ended.load(Ordering::Acquire) && *shared.fault.lock().unwrap() == Fault::Hang {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            return Ok(());
         }
         Fault::None | Fault::Password | Fault::Truncate => {}
+    }
+    if shared.ended.load(Ordering::Acquire) {
+        return Ok(());
     }
     let has = |word: &str| {
         unpacked(&body, &header("content-encoding")).windows(word.len()).any(|w| w == word.as_bytes())

@@ -16,8 +16,8 @@ pub mod outage;
 pub mod refusals;
 pub mod repo;
 pub mod server;
-pub mod systemd;
 pub mod site;
+pub mod systemd;
 pub mod terminal;
 
 use rustix::process::{Pid, Signal, kill_process};

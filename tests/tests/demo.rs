@@ -18,5 +18,7 @@ fn the_demo_runs_to_its_end_and_sums_up() {
     assert!(output.status.success(), "{said}\n{told}");
     assert!(stopped.status.success(), "nothing runs any more, and that is fine");
     assert!(said.starts_with("ready socket="), "{said}");
+    let build = said.lines().find(|line| line.contains("build")).unwrap_or_default();
+    assert!(build.contains("COMPLETED"), "the job in a checkout: {said}");
     assert!(said.contains("COMPLETED") && said.contains("FAILED"), "a summary of what became of it: {said}");
 }

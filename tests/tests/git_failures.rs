@@ -178,7 +178,7 @@ fn a_disk_that_cannot_be_written_and_a_checkout_that_takes_too_long_have_their_c
 
 #[test]
 fn a_credential_of_the_machine_opens_a_repository_and_is_never_shown() {
-    let helper = r#"!f() { echo username=ana; echo password=secret; }; f"#;
+    let helper = "!f() { echo username=ana; echo password=secret; }; f";
     let config = format!("[[git.credentials]]\nmatch = \"http://127.0.0.1*\"\nhelper = \"{helper}\"\n");
     let site = Site::start(&config);
     let (_repo, commit) = site.repo("code");

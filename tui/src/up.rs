@@ -165,7 +165,7 @@ async fn run(up: &Up, dir: &Dir, mut lock: Lock) -> Result<bool, Error> {
             ended = &mut coordinator => return Err(part_ended("coordinator", ended)),
             ended = &mut agent => Err(part_ended("agent", ended)),
             asked = asked_to_stop(&mut signals, &client) => Ok(asked),
-            shown = demonstrate(up, &client) => shown.map(|()| false),
+            shown = demonstrate(up, dir, &client) => shown.map(|()| false),
         };
     }
     // The machine says goodbye first, so that its attempts are known to be in good hands.
@@ -257,9 +257,9 @@ async fn connected(client: &Client, machine: &str) -> Result<(), Error> {
 }
 
 /// Runs the demo if it is wanted; ends only when the server shall end with it.
-async fn demonstrate(up: &Up, client: &Client) -> Result<(), Error> {
+async fn demonstrate(up: &Up, dir: &Dir, client: &Client) -> Result<(), Error> {
     if up.demo {
-        let demo = demo::submit(client).await?;
+        let demo = demo::submit(client, dir.root()).await?;
         if up.exit_when_idle {
             return front::print(&demo.finish(client).await?);
         }

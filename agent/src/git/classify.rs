@@ -108,7 +108,7 @@ pub(super) fn gist(words: &str) -> String {
     let lines = || words.lines().map(str::trim).filter(|line| !line.is_empty());
     let telling =
         lines().find(|l| l.starts_with("fatal: ") || l.starts_with("error: ") || l.contains("ERROR"));
-    let line = telling.or_else(|| lines().last()).unwrap_or("git said nothing");
+    let line = telling.or_else(|| lines().next_back()).unwrap_or("git said nothing");
     line.trim_start_matches("fatal: ").trim_start_matches("error: ").to_owned()
 }
 

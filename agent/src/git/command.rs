@@ -76,7 +76,7 @@ impl<'a> Git<'a> {
 
     /// A command that asks no server.
     pub(super) fn local(&self, git_dir: &Path, words: &[&str]) -> Result<Vec<u8>, Failure> {
-        self.run(self.prepared(git_dir, words, None), None, false)
+        Self::run(self.prepared(git_dir, words, None), None, false)
     }
 
     /// A command in a work tree, perhaps with input.
@@ -88,12 +88,12 @@ impl<'a> Git<'a> {
     ) -> Result<Vec<u8>, Failure> {
         let mut command = self.prepared(&tree.join(".git"), words, None);
         command.current_dir(tree).env("GIT_WORK_TREE", tree);
-        self.run(command, input, false)
+        Self::run(command, input, false)
     }
 
     /// A command that asks the server of this URL.
     pub(super) fn remote(&self, git_dir: &Path, url: &Url, words: &[&str]) -> Result<Vec<u8>, Failure> {
-        self.run(self.prepared(git_dir, words, Some(url)), None, true)
+        Self::run(self.prepared(git_dir, words, Some(url)), None, true)
     }
 
     pub(super) fn prepared(&self, git_dir: &Path, words: &[&str], url: Option<&Url>) -> Command {
@@ -152,12 +152,7 @@ impl<'a> Git<'a> {
         line
     }
 
-    pub(super) fn run(
-        &self,
-        mut command: Command,
-        input: Option<&[u8]>,
-        asks: bool,
-    ) -> Result<Vec<u8>, Failure> {
+    pub(super) fn run(mut command: Command, input: Option<&[u8]>, asks: bool) -> Result<Vec<u8>, Failure> {
         let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = command
             .stdin(stdin)

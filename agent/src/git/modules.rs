@@ -112,7 +112,7 @@ fn modules(git: &Git<'_>, tree: &Path) -> Result<Vec<Module>, Failure> {
 fn pair(settings: &str, listing: &str) -> Vec<Module> {
     let pairs: Vec<(&str, &str)> = settings.split('\0').filter_map(|entry| entry.split_once('\n')).collect();
     let url_of = |path: &str| {
-        let name = pairs.iter().find(|(key, value)| *value == path && key.ends_with(".path"))?.0;
+        let name = pairs.iter().find(|(key, value)| *value == path && key.strip_suffix(".path").is_some())?.0;
         let key = format!("{}.url", name.strip_suffix(".path")?);
         pairs.iter().find(|(found, _)| *found == key).map(|(_, url)| (*url).to_owned())
     };
@@ -148,7 +148,7 @@ impl Git<'_> {
         let words = ["-c", &server, "-c", "lfs.skipdownloaderrors=false", "lfs", "pull"];
         let mut command: Command = self.prepared(&tree.join(".git"), &words, Some(url));
         command.current_dir(tree).env("GIT_WORK_TREE", tree);
-        self.run(command, None, true).map(|_| ())
+        Self::run(command, None, true).map(|_| ())
     }
 }
 

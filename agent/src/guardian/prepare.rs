@@ -11,6 +11,7 @@ use reeve_protocol::tape::STDERR;
 use reeve_protocol::time::Wall;
 use std::ffi::CString;
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,8 +19,9 @@ use std::time::{Duration, SystemTime};
 const MAX_REPORT: u64 = 64 * 1024;
 /// How long the work tree of a failed attempt is kept.
 const KEPT: Duration = Duration::from_hours(24);
-/// Below this share of free disk nothing is kept.
+/// With less than this share of the disk free, and fewer bytes than the next, nothing is kept.
 const FREE_SHARE: f64 = 0.1;
+const FREE_BYTES: f64 = (10u64 << 30) as f64;
 
 /// Where the checkout of an attempt stands.
 pub(super) struct Preparation {
@@ -44,7 +46,6 @@ impl Guardian<'_> {
         let name = |word: &str| CString::new(word).map_err(|e| refused(io::Error::other(e)));
         let argv =
             ["reeve-agent", WORDS[0], WORDS[1]].map(name).into_iter().collect::<Result<Vec<_>, _>>()?;
-        use std::os::fd::AsRawFd as _;
         let spec = ChildSpec {
             // Our own program, even when another version lies in its place by now.
             candidates: &[c"/proc/self/exe".to_owned()],
@@ -164,7 +165,11 @@ pub(crate) fn remove_old(kept: &Path) {
 }
 
 fn is_low(dir: &Path) -> bool {
-    rustix::fs::statvfs(dir).is_ok_and(|disk| (disk.f_bavail as f64) < FREE_SHARE * disk.f_blocks as f64)
+    rustix::fs::statvfs(dir).is_ok_and(|disk| {
+        let block = disk.f_frsize as f64;
+        let free = disk.f_bavail as f64 * block;
+        free < FREE_BYTES && free < FREE_SHARE * disk.f_blocks as f64 * block
+    })
 }
 
 #[cfg(test)]

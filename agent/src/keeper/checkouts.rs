@@ -22,7 +22,7 @@ impl Keeper {
             checkout,
             cache: self.cache_of(person)?,
             workdir: String::new(),
-            path: self.args.path.clone(),
+            path: self.args.path.as_deref().unwrap_or(super::DEFAULT_PATH).to_owned(),
             machine: self.machine.clone(),
             settings: self.git_settings(),
         }))

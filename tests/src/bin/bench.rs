@@ -8,7 +8,7 @@
     reason = "a benchmark, not the product"
 )]
 
-use reeve_tests::bench::{Table, agents, cpu_ticks, keeper_of, median, outage, pss, restart, seconds};
+use reeve_tests::bench::{Table, agents, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds};
 use reeve_tests::server::Server;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -49,6 +49,9 @@ fn main() {
     }
     if only("agent-kill") {
         outage::agent_kill(&mut table);
+    }
+    if only("git") {
+        git::git(&mut table);
     }
     print!("{}", table.text());
 }

@@ -6,6 +6,8 @@ use reeve_protocol::JobId;
 use reeve_protocol::api::{Changed, JobView, Submitted};
 use reeve_protocol::time::Wall;
 use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// What was submitted.
 pub struct Demo {
@@ -30,7 +32,13 @@ const LOG: &str = r#"for i in $(seq 1 60); do
   sleep 0.2
 done"#;
 
-/// The jobs, the held one last.
+/// A job in a checkout.
+fn from_git(git: &Value) -> Value {
+    json!({"name": "build", "queue": "demo", "command": ["sh", "build.sh"], "git": git,
+           "resources": {"cpus": 0.25}, "labels": {"demo": "true"}})
+}
+
+/// The other jobs, the held one last.
 fn jobs() -> Vec<Value> {
     let shell = |name: &str, cpus: f64, script: &str| {
         json!({"name": name, "queue": "demo", "command": ["sh", "-c", script], "resources": {"cpus": cpus},
@@ -58,10 +66,40 @@ fn jobs() -> Vec<Value> {
     jobs
 }
 
+/// A repository to check out, made with git itself in the server's own directory. `None`: this machine has no git.
+fn repository(dir: &Path) -> Option<Value> {
+    let dir = dir.join("demo-repository");
+    let git = |words: &[&str]| {
+        let mut command = Command::new("git");
+        command
+            .arg("-C")
+            .arg(&dir)
+            .args(["-c", "user.name=reeve", "-c", "user.email=reeve@localhost"])
+            .args(words);
+        command
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    std::fs::create_dir_all(&dir).ok()?;
+    std::fs::write(dir.join("build.sh"), "echo \"built from $REEVE_COMMIT\"\n").ok()?;
+    let made = git(&["init", "-q", "-b", "main"])
+        && git(&["add", "build.sh"])
+        && git(&["commit", "-q", "--allow-empty", "-m", "demo"]);
+    made.then(|| json!({"url": format!("file://{}", dir.display()), "ref": "main"}))
+}
+
 /// Submits the workload.
-pub async fn submit(client: &Client) -> Result<Demo, Error> {
+pub async fn submit(client: &Client, dir: &Path) -> Result<Demo, Error> {
     let mut ids = Vec::new();
-    for job in jobs() {
+    let mut jobs = jobs();
+    match repository(dir) {
+        Some(git) => jobs.insert(0, from_git(&git)),
+        None => note("demo: without git there is no job in a checkout"),
+    }
+    for job in jobs {
         ids.push(client.post::<_, Submitted>("/v1/jobs", &job).await?.id);
     }
     // `jobs` is never empty.
@@ -106,8 +144,11 @@ mod tests {
 
     #[test]
     fn every_job_of_the_demo_is_valid_and_the_last_is_held() {
-        let specs: Vec<JobSpec> =
-            jobs().into_iter().map(|job| serde_json::from_value(job).unwrap()).collect();
+        let specs: Vec<JobSpec> = [from_git(&json!({"url": "file:///demo"}))]
+            .into_iter()
+            .chain(jobs())
+            .map(|job| serde_json::from_value(job).unwrap())
+            .collect();
         for spec in &specs {
             spec.validate().unwrap();
         }

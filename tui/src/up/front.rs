@@ -121,7 +121,7 @@ pub fn up(up: &Up) -> Result<(), Error> {
     help(up, &dir);
     block_on(async {
         let client = Client::connect(Host::Unix(socket.clone())).await?;
-        let demo = if up.demo { Some(demo::submit(&client).await?) } else { None };
+        let demo = if up.demo { Some(demo::submit(&client, dir.root()).await?) } else { None };
         if let Some(demo) = demo.filter(|_| up.exit_when_idle) {
             print(&demo.finish(&client).await?)?;
             drop(client);
