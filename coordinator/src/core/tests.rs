@@ -10,6 +10,7 @@ use reeve_protocol::{Cause, State, Substate};
 
 mod agents;
 mod audit;
+mod git;
 mod jobs;
 mod machines;
 mod queues;
