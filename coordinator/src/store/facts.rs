@@ -20,14 +20,12 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
         Fact::JobMoved(id, standing) => job_moved(db, *id, standing),
         Fact::ArrayMoved(id, standing, array) => array_moved(db, *id, standing, array),
         Fact::TaskMoved(task, standing) => task_moved(db, *task, standing),
-        Fact::CommitResolved(id, Some(commit)) => one(
+        // Nothing in place of a commit takes it out of the JSON.
+        Fact::CommitResolved(id, commit) => one(
             db,
-            "UPDATE jobs SET spec = json_set(spec, '$.git.commit', ?2) WHERE id = ?1",
+            "UPDATE jobs SET spec = json_patch(spec, json_object('git', json_object('commit', ?2))) WHERE id = ?1",
             params![id, commit],
         ),
-        Fact::CommitResolved(id, None) => {
-            one(db, "UPDATE jobs SET spec = json_remove(spec, '$.git.commit') WHERE id = ?1", params![id])
-        }
         Fact::ResultKept(task, json) => of_task(db, *task, "result = ?3", &[json]),
         Fact::ProgressMade(task, fraction, message) => of_task(
             db,
