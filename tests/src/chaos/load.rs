@@ -118,8 +118,8 @@ impl Load {
     }
 
     fn draw(&self, rng: &mut Rng, key: &str, mass: bool) -> Order {
-        let scale = if mass { 10 } else { 1 };
-        let kind = rng.range(0, 99) * scale;
+        // Of a mass, one in ten is drawn from the kinds; the rest is short.
+        let kind = rng.range(0, if mass { 999 } else { 99 });
         let (mut ms, mut out, mut code, mut fails, mut retries, mut tasks) =
             (rng.range(0, 40), 0, 0, 0, 0, 0);
         let (mut name, mut later, mut exclusive) = ("short", Later::Nothing, false);
