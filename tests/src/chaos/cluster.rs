@@ -9,6 +9,7 @@ use super::supervise::{Recipe, Supervisor};
 use super::{Failure, processes};
 use reeve_protocol::token::Token;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -117,7 +118,9 @@ impl Cluster {
     async fn machine(&self, at: usize, server: SocketAddr, rng: &Rng) -> Result<Machine, Failure> {
         let name = format!("m{}", at + 1);
         let dir = self.options.dir.join(&name);
-        std::fs::create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        // The machine's key lies here: an agent refuses a directory that others may read.
+        let made = std::fs::DirBuilder::new().mode(0o711).create(&dir);
+        made.map_err(|e| format!("{}: {e}", dir.display()))?;
         let namespace = Namespace::new(at).ok();
         let here = namespace.as_ref().map_or(Ipv4Addr::LOCALHOST, |namespace| namespace.here);
         let proxy = UdpProxy::start((here, 0).into(), server, &rng.part(&name)).await;
