@@ -170,7 +170,7 @@ fn take_along(spec: &mut GitSpec, dir: &Path) -> Result<(), Error> {
     // An index and objects of our own: nothing of the user's repository is changed.
     let scratch = Scratch::new()?;
     if Path::new(&index).exists() {
-        std::fs::copy(&index, scratch.0.join("index")).map_err(Error::input(index.as_str()))?;
+        copy_with_time(Path::new(&index), &scratch.0.join("index")).map_err(Error::input(index.as_str()))?;
     }
     let here = |words: &[&str]| {
         let mut command = git();
@@ -200,6 +200,15 @@ fn take_along(spec: &mut GitSpec, dir: &Path) -> Result<(), Error> {
     }
     spec.commit = Some(commit);
     Ok(())
+}
+
+/// Git looks into files that were changed at the time of the index or later; a copy that looks newer than it is would
+/// hide a change of the same size made in the same moment.
+fn copy_with_time(from: &Path, to: &Path) -> std::io::Result<()> {
+    let at = std::fs::metadata(from)?.modified()?;
+    std::fs::copy(from, to)?;
+    let times = std::fs::FileTimes::new().set_modified(at);
+    std::fs::File::options().write(true).open(to)?.set_times(times)
 }
 
 /// What a command of git says, `most` bytes of it.
@@ -281,6 +290,22 @@ mod tests {
         );
         assert_eq!(std::fs::read(dir.path().join(".git/index")).unwrap(), index);
         assert!(is_commit(&spec.commit.unwrap()));
+    }
+
+    #[test]
+    fn a_change_of_the_same_size_in_the_same_moment_is_seen() {
+        let dir = a_repository();
+        let (file, index) = (dir.path().join("a"), dir.path().join(".git/index"));
+        run(dir.path(), &["config", "core.trustctime", "false"]);
+        let at = std::fs::metadata(&file).unwrap().modified().unwrap();
+        std::fs::write(&file, "2\n").unwrap();
+        for path in [&file, &index] {
+            let times = std::fs::FileTimes::new().set_modified(at);
+            std::fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+        }
+        let mut spec = GitSpec { url: "https://h/r".into(), ..GitSpec::default() };
+        take_along(&mut spec, dir.path()).unwrap();
+        assert!(spec.patch.is_some());
     }
 
     #[test]
