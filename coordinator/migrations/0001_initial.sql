@@ -131,7 +131,7 @@ CREATE TABLE queues (
 ) WITHOUT ROWID;
 
 CREATE TABLE messages (
-    id           INTEGER PRIMARY KEY,
+    id           INTEGER PRIMARY KEY AUTOINCREMENT, -- never used again, though a message leaves no row
     queue        TEXT    NOT NULL,
     owner_uid    INTEGER NOT NULL,
     owner        TEXT    NOT NULL,

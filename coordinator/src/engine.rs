@@ -7,7 +7,7 @@ use crate::admission;
 use crate::clock;
 use crate::core::Core;
 use crate::effect::Reply;
-use crate::input::{Call, Input, Now, Ticket};
+use crate::input::{Call, Input, Ticket};
 use crate::recorder::Recorder;
 use crate::row::Caller;
 use crate::store::writer::Full;
@@ -172,7 +172,7 @@ pub struct Engine {
     recorder: Recorder,
     inbox: mpsc::Receiver<Input>,
     words: Room,
-    wall: i64,
+    clock: clock::Steady,
 }
 
 /// The engine's end of [`WORDS`].
@@ -186,13 +186,17 @@ impl Drop for Room {
 }
 
 impl Engine {
-    /// An engine over a restored core, and the way in.
-    pub fn new(core: Core, recorder: impl FnOnce(Arc<Callers>) -> Recorder) -> (Self, Handle) {
+    /// An engine over a core that was restored at that time, and the way in.
+    pub fn new(
+        core: Core,
+        clock: clock::Steady,
+        recorder: impl FnOnce(Arc<Callers>) -> Recorder,
+    ) -> (Self, Handle) {
         let (tx, inbox) = mpsc::channel(INBOX);
         let callers = Arc::new(Callers::default());
         let words = Arc::new(Semaphore::new(WORDS));
         (
-            Self { core, recorder: recorder(callers.clone()), inbox, words: Room(words.clone()), wall: 0 },
+            Self { core, recorder: recorder(callers.clone()), inbox, words: Room(words.clone()), clock },
             Handle { inbox: tx, callers, words, full: Full::default() },
         )
     }
@@ -213,7 +217,7 @@ impl Engine {
             if received == Ok(0) {
                 return self.recorder.close();
             }
-            let now = self.now();
+            let now = self.clock.read(clock::now());
             if self.recorder.due().is_some_and(|due| due <= now.mono) {
                 self.recorder.sync()?;
             }
@@ -227,13 +231,5 @@ impl Engine {
             self.core.plan(now, &mut step);
             self.recorder.record(step)?;
         }
-    }
-
-    /// Wall time never decreases here: what is stored is in order even when the clock is set back.
-    fn now(&mut self) -> Now {
-        let mut now = clock::now();
-        self.wall = self.wall.max(now.wall);
-        now.wall = self.wall;
-        now
     }
 }

@@ -123,6 +123,8 @@ pub struct Stored {
     pub job: Option<Box<JobRow>>,
     /// The tasks that the call is about.
     pub tasks: Vec<TaskRow>,
+    /// The last event that was on disk before they were read: rows of what has ended since are not believed.
+    pub seq: u64,
 }
 
 /// A submission's idempotency key with the digest of its request.

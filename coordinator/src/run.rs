@@ -176,12 +176,14 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     let reads = Arc::new(store::read::ReadPool::open(&config.dir.join(store::open::FILE))?);
     let (hub, sessions) = (Arc::new(Hub::new(opened.seq)), Arc::new(Sessions::default()));
     tracing::info!(lineage = who.lineage, epoch = who.epoch, seq = opened.seq, "store opened");
-    let core = Core::restore(loaded, token::random_hex(32), clock::now());
+    let raw = clock::now();
+    let mut clock = clock::Steady::since(raw.mono, loaded.at);
+    let core = Core::restore(loaded, token::random_hex(32), clock.read(raw));
     let full = Full::default();
     let unchecked = opened.unchecked;
     let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone())?;
     let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone());
-    let (engine, handle) = Engine::new(core, recorder);
+    let (engine, handle) = Engine::new(core, clock, recorder);
     let handle = handle.guarded(full.clone());
     Ok((Parts { handle, full, hub, sessions, segments, authority, machines, reads, who, unchecked }, engine))
 }

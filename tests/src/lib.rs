@@ -16,6 +16,7 @@ pub mod outage;
 pub mod refusals;
 pub mod repo;
 pub mod server;
+pub mod sim;
 pub mod site;
 pub mod systemd;
 pub mod terminal;

@@ -66,6 +66,8 @@ pub(super) enum With {
 
 /// The rows of a target as the store has them now.
 pub(super) fn stored(conn: &Connection, target: Target, with: With) -> Result<Stored, store::Error> {
+    // First, so that the rows are at least as new.
+    let seq = read::last_event(conn)?;
     let Some(job) = read::job_row(conn, target.job)? else { return Ok(Stored::default()) };
     let tasks = match with {
         _ if job.array.is_none() => Vec::new(),
@@ -73,7 +75,7 @@ pub(super) fn stored(conn: &Connection, target: Target, with: With) -> Result<St
         With::Named => read::task_rows(conn, target.job, target.tasks, false)?,
         With::Bad => read::task_rows(conn, target.job, target.tasks, true)?,
     };
-    Ok(Stored { job: Some(Box::new(job)), tasks })
+    Ok(Stored { job: Some(Box::new(job)), tasks, seq })
 }
 
 /// Asks the engine about a job. The engine may not hold it in memory, so its rows go along; when they have become stale

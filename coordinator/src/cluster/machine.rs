@@ -4,7 +4,7 @@ use crate::row::MachineRow;
 use reeve_protocol::AttemptId;
 use reeve_protocol::resources::Resources;
 use reeve_protocol::wire;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Attempts handed ahead of a free slot, at most.
@@ -87,8 +87,10 @@ pub struct Machine {
     /// Pages of the inventory so far.
     pub inventory: Vec<wire::InventoryItem>,
     free: Resources,
+    /// More is held than there is.
+    short: bool,
     free_gpus: Vec<String>,
-    held: HashMap<AttemptId, Held>,
+    held: BTreeMap<AttemptId, Held>,
     ahead: VecDeque<AttemptId>,
     /// Mean run time of what ended here lately, milliseconds.
     mean_ms: Option<f64>,
@@ -123,7 +125,8 @@ impl Machine {
             inventory: Vec::new(),
             free: Resources::default(),
             free_gpus: Vec::new(),
-            held: HashMap::new(),
+            held: BTreeMap::new(),
+            short: false,
             ahead: VecDeque::new(),
             mean_ms: None,
         };
@@ -153,22 +156,39 @@ impl Machine {
 
     /// Takes what the machine says about itself; what attempts hold stays held.
     pub fn describe(&mut self, info: wire::Machine) {
-        let mut free = total(&info);
-        let mut gpus = info.gpus.clone();
-        for held in self.held.values().filter(|h| !h.ahead) {
-            gpus.retain(|g| !held.gpus.contains(g));
-            // A machine that came back smaller is over-committed until attempts end: nothing underflows.
-            if free.fits(&held.ask) {
-                free.take(&held.ask);
-            } else {
-                free.cpu_milli = free.cpu_milli.saturating_sub(held.ask.cpu_milli);
-                free.memory_bytes = free.memory_bytes.saturating_sub(held.ask.memory_bytes);
-                free.gpus = free.gpus.saturating_sub(held.ask.gpus);
+        self.info = info;
+        self.recount();
+    }
+
+    /// What is free from what there is and what is held.
+    fn recount(&mut self) {
+        self.free = self.total();
+        self.free_gpus.clone_from(&self.info.gpus);
+        self.short = false;
+        let held: Vec<_> =
+            self.held.values().filter(|h| !h.ahead).map(|h| (h.ask.clone(), h.gpus.clone())).collect();
+        for (ask, gpus) in held {
+            self.free_gpus.retain(|g| !gpus.contains(g));
+            self.take(&ask);
+        }
+    }
+
+    /// Takes what is asked for, or what there is of it: a machine that came back smaller holds more than it has until
+    /// attempts end, and nothing underflows.
+    fn take(&mut self, ask: &Resources) {
+        if self.free.fits(ask) {
+            self.free.take(ask);
+            return;
+        }
+        self.short = true;
+        self.free.cpu_milli = self.free.cpu_milli.saturating_sub(ask.cpu_milli);
+        self.free.memory_bytes = self.free.memory_bytes.saturating_sub(ask.memory_bytes);
+        self.free.gpus = self.free.gpus.saturating_sub(ask.gpus);
+        for (name, n) in &ask.named {
+            if let Some(free) = self.free.named.get_mut(name) {
+                *free = free.saturating_sub(*n);
             }
         }
-        self.free = free;
-        self.free_gpus = gpus;
-        self.info = info;
     }
 
     /// Another keeper with this identity was refused. True if that was not so in the last ten minutes.
@@ -194,7 +214,7 @@ impl Machine {
     }
 
     /// What attempts hold here.
-    pub const fn held(&self) -> &HashMap<AttemptId, Held> {
+    pub const fn held(&self) -> &BTreeMap<AttemptId, Held> {
         &self.held
     }
 
@@ -231,9 +251,7 @@ impl Machine {
         if ahead {
             self.ahead.push_back(attempt);
         } else {
-            if self.free.fits(&ask) {
-                self.free.take(&ask);
-            }
+            self.take(&ask);
             gpus = self.free_gpus.split_off(self.free_gpus.len().saturating_sub(ask.gpus as usize));
         }
         self.held.insert(attempt, Held { ask, gpus: gpus.clone(), ahead });
@@ -247,9 +265,13 @@ impl Machine {
             self.ahead.retain(|a| *a != attempt);
             return true;
         }
-        self.free.give(&held.ask);
-        self.free_gpus.extend(held.gpus);
-        self.clamp();
+        if self.short {
+            // What it got may have been less than it asked for.
+            self.recount();
+        } else {
+            self.free.give(&held.ask);
+            self.free_gpus.extend(held.gpus);
+        }
         self.promote();
         true
     }
@@ -260,9 +282,7 @@ impl Machine {
             held.ahead = false;
             let ask = held.ask.clone();
             self.ahead.retain(|a| *a != attempt);
-            if self.free.fits(&ask) {
-                self.free.take(&ask);
-            }
+            self.take(&ask);
         }
     }
 
@@ -309,12 +329,24 @@ impl Machine {
         }
     }
 
-    /// Never more free than there is: attempts that were held without fitting give back nothing extra.
-    fn clamp(&mut self) {
+    /// What is free is all there is but what attempts hold; of a machine that holds more than it has, nothing.
+    pub fn check(&self, wrong: &mut Vec<String>) {
+        let mut taken = Resources::default();
+        for held in self.held.values().filter(|h| !h.ahead) {
+            taken.give(&held.ask);
+        }
         let total = self.total();
-        self.free.cpu_milli = self.free.cpu_milli.min(total.cpu_milli);
-        self.free.memory_bytes = self.free.memory_bytes.min(total.memory_bytes);
-        self.free.gpus = self.free.gpus.min(total.gpus);
+        let free = (
+            total.cpu_milli.saturating_sub(taken.cpu_milli),
+            total.memory_bytes.saturating_sub(taken.memory_bytes),
+            total.gpus.saturating_sub(taken.gpus),
+        );
+        if free != (self.free.cpu_milli, self.free.memory_bytes, self.free.gpus) {
+            wrong.push(format!(
+                "machine {} says {:?} is free of {total:?}, and {taken:?} is held",
+                self.name, self.free
+            ));
+        }
     }
 
     /// The word shown.
@@ -409,6 +441,22 @@ mod tests {
             m.learn(5000.0);
         }
         assert_eq!(m.ahead_room(), 0);
+    }
+
+    #[test]
+    fn what_one_of_many_gives_back_is_no_room_while_the_others_hold_more_than_there_is() {
+        let mut m = machine();
+        let ids: Vec<_> = (1..=3).map(|i| TaskId::single(i).attempt(1)).collect();
+        m.reserve(ids[0], ask(1000, 0), false);
+        m.reserve(ids[1], ask(1000, 0), false);
+        m.describe(wire::Machine { cpu_milli: 1000, ..Default::default() });
+        m.release(ids[0]);
+        assert_eq!(m.free().cpu_milli, 0, "the other holds all there is");
+        m.reserve(ids[2], ask(1000, 0), false);
+        m.release(ids[2]);
+        assert_eq!(m.free().cpu_milli, 0);
+        m.release(ids[1]);
+        assert_eq!(m.free().cpu_milli, 1000);
     }
 
     #[test]

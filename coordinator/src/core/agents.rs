@@ -11,7 +11,7 @@ use crate::job_manager::Holder;
 use crate::job_manager::lifecycle::Move;
 use crate::row::Caller;
 use reeve_protocol::wire::{self, Verdict};
-use reeve_protocol::{AttemptId, Cause, State, Substate};
+use reeve_protocol::{AttemptId, Cause, State};
 
 impl Core {
     /// Everything a machine said, in order. Anything of an older session is dropped.
@@ -130,10 +130,11 @@ impl Core {
         let task = item.attempt.task;
         let Some(t) = self.jobs.task(task) else { return };
         let phase = t.phase();
-        let lost = phase.state() == State::Queued && !phase.is(Substate::Assigned);
-        if lost {
-            let shape = self.jobs.get(task.job).map_or(0, |j| j.shape);
-            self.cluster.reserve(machine, item.attempt, shape, false);
+        self.take_back(machine, item.attempt);
+        if item.phase > 0
+            && let Some(m) = self.cluster.get_mut(machine)
+        {
+            m.started(item.attempt);
         }
         if item.phase > 0 && phase.state() == State::Queued {
             let mv = self.begun(item);
@@ -146,6 +147,15 @@ impl Core {
             self.go(now, task, mv, &actor);
         } else {
             self.go(now, task, Move::Reconnect, &actor);
+        }
+    }
+
+    /// An attempt that was taken for lost gave its room back; it is there after all, and has it again.
+    fn take_back(&mut self, machine: &str, attempt: AttemptId) {
+        let held = self.cluster.get(machine).is_some_and(|m| m.held().contains_key(&attempt));
+        if let (false, Some(job)) = (held, self.jobs.get(attempt.task.job)) {
+            let shape = job.shape;
+            self.cluster.reserve(machine, attempt, shape, false);
         }
     }
 
@@ -207,6 +217,7 @@ impl Core {
             t.started_at = Some(at);
             t.cancel
         });
+        self.take_back(machine, started.attempt);
         if let Some(m) = self.cluster.get_mut(machine) {
             m.started(started.attempt);
         }
@@ -305,6 +316,9 @@ impl Core {
         let actor = self.agent_actor(machine);
         step.facts.push(Fact::AttemptReturned(attempt, now.wall));
         let cancel = self.jobs.task(attempt.task).is_some_and(|t| t.cancel);
+        if let Some(t) = self.jobs.task_mut(attempt.task).filter(|t| t.cancel) {
+            t.cause = Some(Cause::Cancelled);
+        }
         self.leave(now, attempt, if cancel { Move::Cancel } else { Move::Ready }, &actor);
     }
 

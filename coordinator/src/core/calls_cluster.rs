@@ -1,7 +1,6 @@
 //! The Cluster's calls: `submit` and `cancel_job` (`get_job_status` reads the store; workers are in `calls_worker`), and
 //! the tokens by which machines join.
 use super::Core;
-use super::due::What;
 use super::events::Change;
 use crate::cluster::shape::Shape;
 use crate::effect::{Effect, Fact, Reply, Step};
@@ -243,11 +242,9 @@ impl Core {
                 self.go(now, task, Move::Stop, actor);
                 self.send_stop(&machine, attempt, Cause::Cancelled, grace, step);
             }
-            // Handed out, not started: the keeper drops it, or stops it if it has just started.
-            (State::Queued, Holder::Machine(machine))
-                if self.cluster.get(&machine).is_some_and(|m| m.session.is_some())
-                    && t.phase().is(Substate::Assigned) =>
-            {
+            // Handed out, not started as far as we know: the keeper drops it, or stops it if it has just started. The intent
+            // is kept until the machine has said which.
+            (State::Queued, Holder::Machine(machine)) if t.phase().is(Substate::Assigned) => {
                 // There is no substate for it: the cause is what a restart knows it by.
                 t.cause = Some(Cause::Cancelled);
                 self.dirty_tasks.insert(task);
@@ -356,9 +353,4 @@ pub(super) fn wrong_kind(queue: &str, kind: QueueKind) -> Problem {
 /// A name shared by arcs of one string.
 pub(super) fn arc(name: &str) -> Arc<str> {
     name.into()
-}
-
-/// For `due` entries of jobs.
-pub(super) fn run(task: TaskId) -> What {
-    What::Run(task)
 }

@@ -160,13 +160,13 @@ impl Core {
 
     fn hand_messages(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
         let mut out = Vec::new();
-        let until = now.wall + waiter.lease_ms as i64;
+        let (until, ends) = (now.wall + waiter.lease_ms as i64, now.mono + waiter.lease_ms);
         while let (true, Some(id)) =
             (out.len() < waiter.max as usize, self.queues.get(name).and_then(|q| q.messages.first()))
         {
             let lease = self.random.word();
             let Some(q) = self.queues.get_mut(name) else { break };
-            let deliveries = q.messages.lease(id, lease.clone(), until);
+            let deliveries = q.messages.lease(id, lease.clone(), ends);
             step.facts.push(Fact::MessageMoved {
                 id,
                 deliveries,
@@ -174,7 +174,7 @@ impl Core {
                 run_at: None,
                 dead: None,
             });
-            self.due.at(now, until, What::MessageLease(name.clone(), id));
+            self.due.push(ends, What::MessageLease(name.clone(), id));
             out.push(Leased { id, lease, until });
         }
         if out.is_empty() {
@@ -187,7 +187,7 @@ impl Core {
 
     fn hand_jobs(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
         let machine: Arc<str> = format!("consumer:{}", waiter.caller.name).into();
-        let until = now.wall + waiter.lease_ms as i64;
+        let (until, ends) = (now.wall + waiter.lease_ms as i64, now.mono + waiter.lease_ms);
         let mut out = Vec::new();
         while out.len() < waiter.max as usize {
             let Some(place) =
@@ -202,8 +202,8 @@ impl Core {
                 break;
             };
             self.begin(now, attempt, &machine, step);
-            self.due.at(now, until, What::JobLease(attempt, lease.clone()));
-            self.lease_until.insert(attempt, until);
+            self.due.push(ends, What::JobLease(attempt, lease.clone()));
+            self.lease_until.insert(attempt, ends);
             out.push((task, attempt.attempt, lease, until));
         }
         if out.is_empty() {
@@ -282,9 +282,10 @@ impl Core {
                 self.events.note(now.wall, "message", queue, "nacked", &actor);
             }
             Settle::Extend => {
-                let until = now.wall + request.lease_s.map_or(60_000, |s| (s * 1000.0) as i64);
+                let more = request.lease_s.map_or(60_000, |s| (s * 1000.0) as u64);
+                let until = now.wall + more as i64;
                 let deliveries = q.messages.get(id).map_or(0, |m| m.deliveries);
-                q.messages.put(id, Where::Leased(request.lease.clone(), until));
+                q.messages.put(id, Where::Leased(request.lease.clone(), now.mono + more));
                 step.facts.push(Fact::MessageMoved {
                     id,
                     deliveries,
@@ -292,7 +293,7 @@ impl Core {
                     run_at: None,
                     dead: None,
                 });
-                self.due.at(now, until, What::MessageLease(name, id));
+                self.due.after(now, more, What::MessageLease(name, id));
             }
         }
         Reply::Settled(id.to_string())
@@ -361,9 +362,9 @@ impl Core {
                 self.lease_until.remove(&attempt);
             }
             Settle::Extend => {
-                let until = now.wall + request.lease_s.map_or(60_000, |s| (s * 1000.0) as i64);
-                self.lease_until.insert(attempt, until);
-                self.due.at(now, until, What::JobLease(attempt, request.lease));
+                let more = request.lease_s.map_or(60_000, |s| (s * 1000.0) as u64);
+                self.lease_until.insert(attempt, now.mono + more);
+                self.due.after(now, more, What::JobLease(attempt, request.lease));
             }
         }
         Reply::Settled(attempt.task.to_string())

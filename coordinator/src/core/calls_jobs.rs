@@ -1,5 +1,6 @@
 //! The Job Manager's calls on one job: `register_job`, `restart_job`, hold and release. `list_jobs` reads the store.
 use super::Core;
+use super::due::What;
 use super::events::Change;
 use crate::cluster::shape::Shape;
 use crate::effect::{Fact, Reply, Step};
@@ -120,7 +121,13 @@ impl Core {
         if !resident {
             self.bring_back(target, stored)?;
         }
-        self.check_owner(caller, target.job)?;
+        if let Err(problem) = self.may_restart(caller, target, stored) {
+            // What was here has facts of this step that are not written yet.
+            if !resident {
+                self.put_away(target.job);
+            }
+            return Err(problem);
+        }
         let actor = caller.actor();
         if latest {
             self.forget_commit(target.job, step).inspect_err(|_| {
@@ -150,6 +157,12 @@ impl Core {
         Ok(self.changed(target, n))
     }
 
+    fn may_restart(&self, caller: &Caller, target: Target, stored: &Stored) -> Result<(), Problem> {
+        self.check_owner(caller, target.job)?;
+        let stale = |index| self.gone.is_stale(TaskId::of_array(target.job, index), stored.seq);
+        if stored.tasks.iter().any(|row| stale(row.index)) { Err(read_again()) } else { Ok(()) }
+    }
+
     fn restart_single(&mut self, now: Now, target: Target, actor: &str) -> u64 {
         let task = TaskId::single(target.job);
         let Some(t) = self.jobs.task_mut(task) else { return 0 };
@@ -166,7 +179,16 @@ impl Core {
         };
         let queue = queue.clone();
         let (from, to) = target.tasks.unwrap_or((array.from, array.to));
+        // What was over is wanted now; what waits for the array's time goes on waiting for it.
+        if array.is_over() {
+            array.run_at = None;
+        }
+        let (next, fresh) = (array.next, array.fresh());
         let revived = array.revive(from, to);
+        // Those behind the cursor have entries of their own from now on, and with them rows.
+        let behind: Vec<u32> = revived.iter().take_while(|i| *i < next).collect();
+        self.dirty_tasks.extend(behind.iter().map(|i| TaskId::of_array(target.job, *i)));
+        let behind = behind.len() as u64;
         let mut moved: Vec<(u32, State)> = Vec::new();
         for row in &stored.tasks {
             let wanted =
@@ -188,7 +210,8 @@ impl Core {
         }
         if let Some(q) = self.queues.get_mut(&queue) {
             let waiting = (State::Queued, Some(Substate::Waiting));
-            q.count_move((State::Cancelled, None), waiting, revived.len());
+            q.count_move((State::Cancelled, None), waiting, behind);
+            q.count_move((State::Cancelled, None), (State::Queued, Some(fresh)), revived.len() - behind);
             for (_, before) in &moved {
                 q.count_move((*before, None), waiting, 1);
             }
@@ -208,7 +231,7 @@ impl Core {
             now,
             target.job,
             revived,
-            (State::Cancelled, State::Queued, Some(Substate::Waiting)),
+            (State::Cancelled, State::Queued, Some(fresh)),
             None,
             actor,
         );
@@ -225,7 +248,7 @@ impl Core {
             .as_ref()
             .filter(|row| row.id == target.job)
             .ok_or_else(|| Self::unknown_job(target.job))?;
-        if !row.standing.state.is_terminal() {
+        if !row.standing.state.is_terminal() || self.gone.is_stale(TaskId::single(target.job), stored.seq) {
             return Err(read_again());
         }
         let spec: JobSpec =
@@ -266,6 +289,9 @@ impl Core {
                 (false, Some(Substate::Held)) => Move::Ready,
                 (false, _) => continue,
             };
+            if let (Move::Delay, Some(at)) = (mv, t.run_at) {
+                self.due.at(now, at, What::Run(task));
+            }
             n += u64::from(self.go(now, task, mv, &actor).is_some());
         }
         n += self.hold_untouched(now, target, hold, &actor);
@@ -302,7 +328,7 @@ impl Core {
                 }
             }
         }
-        let fresh = if array.run_at.is_some() { Substate::Delayed } else { Substate::Waiting };
+        let fresh = array.fresh();
         let (from, to) = if hold { (fresh, Substate::Held) } else { (Substate::Held, fresh) };
         if let Some(q) = self.queues.get_mut(&queue) {
             q.count_move((State::Queued, Some(from)), (State::Queued, Some(to)), set.len());

@@ -154,12 +154,12 @@ impl Core {
 
     /// A consumer that reports is alive: its lease starts anew with the length it had.
     fn renew(&mut self, now: Now, attempt: reeve_protocol::AttemptId) {
-        const LEAST_MS: i64 = 60_000;
+        const LEAST_MS: u64 = 60_000;
         let lease = self.jobs.task(attempt.task).map(|t| t.holder.clone());
         if let (Some(Holder::Consumer(lease)), Some(until)) = (lease, self.lease_until.get_mut(&attempt)) {
-            *until = (*until).max(now.wall + LEAST_MS);
+            *until = (*until).max(now.mono + LEAST_MS);
             let until = *until;
-            self.due.at(now, until, What::JobLease(attempt, lease));
+            self.due.push(until, What::JobLease(attempt, lease));
         }
     }
 }

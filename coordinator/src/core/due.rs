@@ -33,6 +33,9 @@ pub(super) enum What {
     Again,
 }
 
+/// A wall time is looked at again after so long: the clock may be set meanwhile.
+const LOOK_MS: u64 = 600_000;
+
 /// Everything that falls due, by boot-time milliseconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Due {
@@ -46,9 +49,10 @@ impl Due {
         self.push(now.mono.saturating_add(ms), what);
     }
 
-    /// At a wall time.
+    /// At a wall time, or in ten minutes to look again: whoever handles it puts it back when it is too early.
     pub(super) fn at(&mut self, now: Now, wall: i64, what: What) {
-        self.push(now.mono.saturating_add((wall - now.wall).max(0) as u64), what);
+        let ms = wall.saturating_sub(now.wall).max(0) as u64;
+        self.after(now, ms.min(LOOK_MS), what);
     }
 
     /// At a boot time.

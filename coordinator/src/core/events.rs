@@ -22,12 +22,13 @@ pub(super) struct Events {
     list: Vec<Event>,
     /// Open groups of array tasks: where their event stands, and which indices it has.
     groups: HashMap<Like, (usize, Intervals)>,
-    /// Where the newest event of array tasks stands: it has no indices before the step is over, and looks until then like
-    /// one of a single job that its neighbour could join.
-    newest_group: Option<usize>,
     /// The last event that names a task: a group before it must not take the task again, or an observer would see its
     /// changes out of order.
     last: HashMap<(u64, u32), usize>,
+    /// The last event that names a range of an array's tasks.
+    ranges: HashMap<u64, usize>,
+    /// The last event is about single jobs: the next number may join it.
+    open: bool,
 }
 
 /// A change of state.
@@ -43,7 +44,14 @@ pub(super) struct Change<'a> {
 
 impl Events {
     pub(super) fn new(seq: u64) -> Self {
-        Self { seq, list: Vec::new(), groups: HashMap::new(), newest_group: None, last: HashMap::new() }
+        Self {
+            seq,
+            list: Vec::new(),
+            groups: HashMap::new(),
+            last: HashMap::new(),
+            ranges: HashMap::new(),
+            open: false,
+        }
     }
 
     /// The last number, this step's included.
@@ -65,13 +73,9 @@ impl Events {
 
     fn single(&mut self, c: Change<'_>) -> u64 {
         let event = Self::event(&c);
-        let after_tasks = self.newest_group.is_some_and(|at| at + 1 == self.list.len());
-        if let Some(last) = self.list.last_mut().filter(|_| !after_tasks) {
+        if let Some(last) = self.list.last_mut().filter(|_| self.open) {
             let n = last.count.unwrap_or(1);
-            let next = last.kind == "job"
-                && last.indices.is_none()
-                && last.index.is_none()
-                && last.id.is_some_and(|id| id + n == c.task.job);
+            let next = last.id.is_some_and(|id| id + n == c.task.job);
             if next
                 && (last.attempt, last.from, last.to, last.substate)
                     == (event.attempt, event.from, event.to, event.substate)
@@ -82,8 +86,14 @@ impl Events {
                 return self.seq();
             }
         }
-        self.list.push(event);
+        self.push(event);
+        self.open = true;
         self.seq()
+    }
+
+    fn push(&mut self, event: Event) {
+        self.open = false;
+        self.list.push(event);
     }
 
     /// Notes a change of many tasks of one array.
@@ -97,7 +107,8 @@ impl Events {
             actor: c.actor.to_owned(),
         };
         let newest = if set.len() == 1 {
-            set.iter().next().and_then(|i| self.last.get(&(c.task.job, i)).copied())
+            let of_task = set.iter().next().and_then(|i| self.last.get(&(c.task.job, i)));
+            of_task.max(self.ranges.get(&c.task.job)).copied()
         } else {
             Some(usize::MAX)
         };
@@ -105,10 +116,8 @@ impl Events {
         let at = if let Some(at) = open {
             at
         } else {
-            let event = Self::event(&c);
-            self.list.push(event);
+            self.push(Self::event(&c));
             let at = self.list.len() - 1;
-            self.newest_group = Some(at);
             // A group that is closed keeps its indices in its event.
             if let Some((old, indices)) = self.groups.insert(like.clone(), (at, Intervals::new())) {
                 name_indices(&mut self.list[old], &indices);
@@ -122,6 +131,8 @@ impl Events {
         }
         if set.len() == 1 {
             self.last.extend(set.iter().map(|i| ((c.task.job, i), at)));
+        } else {
+            self.ranges.insert(c.task.job, at);
         }
         self.seq + at as u64 + 1
     }
@@ -131,7 +142,7 @@ impl Events {
         let mut event = blank(at, kind, actor);
         event.subject = Some(subject.to_owned());
         event.what = Some(what.to_owned());
-        self.list.push(event);
+        self.push(event);
         self.seq()
     }
 
@@ -140,7 +151,7 @@ impl Events {
         let mut event = blank(at, "job", actor);
         event.id = Some(job);
         event.what = Some(what.to_owned());
-        self.list.push(event);
+        self.push(event);
         self.seq()
     }
 
@@ -150,7 +161,8 @@ impl Events {
             name_indices(&mut self.list[at], &indices);
         }
         self.last.clear();
-        self.newest_group = None;
+        self.ranges.clear();
+        self.open = false;
         let mut list = std::mem::take(&mut self.list);
         for event in &mut list {
             self.seq += 1;
@@ -240,6 +252,39 @@ mod tests {
         }
         let seen: Vec<_> = events.take().iter().map(|e| (e.id, e.indices.clone(), e.count)).collect();
         assert_eq!(seen, [(Some(128), Some("4-5".to_owned()), Some(2)), (Some(129), None, Some(2))]);
+    }
+
+    #[test]
+    fn a_task_never_joins_an_event_before_one_that_names_it_in_a_range() {
+        let mut events = Events::new(0);
+        let gone = |index| change(TaskId::of_array(1, index), State::Queued, State::Cancelled);
+        events.change(gone(7));
+        events
+            .tasks(change(TaskId::single(1), State::Cancelled, State::Queued), [7, 8].into_iter().collect());
+        events.change(gone(7));
+        let seen: Vec<_> = events.take().iter().map(|e| (e.to, e.index, e.indices.clone())).collect();
+        assert_eq!(
+            seen,
+            [
+                (Some(State::Cancelled), Some(7), None),
+                (Some(State::Queued), None, Some("7-8".to_owned())),
+                (Some(State::Cancelled), Some(7), None)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_job_never_joins_the_event_of_an_array_that_has_the_number_before() {
+        let mut events = Events::new(0);
+        events.change(change(TaskId::of_array(3, 1), State::Queued, State::Running));
+        events.change(change(TaskId::single(4), State::Queued, State::Running));
+        events.note_job(1, 5, "progress", "agent:m");
+        events.change(change(TaskId::single(6), State::Queued, State::Running));
+        let seen: Vec<_> = events.take().iter().map(|e| (e.id, e.index, e.count)).collect();
+        assert_eq!(
+            seen,
+            [(Some(3), Some(1), None), (Some(4), None, None), (Some(5), None, None), (Some(6), None, None)]
+        );
     }
 
     #[test]

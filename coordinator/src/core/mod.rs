@@ -16,6 +16,7 @@ pub mod check;
 mod checkouts;
 mod due;
 mod events;
+mod gone;
 mod moves;
 mod place;
 mod sessions;
@@ -43,6 +44,9 @@ use std::sync::Arc;
 /// Submissions remembered by key: far more than a step holds, so that a key is found either here or in the store.
 const RECENT_KEYS: usize = 65_536;
 
+/// The longest lease that can be asked for.
+const LONGEST_LEASE_MS: i64 = 86_400_000;
+
 /// Who this coordinator is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
@@ -67,8 +71,8 @@ pub struct Core {
     aliases: HashMap<(u32, String), JobId>,
     /// Life and keeper of machines that opened a session and have not told their inventory yet.
     hellos: HashMap<String, (String, String)>,
-    /// When consumers' leases of jobs end, wall milliseconds.
-    lease_until: HashMap<AttemptId, i64>,
+    /// When consumers' leases of jobs end, boot-time milliseconds.
+    lease_until: HashMap<AttemptId, u64>,
     due: Due,
     /// When to look next whether this process runs at all; `None` while nobody can be judged.
     watch_at: Option<u64>,
@@ -80,6 +84,7 @@ pub struct Core {
     recent_order: VecDeque<(u32, String)>,
     dirty_tasks: BTreeSet<TaskId>,
     ended_tasks: Vec<(TaskId, crate::row::Standing)>,
+    gone: gone::Gone,
     dirty_arrays: BTreeSet<JobId>,
     forget: BTreeMap<(Arc<str>, u64), Vec<AttemptId>>,
     causes: BTreeMap<&'static str, u64>,
@@ -156,6 +161,7 @@ impl Core {
             recent_order: VecDeque::new(),
             dirty_tasks: BTreeSet::new(),
             ended_tasks: Vec::new(),
+            gone: gone::Gone::default(),
             dirty_arrays: BTreeSet::new(),
             forget: BTreeMap::new(),
             causes: BTreeMap::new(),
@@ -202,8 +208,10 @@ impl Core {
         let place = match (row.dead, row.lease, row.run_at) {
             (true, _, _) => Where::Dead,
             (false, Some((lease, until)), _) => {
-                self.due.at(now, until, What::MessageLease(row.queue.clone(), row.id));
-                Where::Leased(lease, until)
+                // Stored as wall time: a clock that was set back meanwhile makes no lease longer than one can be.
+                let left = until.saturating_sub(now.wall).clamp(0, LONGEST_LEASE_MS) as u64;
+                self.due.after(now, left, What::MessageLease(row.queue.clone(), row.id));
+                Where::Leased(lease, now.mono + left)
             }
             (false, None, Some(at)) if at > now.wall => {
                 self.due.at(now, at, What::MessageDelay(row.queue.clone(), row.id));
@@ -260,7 +268,7 @@ impl Core {
             }
             (None, Some(lease)) => {
                 self.due.after(now, 60_000, What::JobLease(attempt, lease.clone()));
-                self.lease_until.insert(attempt, now.wall + 60_000);
+                self.lease_until.insert(attempt, now.mono + 60_000);
                 Holder::Consumer(lease.clone())
             }
             (None, None) => Holder::Outside,
@@ -269,8 +277,6 @@ impl Core {
         if let Some(task) = self.jobs.task_mut(attempt.task) {
             let from_machine = matches!(holder, Holder::Machine(_));
             task.holder = holder;
-            let out = task.phase().state() == reeve_protocol::State::Running
-                || task.phase().is(reeve_protocol::Substate::Assigned);
             if let (true, Some(q)) = (out, self.queues.get_mut(&queue)) {
                 q.out += 1;
                 q.used_milli += if from_machine { milli } else { 0 };
@@ -411,8 +417,10 @@ impl Core {
             }
             if self.jobs.get(id).is_some_and(Job::is_over) {
                 self.jobs.remove(id);
+                self.gone.note(TaskId::single(id));
             }
         }
+        self.gone.settle(self.seq());
         for ((machine, session), attempts) in std::mem::take(&mut self.forget) {
             step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Forget(attempts)));
         }

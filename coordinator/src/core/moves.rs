@@ -10,6 +10,7 @@ use crate::job_manager::{Body, Holder, Job, Task};
 use crate::orchestrator::queue::{Place, Rate};
 use reeve_protocol::cause::Account;
 use reeve_protocol::{AttemptId, Cause, JobId, State, Substate, TaskId, wire};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Core {
@@ -27,10 +28,11 @@ impl Core {
             Body::Array(array) => {
                 let untouched = array.untouched(array.from, array.to);
                 let held = array.held.len();
-                let fresh = if array.run_at.is_some() { Substate::Delayed } else { Substate::Waiting };
+                let fresh = array.fresh();
                 queue.count_new(Some(Substate::Held), State::Queued, held);
                 queue.count_new(Some(fresh), State::Queued, untouched.len() - held);
-                for (index, task) in &array.live {
+                // In order, so that what falls due at one moment does so in the same order every time.
+                for (index, task) in array.live.iter().collect::<BTreeMap<_, _>>() {
                     queue.count_new(task.phase().substate(), task.phase().state(), 1);
                     if let (State::Queued, Some(at)) = (task.phase().state(), task.run_at) {
                         self.due.at(now, at, What::Run(TaskId::of_array(id, *index)));
@@ -142,6 +144,7 @@ impl Core {
             (Body::Array(array), Some(index)) => {
                 if to.state().is_terminal() {
                     self.dirty_tasks.remove(&task);
+                    self.gone.note(task);
                     if let Some(ended) = array.live.get(&index) {
                         if to.state() == State::Failed {
                             array.cause.clone_from(&ended.cause);
@@ -173,6 +176,9 @@ impl Core {
     ) -> Option<AttemptId> {
         let job = self.jobs.get_mut(task.job)?;
         if let (Some(index), Some(array)) = (task.index, job.array_mut()) {
+            // Held indices that the cursor passes get entries of their own, and with them rows.
+            let passed = array.held.iter().take_while(|i| *i < index).map(|i| TaskId::of_array(task.job, i));
+            self.dirty_tasks.extend(passed);
             array.open(index);
         }
         let t = job.task_mut(task.index)?;

@@ -1,5 +1,6 @@
 //! Machines come: by a token, and by opening a session.
 use super::Core;
+use super::due::What;
 use crate::cluster::machine::{Machine, Session};
 use crate::effect::{Fact, Reply, Step};
 use crate::input::{Call, Now};
@@ -139,6 +140,7 @@ impl Core {
         if replaces {
             // The session may end before the machine has told anything: what it holds must not wait for ever.
             self.arm_machine(now, machine, now.mono);
+            self.due.after(now, 10_000, What::Disconnect(machine.into()));
         }
         if renewed {
             self.put_machine(machine, step);

@@ -229,6 +229,7 @@ impl World {
                 .into_values()
                 .filter(|t| matches!(t.standing.state, State::Failed | State::Cancelled))
                 .collect(),
+            seq: self.core.seq(),
         }
     }
 }

@@ -85,8 +85,9 @@ impl Core {
         if let (None, Some(Job { body: Body::Array(array), queue, .. })) =
             (task.index, self.jobs.get_mut(task.job))
         {
-            if array.run_at.is_some_and(|at| at <= now.wall) {
-                array.run_at = None;
+            if let Some(at) = array.run_at.filter(|at| *at > now.wall) {
+                self.due.at(now, at, What::Run(task));
+            } else if array.run_at.take().is_some() {
                 let queue = queue.clone();
                 let n = array.untouched(array.from, array.to).len() - array.held.len();
                 if let Some(q) = self.queues.get_mut(&queue) {
@@ -108,15 +109,16 @@ impl Core {
             self.go(now, task, Move::Ready, "coordinator");
         } else if let (true, Some(at)) = (waits, t.run_at) {
             // The wall clock was set back meanwhile.
-            self.due.at(now, at, super::calls_cluster::run(task));
+            self.due.at(now, at, What::Run(task));
         }
     }
 
     /// A job has waited too long for its first start.
     fn expire(&mut self, now: Now, id: u64) {
         let Some(job) = self.jobs.get(id) else { return };
-        if job.expires_at.is_none_or(|at| at > now.wall) {
-            return;
+        let Some(at) = job.expires_at else { return };
+        if at > now.wall {
+            return self.due.at(now, at, What::Expire(TaskId::single(id)));
         }
         let target = crate::input::Target { job: id, tasks: None };
         match &job.body {
@@ -221,8 +223,10 @@ impl Core {
             // Nothing will be dispatched after it: what it does from now on is late.
             let cause = if cancel { Cause::Cancelled } else { Cause::Lost };
             step.facts.push(Fact::AttemptEnded(Box::new(ended(attempt, cause, now))));
+            self.leave(now, attempt, mv, "coordinator");
+            return;
         }
-        // Else the holder stays: if attempt n comes back before n+1 is dispatched, it counts.
+        // The holder stays: if attempt n comes back before n+1 is dispatched, it counts.
         self.go(now, task, mv, "coordinator");
         self.cluster.release(machine, attempt);
         if let Some(m) = self.cluster.get_mut(machine) {
@@ -236,9 +240,12 @@ impl Core {
             .jobs
             .task(attempt.task)
             .is_some_and(|t| t.attempt == attempt.attempt && t.holder == Holder::Consumer(lease.to_owned()));
-        let over = self.lease_until.get(&attempt).is_none_or(|until| *until <= now.wall);
-        if held && over {
-            self.lease_until.remove(&attempt);
+        // Extended meanwhile: the later end has an entry of its own.
+        if self.lease_until.get(&attempt).is_some_and(|until| *until > now.mono) {
+            return;
+        }
+        self.lease_until.remove(&attempt);
+        if held {
             self.end_attempt(now, ended(attempt, Cause::Lost, now), "coordinator", step);
         }
     }
@@ -246,7 +253,7 @@ impl Core {
     fn message_lease_over(&mut self, now: Now, queue: &Arc<str>, id: u64, step: &mut Step) {
         let place = self.queues.get(queue).and_then(|q| q.messages.get(id)).map(|m| m.place.clone());
         if let Some(Where::Leased(_, until)) = place
-            && until <= now.wall
+            && until <= now.mono
         {
             self.message_back(now, queue, id, 0, "its lease ended", step);
             self.events.note(now.wall, "message", queue, "lease_ended", "coordinator");
@@ -266,8 +273,11 @@ impl Core {
     fn message_expired(&mut self, now: Now, queue: &Arc<str>, id: u64, step: &mut Step) {
         let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(message) = q.messages.get(id) else { return };
-        let due = message.expires_at.is_some_and(|at| at <= now.wall);
-        if due && matches!(message.place, Where::Ready | Where::Delayed(_)) {
+        let Some(at) = message.expires_at else { return };
+        if at > now.wall {
+            return self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
+        }
+        if matches!(message.place, Where::Ready | Where::Delayed(_)) {
             q.messages.remove(id);
             step.facts.push(Fact::MessageGone(id));
             self.events.note(now.wall, "message", queue, "expired", "coordinator");

@@ -123,7 +123,8 @@ impl Array {
             State::Completed => Some(Cause::Ok),
             State::Failed => self.cause.clone(),
             State::Cancelled => Some(Cause::Cancelled),
-            State::Queued | State::Running => None,
+            // Kept for what fails later: a restart must still know why the array will have failed.
+            State::Queued | State::Running => self.cause.clone(),
         };
         Standing {
             cause,
@@ -137,6 +138,11 @@ impl Array {
     /// Whether every task has ended.
     pub fn is_over(&self) -> bool {
         self.counts.queued == 0 && self.counts.running == 0
+    }
+
+    /// What an untouched index waits for that nobody holds.
+    pub fn fresh(&self) -> Substate {
+        if self.run_at.is_some() { Substate::Delayed } else { Substate::Waiting }
     }
 
     /// The first index from the cursor on that may be dispatched.

@@ -12,8 +12,8 @@ pub enum Where {
     Ready,
     /// Not before, wall milliseconds.
     Delayed(i64),
-    /// Handed out under this lease until, wall milliseconds.
-    Leased(String, i64),
+    /// Handed out under this lease until, boot-time milliseconds.
+    Leased(String, u64),
     /// Given up.
     Dead,
 }
@@ -81,7 +81,7 @@ impl Messages {
     }
 
     /// Hands one out.
-    pub fn lease(&mut self, id: u64, lease: String, until: i64) -> u32 {
+    pub fn lease(&mut self, id: u64, lease: String, until: u64) -> u32 {
         let Some(mut message) = self.remove(id) else { return 0 };
         message.deliveries += 1;
         message.place = Where::Leased(lease, until);

@@ -85,6 +85,11 @@ impl Queue {
         }
     }
 
+    /// Whether a job stands in it.
+    pub fn has(&self, priority: i32, job: JobId, need: u32) -> bool {
+        self.ready.get(&need).is_some_and(|set| set.contains(&(Reverse(priority), job)))
+    }
+
     /// What comes next, leaving out the given needs.
     pub fn first(&self, blocked: &HashSet<u32>) -> Option<Place> {
         self.ready

@@ -40,6 +40,8 @@ pub struct Loaded {
     pub identity: Identity,
     /// The last event.
     pub seq: u64,
+    /// When that was, wall milliseconds: nothing that is stored may be older than what was stored before.
+    pub at: i64,
     /// The next numbers.
     pub next_job: JobId,
     /// The next message.
@@ -77,8 +79,11 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
     Ok(Loaded {
         identity,
         seq,
+        at: db.query_row("SELECT coalesce(max(at), 0) FROM (SELECT at FROM events ORDER BY seq DESC LIMIT 1)", [], |r| r.get(0))?,
         next_job: number("SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))")?,
-        next_message: number("SELECT coalesce(max(id), 0) + 1 FROM messages")?,
+        next_message: number(
+            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0) + 1",
+        )?,
         next_plan: number("SELECT coalesce(max(id), 0) + 1 FROM plans")?,
         machines: machines(db)?,
         tokens: all(db, "SELECT id, secret_hash, expires_at, bound_key, machine FROM tokens", |r| {

@@ -17,7 +17,8 @@ const MARK: &str = "high-water";
 pub(super) const APPLICATION: i64 = 0x7265_6576;
 /// The schema this version writes.
 pub const SCHEMA: i64 = 1;
-const INITIAL: &str = include_str!("../../migrations/0001_initial.sql");
+/// The schema as SQL: what [`create`] makes, and what a store in memory is made of.
+pub const INITIAL: &str = include_str!("../../migrations/0001_initial.sql");
 /// Below this a store that was not closed in order is checked whole before it is used (a tenth of a second); below the
 /// second bound that is done beside the first work, so that a killed coordinator is back at once.
 const CHECK_FIRST_BELOW: u64 = 32 << 20;

@@ -242,6 +242,15 @@ pub fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|e| Error::Value(e.to_string()))
 }
 
+/// The last event.
+///
+/// # Errors
+/// From SQLite.
+pub fn last_event(conn: &Connection) -> Result<u64, Error> {
+    let mut statement = conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM events")?;
+    Ok(statement.query_row([], |r| r.get::<_, i64>(0))? as u64)
+}
+
 const TASK: &str = "SELECT state, substate, cause, attempt, tries, losses, run_at, started_at, ended_at, machine, idx \
     FROM tasks WHERE job = ?1 AND idx BETWEEN ?2 AND ?3 AND (?4 = 0 OR state >= 3)";
 

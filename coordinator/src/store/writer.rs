@@ -77,21 +77,7 @@ impl Writer {
     }
 
     fn try_commit(&mut self, step: &Step) -> Result<(), Error> {
-        let tx = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        for fact in &step.facts {
-            facts::apply(&tx, fact)?;
-        }
-        {
-            let mut insert =
-                tx.prepare_cached("INSERT INTO events (seq, at, job, body) VALUES (?1, ?2, ?3, ?4)")?;
-            for event in &step.events {
-                let body = serde_json::to_string(event).map_err(|e| Error::Value(e.to_string()))?;
-                insert.execute((event.seq, event.at.0, event.id, body))?;
-            }
-        }
-        let audit = audit::append(&tx, self.audit, &step.audit)?;
-        tx.commit()?;
-        self.audit = audit;
+        self.audit = write(&mut self.conn, self.audit, step)?;
         Ok(())
     }
 
@@ -123,6 +109,28 @@ impl Writer {
         let _ = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
         Ok(())
     }
+}
+
+/// Writes a step: its facts, events and audit in one transaction, or nothing. Gives where the audit's chain ends then.
+///
+/// # Errors
+/// From SQLite, or [`Error::Rows`] when memory and disk disagree.
+pub fn write(conn: &mut Connection, audit: audit::Head, step: &Step) -> Result<audit::Head, Error> {
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for fact in &step.facts {
+        facts::apply(&tx, fact)?;
+    }
+    {
+        let mut insert =
+            tx.prepare_cached("INSERT INTO events (seq, at, job, body) VALUES (?1, ?2, ?3, ?4)")?;
+        for event in &step.events {
+            let body = serde_json::to_string(event).map_err(|e| Error::Value(e.to_string()))?;
+            insert.execute((event.seq, event.at.0, event.id, body))?;
+        }
+    }
+    let audit = audit::append(&tx, audit, &step.audit)?;
+    tx.commit()?;
+    Ok(audit)
 }
 
 /// PASSIVE checkpoints: they never wait for the writer, and the writer never waits for them.

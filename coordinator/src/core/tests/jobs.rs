@@ -147,13 +147,97 @@ fn restart_keeps_the_job_and_its_attempts() {
         code(w.ask(Call::RestartJob { target: target(1), latest: false, stored: Stored::default() })),
         "wrong-state"
     );
-    let stale = Stored { job: w.row(1).job, tasks: vec![] };
+    let stale = Stored { job: w.row(1).job, ..Stored::default() };
     w.finish(1, TaskId::single(1).attempt(2), Cause::Ok);
     assert_eq!(
         code(w.ask(Call::RestartJob { target: target(1), latest: false, stored: stale })),
         "unavailable",
         "a row that is behind is read again"
     );
+}
+
+#[test]
+fn rows_that_were_read_before_the_last_end_are_not_believed() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.submit(JobSpec { array: Some(ArraySpec { from: 1, to: 9, limit: None }), ..spec() });
+    let end = |w: &mut World, attempt| w.finish(1, attempt, Cause::Exit { code: 1 });
+    end(&mut w, TaskId::single(1).attempt(1));
+    end(&mut w, TaskId::of_array(2, 1).attempt(1));
+    let before = [w.row(1), w.row(2)];
+    let restart = |job: u64, stored: Stored| Call::RestartJob { target: target(job), latest: false, stored };
+    for (at, attempt) in
+        [TaskId::single(1).attempt(2), TaskId::of_array(2, 1).attempt(2)].into_iter().enumerate()
+    {
+        w.ask(restart(at as u64 + 1, before[at].clone())).unwrap();
+        end(&mut w, TaskId::of_array(2, 2).attempt(1));
+        end(&mut w, attempt);
+        assert!(w.started_frames().contains(&attempt));
+        // Somebody else had read the same rows: the number of its next attempt would be one that is taken.
+        assert_eq!(code(w.ask(restart(at as u64 + 1, before[at].clone()))), "unavailable");
+        let fresh = w.row(at as u64 + 1);
+        w.ask(restart(at as u64 + 1, fresh)).unwrap();
+        end(&mut w, attempt.task.attempt(3));
+    }
+}
+
+#[test]
+fn a_cancel_of_what_was_handed_out_survives_until_the_machine_has_said_what_became_of_it() {
+    let mut w = World::with_machine(1);
+    w.submit(spec());
+    w.says(1, vec![AgentSaid::Closed]);
+    w.ask(Call::CancelJob { target: target(1), grace_ms: None, stored: Stored::default() }).unwrap();
+    assert!(
+        w.facts.iter().any(|f| matches!(f, Fact::JobMoved(1, s) if s.cause == Some(Cause::Cancelled) && s.state == State::Queued)),
+        "the intent is on disk: it may run there already"
+    );
+    w.connect(2, "life", "keeper", 1, vec![]);
+    assert_eq!(w.standing(1).0, State::Cancelled);
+    assert!(w.facts.iter().any(|f| matches!(f, Fact::JobMoved(1, s) if s.cause == Some(Cause::Cancelled))));
+}
+
+#[test]
+fn tasks_that_come_to_lie_behind_the_cursor_get_rows() {
+    let mut w = World::with_machine(1);
+    w.submit(JobSpec { array: Some(ArraySpec { from: 1, to: 4, limit: None }), ..spec() });
+    let some = |from, to| Target { job: 1, tasks: Some((from, to)) };
+    let stored = Stored::default();
+    w.ask(Call::HoldJob { target: some(2, 2), hold: true, stored: stored.clone() }).unwrap();
+    w.ask(Call::CancelJob { target: some(3, 3), grace_ms: None, stored: stored.clone() }).unwrap();
+    w.finish(1, TaskId::of_array(1, 1).attempt(1), Cause::Ok);
+    let has_row = |w: &World, index| {
+        w.facts.iter().any(|f| matches!(f, Fact::TaskMoved(t, _) if *t == TaskId::of_array(1, index)))
+    };
+    assert!(has_row(&w, 4) && has_row(&w, 2), "the cursor passed what is held");
+    assert!(!has_row(&w, 3));
+    let row = w.row(1);
+    w.ask(Call::RestartJob { target: some(3, 3), latest: false, stored: row }).unwrap();
+    assert!(has_row(&w, 3), "revived behind the cursor");
+}
+
+#[test]
+fn a_delayed_array_that_was_cancelled_runs_when_it_is_restarted() {
+    let mut w = World::with_machine(1);
+    let array = Some(ArraySpec { from: 1, to: 3, limit: None });
+    w.submit(JobSpec { array, delay_s: Some(60.0), ..spec() });
+    let cancel = |tasks| Call::CancelJob {
+        target: Target { job: 1, tasks },
+        grace_ms: None,
+        stored: Stored::default(),
+    };
+    // A part of it that comes back waits with the others.
+    w.ask(cancel(Some((2, 2)))).unwrap();
+    let restart = |w: &World, tasks| Call::RestartJob { target: Target { job: 1, tasks }, latest: false, stored: w.row(1) };
+    let part = restart(&w, Some((2, 2)));
+    w.ask(part).unwrap();
+    w.wait(1_000);
+    assert!(w.started_frames().is_empty());
+    w.ask(cancel(None)).unwrap();
+    assert_eq!(w.standing(1).0, State::Cancelled);
+    let whole = restart(&w, None);
+    w.ask(whole).unwrap();
+    assert_eq!(w.started_frames(), [TaskId::of_array(1, 1).attempt(1)], "it was over: now means now");
+    w.pass(61_000);
 }
 
 #[test]

@@ -1,0 +1,489 @@
+//! Simulated people, scripts and consumers: what they ask for, when they go away, and what they do with the answers.
+use super::agenda::Due;
+use super::rng::Rng;
+use super::world::World;
+use reeve_coordinator::effect::Reply;
+use reeve_coordinator::input::{Call, Input, Key, NewMessage, Settle, Stored, Target, Ticket};
+use reeve_coordinator::row::Caller;
+use reeve_protocol::api::{LeaseRequest, QueueSettings, StatusRequest};
+use reeve_protocol::resources::ResourceAsk;
+use reeve_protocol::spec::{ArraySpec, LostAfter};
+use reeve_protocol::{Code, JobSpec, Problem, State};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The one user.
+pub const UID: u32 = 1000;
+
+/// Something that a client does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Whatever chance says, and again after a while.
+    Anything,
+    /// Submits, until it is answered.
+    Submit(Box<JobSpec>, String),
+    /// Submits several at once.
+    SubmitMany(Vec<JobSpec>, bool),
+    /// Publishes a message, until it is answered.
+    Publish(String, u64),
+    /// On a job; the number counts how often it was asked to read again.
+    Change(Change, Target, u32),
+    /// The same in a plan.
+    Bulk(&'static str, Vec<Target>),
+    /// Waits at a queue.
+    Receive {
+        /// Which.
+        queue: &'static str,
+        /// Milliseconds.
+        wait_ms: u64,
+        /// Milliseconds.
+        lease_ms: u64,
+        /// Goes away before the answer.
+        leaves: bool,
+    },
+    /// Settles a lease.
+    Settle(&'static str, Settle, String, Option<String>),
+    /// Anything else.
+    Other(Box<Call>),
+    /// Brings what is left to an end.
+    Tidy,
+}
+
+/// What is done to a job.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// cancel.
+    Cancel,
+    /// restart.
+    Restart,
+    /// hold.
+    Hold,
+    /// release.
+    Release,
+    /// status.
+    Status(Box<StatusRequest>),
+    /// why.
+    Why,
+}
+
+/// What clients know.
+#[derive(Default)]
+pub struct Clients {
+    tickets: BTreeMap<Ticket, Action>,
+    /// Jobs whose submission was answered: each must come to its end.
+    pub acked: BTreeSet<u64>,
+    arrays: BTreeMap<u64, (u32, u32)>,
+    externals: BTreeSet<u64>,
+    keys: u64,
+    /// Messages whose publication was answered, and what became of them: true once an ack was answered.
+    pub messages: BTreeMap<String, bool>,
+    /// Attempts that a consumer acked with a yes.
+    pub wrong: Vec<String>,
+}
+
+impl World {
+    /// A client acts.
+    pub(super) fn client(&mut self, action: Action) {
+        if self.core.is_none() {
+            // Whoever has a key tries until it knows; others give up.
+            if matches!(action, Action::Submit(..) | Action::Publish(..) | Action::Anything | Action::Tidy) {
+                let at = self.now + self.rng.range(500, 3_000);
+                self.agenda.at(at, Due::Client(Box::new(action)));
+            }
+            return;
+        }
+        match action {
+            Action::Anything => self.anything(),
+            Action::Tidy => self.tidy(),
+            Action::Submit(ref spec, ref key) => match self.store.by_key(key) {
+                Ok(Some(id)) => {
+                    self.count.hit("call replayed");
+                    let spec = spec.clone();
+                    self.submitted(id, &spec);
+                }
+                Ok(None) => {
+                    let key = Key { key: key.clone(), digest: "d".to_owned() };
+                    let call = Call::Submit { spec: spec.clone(), key: Some(key) };
+                    self.ask(action, call);
+                }
+                Err(error) => self.fail(error.to_string()),
+            },
+            Action::Publish(ref body, delay_ms) => match self.store.message_by_key("msgs", body) {
+                Ok(Some(_)) => drop(self.clients.messages.entry(body.clone()).or_default()),
+                Ok(None) => {
+                    let call = publish(body, delay_ms);
+                    self.ask(action, call);
+                }
+                Err(error) => self.fail(error.to_string()),
+            },
+            other => {
+                if let Some(call) = self.call_of(&other) {
+                    self.ask(other, call);
+                }
+            }
+        }
+    }
+
+    fn call_of(&mut self, action: &Action) -> Option<Call> {
+        Some(match action {
+            Action::SubmitMany(specs, atomic) => Call::SubmitMany {
+                specs: specs.iter().cloned().map(|s| (s, None)).collect(),
+                atomic: *atomic,
+            },
+            Action::Change(change, target, _) => {
+                let stored = self.rows(*target, matches!(change, Change::Restart))?;
+                change_call(change, *target, stored)
+            }
+            Action::Bulk(action, targets) => {
+                let only_bad = *action == "restart";
+                let jobs = targets.iter().filter_map(|t| Some((*t, self.rows(*t, only_bad)?))).collect();
+                Call::BulkAction { plan: 1, action: (*action).to_owned(), jobs }
+            }
+            Action::Receive { queue, wait_ms, lease_ms, .. } => Call::ReceiveMessage {
+                queue: (*queue).to_owned(),
+                max: 1 + (*lease_ms % 2) as u32,
+                wait_ms: *wait_ms,
+                lease_ms: *lease_ms,
+            },
+            Action::Settle(queue, how, lease, _) => {
+                let delay_s = (*how == Settle::Nack && self.rng.chance(50)).then_some(7.0);
+                let lease_s = (*how == Settle::Extend).then_some(30.0);
+                let request =
+                    LeaseRequest { lease: lease.clone(), delay_s, lease_s, ..LeaseRequest::default() };
+                Call::Settle { queue: (*queue).to_owned(), how: *how, request: Box::new(request) }
+            }
+            Action::Other(call) => (**call).clone(),
+            Action::Anything | Action::Submit(..) | Action::Publish(..) | Action::Tidy => return None,
+        })
+    }
+
+    /// The rows as the asking side reads them: what the core knows may be newer when the call reaches it.
+    fn rows(&mut self, target: Target, only_bad: bool) -> Option<Stored> {
+        match self.store.stored(target, only_bad) {
+            Ok(stored) if stored.job.is_some() => Some(stored),
+            Ok(_) => None,
+            Err(error) => {
+                self.fail(error.to_string());
+                None
+            }
+        }
+    }
+
+    fn ask(&mut self, action: Action, call: Call) {
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        let caller = Caller { uid: UID, name: "ana".into() };
+        let delay = if self.rng.chance(70) { self.rng.below(3) } else { self.rng.below(400) };
+        if matches!(action, Action::Receive { leaves: true, .. }) {
+            let at = self.now + delay + self.rng.range(1, 2_000);
+            self.agenda.at(at, Due::Inbox(self.epoch, Box::new(Input::Gone(ticket))));
+        } else {
+            self.clients.tickets.insert(ticket, action);
+        }
+        let input = Input::Call { ticket, caller, call };
+        self.agenda.at(self.now + delay, Due::Inbox(self.epoch, Box::new(input)));
+    }
+
+    /// Whoever waited for an answer hears that its outcome is unknown.
+    pub(super) fn clients_see_death(&mut self) {
+        for (_, action) in std::mem::take(&mut self.clients.tickets) {
+            if matches!(action, Action::Submit(..) | Action::Publish(..)) {
+                let at = self.now + self.rng.range(100, 2_000);
+                self.agenda.at(at, Due::Client(Box::new(action)));
+            }
+        }
+    }
+
+    pub(super) fn answered(&mut self, ticket: Ticket, answer: Result<Reply, Problem>) {
+        let Some(action) = self.clients.tickets.remove(&ticket) else { return };
+        match answer {
+            Ok(reply) => self.pleased(action, reply),
+            Err(problem) if problem.is(Code::Unavailable) && problem.detail.starts_with("read again") => {
+                self.count.hit("call read again");
+                if let Action::Change(change, target, tries) = action
+                    && tries < 3
+                {
+                    self.client(Action::Change(change, target, tries + 1));
+                }
+            }
+            Err(problem) if problem.is(Code::Internal) => self.fail(format!("{action:?}: {problem}")),
+            Err(_) => self.count.hit("call refused"),
+        }
+    }
+
+    fn pleased(&mut self, action: Action, reply: Reply) {
+        match (action, reply) {
+            (Action::Submit(spec, _), Reply::Submitted(submitted, replayed)) => {
+                self.count.hit(if replayed { "call replayed" } else { "call submitted" });
+                self.submitted(submitted.id, &spec);
+            }
+            (Action::SubmitMany(specs, _), Reply::Many(ids, _)) => {
+                for (spec, id) in specs.iter().zip(ids) {
+                    if let Ok(id) = id {
+                        self.submitted(id, spec);
+                    }
+                }
+            }
+            (Action::Publish(body, _), Reply::Published(..)) => {
+                self.clients.messages.entry(body).or_default();
+            }
+            (Action::Change(change, ..), Reply::Changed(_)) => self.count.hit(match change {
+                Change::Cancel => "call cancelled",
+                Change::Restart => "call restarted",
+                Change::Hold => "call held",
+                Change::Release => "call released",
+                Change::Status(_) | Change::Why => "call status",
+            }),
+            (Action::Receive { queue, .. }, Reply::ReceivedJobs(jobs)) => {
+                for (_, _, lease, _) in jobs {
+                    self.count.hit("call received a job");
+                    self.consume(queue, lease, None);
+                }
+            }
+            (Action::Receive { queue, .. }, Reply::ReceivedMessages(messages)) => {
+                for m in messages {
+                    self.count.hit("call received a message");
+                    let (lease, body) = (m.lease.unwrap_or_default(), m.body_text.unwrap_or_default());
+                    if self.clients.messages.get(&body) == Some(&true) {
+                        self.fail(format!("message {body} was handed out after its ack was answered"));
+                    }
+                    self.consume(queue, lease, Some(body));
+                }
+            }
+            (Action::Settle(_, how, _, body), Reply::Settled(_)) => {
+                self.count.hit("call settled");
+                if let (Settle::Ack, Some(body)) = (how, body) {
+                    self.clients.messages.insert(body, true);
+                }
+            }
+            (Action::Other(_), Reply::Registered(id, true)) => {
+                self.clients.acked.insert(id);
+                self.clients.externals.insert(id);
+            }
+            _ => {}
+        }
+    }
+
+    fn submitted(&mut self, id: u64, spec: &JobSpec) {
+        self.clients.acked.insert(id);
+        if let Some(array) = spec.array {
+            self.clients.arrays.insert(id, (array.from, array.to));
+        }
+    }
+
+    /// A consumer has something under a lease: it settles it in the end, or vanishes.
+    fn consume(&mut self, queue: &'static str, lease: String, body: Option<String>) {
+        let weights = if self.draining { [1, 0, 0, 0] } else { [60, 15, 10, 15] };
+        let how = match self.rng.weighted(&weights) {
+            0 => Settle::Ack,
+            1 => Settle::Nack,
+            2 => {
+                let at = self.now + self.rng.range(2_000, 40_000);
+                let ack = Action::Settle(queue, Settle::Ack, lease.clone(), body.clone());
+                self.agenda.at(at, Due::Client(Box::new(ack)));
+                Settle::Extend
+            }
+            _ => return,
+        };
+        let at = self.now + self.rng.range(1, 20_000);
+        self.agenda.at(at, Due::Client(Box::new(Action::Settle(queue, how, lease, body))));
+    }
+
+    fn anything(&mut self) {
+        if self.draining {
+            return;
+        }
+        let at = self.now + self.rng.range(1, self.options.calls_ms);
+        self.agenda.at(at, Due::Client(Box::new(Action::Anything)));
+        let action = match self.rng.weighted(&[38, 2, 8, 6, 4, 4, 3, 10, 8, 6, 3, 2, 2, 4]) {
+            0 => Action::Submit(Box::new(spec(&mut self.rng)), self.key()),
+            1 => {
+                let count = self.rng.range(1, 4);
+                let specs = (0..count).map(|_| spec(&mut self.rng)).collect();
+                Action::SubmitMany(specs, self.rng.chance(50))
+            }
+            at @ 2..=5 => match self.some_target() {
+                Some(target) => Action::Change(
+                    [Change::Cancel, Change::Restart, Change::Hold, Change::Release][at - 2].clone(),
+                    target,
+                    0,
+                ),
+                None => return,
+            },
+            6 => {
+                let what = *self.rng.pick(&["cancel", "restart", "hold", "release"]);
+                let targets = (0..4).filter_map(|_| self.some_target()).collect();
+                Action::Bulk(what, targets)
+            }
+            7 => self.receive("cons"),
+            8 => self.receive("msgs"),
+            9 => {
+                let key = self.key();
+                let delay = if self.rng.chance(30) { self.rng.range(1, 30_000) } else { 0 };
+                Action::Publish(key, delay)
+            }
+            10 => self.status(),
+            11 => Action::Other(Box::new(queue_call(&mut self.rng))),
+            12 => {
+                let id = self.key();
+                let (definition, cluster_id, stored) = (None, None, Stored::default());
+                Action::Other(Box::new(Call::RegisterJob { id, definition, cluster_id, stored }))
+            }
+            _ => match self.some_target() {
+                Some(target) if self.rng.chance(40) => Action::Change(Change::Why, target, 0),
+                _ => Action::Other(Box::new(read_call(&mut self.rng))),
+            },
+        };
+        self.client(action);
+    }
+
+    fn key(&mut self) -> String {
+        self.clients.keys += 1;
+        format!("k{}", self.clients.keys)
+    }
+
+    fn receive(&mut self, queue: &'static str) -> Action {
+        let wait_ms = *self.rng.pick(&[0, 5_000, 30_000]);
+        let lease_ms = self.rng.range(2_000, 60_000);
+        Action::Receive { queue, wait_ms, lease_ms, leaves: self.rng.chance(10) }
+    }
+
+    /// A job that somebody knows, the newer the likelier; of an array sometimes a part.
+    fn some_target(&mut self) -> Option<Target> {
+        let known = self.clients.acked.len() as u64;
+        let among = if self.rng.chance(70) { known.min(12) } else { known };
+        let back = self.rng.below(among);
+        let job = *self.clients.acked.iter().rev().nth(back as usize)?;
+        let part = self.clients.arrays.get(&job).copied().filter(|_| self.rng.chance(60));
+        let tasks = part.map(|(from, to)| {
+            let low = self.rng.range(from.into(), to.into()) as u32;
+            (low, if self.rng.chance(70) { low } else { to })
+        });
+        Some(Target { job, tasks })
+    }
+
+    fn status(&mut self) -> Action {
+        let externals: Vec<u64> = self.clients.externals.iter().copied().collect();
+        let state =
+            Some(*self.rng.pick(&[State::Running, State::Completed, State::Failed, State::Cancelled]));
+        let request = StatusRequest { state, ..StatusRequest::default() };
+        let job = if externals.is_empty() || self.rng.chance(20) {
+            self.some_target().unwrap_or(Target { job: 1, tasks: None })
+        } else {
+            Target { job: *self.rng.pick(&externals), tasks: None }
+        };
+        Action::Change(Change::Status(Box::new(request)), job, 0)
+    }
+
+    /// After the faults: what is held goes on, what runs elsewhere ends, consumers come.
+    fn tidy(&mut self) {
+        let at = self.now + 45_000;
+        self.agenda.at(at, Due::Client(Box::new(Action::Tidy)));
+        for queue in ["a", "b", "cons", "msgs"] {
+            let pause = Call::PauseQueue { queue: queue.to_owned(), paused: false };
+            self.client(Action::Other(Box::new(pause)));
+        }
+        for queue in ["cons", "msgs"] {
+            self.client(Action::Receive { queue, wait_ms: 1_000, lease_ms: 5_000, leaves: false });
+        }
+        // Those too that nobody knows of, since the answer never came.
+        let left = self.core.as_ref().map(|core| core.unfinished()).unwrap_or_default();
+        for (job, _) in left {
+            let target = Target { job, tasks: None };
+            // What runs elsewhere ends; of what a machine has nobody else may say so.
+            let tasks = match self.store.job(job).ok().flatten().and_then(|row| row.array) {
+                Some(array) => (array.from..=array.to).map(|i| Some((i, i))).collect(),
+                None => vec![None],
+            };
+            for tasks in tasks {
+                let state = Some(State::Completed);
+                let request = StatusRequest { state, ..StatusRequest::default() };
+                let status = Change::Status(Box::new(request));
+                self.client(Action::Change(status, Target { job, tasks }, 0));
+            }
+            self.client(Action::Change(Change::Release, target, 0));
+        }
+    }
+}
+
+fn publish(body: &str, delay_ms: u64) -> Call {
+    let message = NewMessage {
+        kind: 1,
+        body: body.as_bytes().into(),
+        headers: "{}".into(),
+        priority: (body.len() % 3) as i32,
+        delay_ms,
+        ttl_ms: None,
+        key: Some(Key { key: body.to_owned(), digest: "d".to_owned() }),
+    };
+    Call::Publish { queue: "msgs".to_owned(), message: Box::new(message) }
+}
+
+fn change_call(change: &Change, target: Target, stored: Stored) -> Call {
+    match change {
+        Change::Cancel => Call::CancelJob { target, grace_ms: None, stored },
+        Change::Restart => Call::RestartJob { target, stored },
+        Change::Hold => Call::HoldJob { target, hold: true, stored },
+        Change::Release => Call::HoldJob { target, hold: false, stored },
+        Change::Status(request) => Call::UpdateJobStatus { target, request: request.clone(), stored },
+        Change::Why => Call::Why { target, stored },
+    }
+}
+
+fn queue_call(rng: &mut Rng) -> Call {
+    let queue = (*rng.pick(&["a", "b", "cons", "msgs"])).to_owned();
+    match rng.below(4) {
+        0 | 1 => Call::PauseQueue { queue, paused: rng.chance(50) },
+        2 => Call::SetQueue {
+            queue: "b".to_owned(),
+            settings: QueueSettings { limit: Some(rng.range(1, 4) as u32), ..QueueSettings::default() },
+        },
+        _ => Call::CleanQueue { queue: "a".to_owned(), ids: None, dead: false, dry_run: rng.chance(30) },
+    }
+}
+
+fn read_call(rng: &mut Rng) -> Call {
+    match rng.below(5) {
+        0 => Call::GetQueueStats,
+        1 => Call::ListQueues,
+        2 => Call::ListMachines,
+        3 => Call::CountQueueMessages { queue: "a".to_owned() },
+        _ => Call::Peek { queue: "cons".to_owned(), max: 3 },
+    }
+}
+
+/// A job as somebody may submit it.
+fn spec(rng: &mut Rng) -> JobSpec {
+    let cpus = *rng.pick(&[None, Some(0.5), Some(0.5), Some(1.0), Some(2.0)]);
+    let some = |rng: &mut Rng, percent, from, to| rng.chance(percent).then(|| rng.range(from, to) as f64);
+    let lost_after_s = match rng.weighted(&[40, 30, 15, 10, 5]) {
+        0 => Some(LostAfter::Seconds(30.0)),
+        1 => Some(LostAfter::Seconds(60.0)),
+        2 => Some(LostAfter::Seconds(12.0)),
+        3 => None,
+        _ => Some(LostAfter::Never),
+    };
+    let array = rng.chance(15).then(|| {
+        let from = rng.range(0, 3) as u32;
+        ArraySpec {
+            from,
+            to: from + rng.range(0, 9) as u32,
+            limit: rng.chance(30).then(|| rng.range(1, 3) as u32),
+        }
+    });
+    JobSpec {
+        command: Some(vec!["true".to_owned()]),
+        queue: Some((*rng.pick(&["a", "a", "b", "cons"])).to_owned()),
+        resources: ResourceAsk { cpus, ..ResourceAsk::default() },
+        priority: rng.range(0, 2) as i32,
+        retries: rng.chance(50).then(|| rng.range(0, 3) as u32),
+        timeout_s: some(rng, 20, 1, 60),
+        delay_s: some(rng, 12, 1, 90),
+        expires_s: some(rng, 8, 5, 200),
+        exclusive: matches!(lost_after_s, Some(LostAfter::Seconds(s)) if s >= 30.0) && rng.chance(50),
+        hold: rng.chance(6),
+        grace_s: Some(3.0),
+        lost_after_s,
+        array,
+        ..JobSpec::default()
+    }
+}
