@@ -10,7 +10,7 @@ impl Core {
     /// Every invariant that does not hold, in words.
     pub fn check(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut counted: BTreeMap<&str, Out> = BTreeMap::new();
+        let mut counted: BTreeMap<&str, Sum> = BTreeMap::new();
         for job in self.jobs.iter() {
             let entry = counted.entry(&job.queue).or_default();
             let milli = u64::from(self.cluster.shapes.get(job.shape).ask.cpu_milli);
@@ -137,14 +137,14 @@ fn shown(t: &Task) -> String {
 
 /// What the jobs of a queue add up to.
 #[derive(Default)]
-struct Out {
+struct Sum {
     queued: u64,
     running: u64,
     out: u64,
     used_milli: u64,
 }
 
-impl Out {
+impl Sum {
     fn task(&mut self, t: &Task, milli: u64) {
         if super::moves::is_out(t.phase()) {
             self.out += 1;
@@ -153,7 +153,7 @@ impl Out {
     }
 }
 
-fn check_queue(q: &Queue, jobs: &Out, wrong: &mut Vec<String>) {
+fn check_queue(q: &Queue, jobs: &Sum, wrong: &mut Vec<String>) {
     if (q.counts.queued, q.counts.running) != (jobs.queued, jobs.running) {
         wrong.push(format!(
             "queue {} counts {:?}, its jobs are {} queued, {} running",

@@ -121,10 +121,9 @@ impl Array {
         let state = self.state();
         let cause = match state {
             State::Completed => Some(Cause::Ok),
-            State::Failed => self.cause.clone(),
             State::Cancelled => Some(Cause::Cancelled),
-            // Kept for what fails later: a restart must still know why the array will have failed.
-            State::Queued | State::Running => self.cause.clone(),
+            // Kept while it lives: a restart must still know why the array will have failed.
+            State::Failed | State::Queued | State::Running => self.cause.clone(),
         };
         Standing {
             cause,

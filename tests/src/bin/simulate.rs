@@ -25,7 +25,10 @@ fn main() -> ExitCode {
             "--from" => number().map(|n| from = n),
             "--steps" => number().map(|n| steps = n),
             "--seed" => number().map(|n| seed = Some(n)),
-            "--trace" => Some(trace = true),
+            "--trace" => {
+                trace = true;
+                Some(())
+            }
             _ => None,
         };
         if known.is_none() {

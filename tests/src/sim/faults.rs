@@ -13,7 +13,10 @@ pub enum Heal {
     Size(usize),
 }
 
-const FAULTS: [(u32, fn(&mut World)); 14] = [
+/// How likely, and what.
+type Fault = (u32, fn(&mut World));
+
+const FAULTS: [Fault; 14] = [
     (12, broken),
     (10, partition),
     (8, one_way),

@@ -1,8 +1,8 @@
 //! The simulated process of a coordinator, after `coordinator/src/engine.rs` and `coordinator/src/recorder.rs`: a batch is
 //! decided by the real core, committed, and only then released; it may die at every line between.
+use super::Sabotage;
 use super::agenda::{Down, Due};
 use super::world::{Crash, World};
-use super::{Options, Sabotage};
 use reeve_coordinator::clock::Steady;
 use reeve_coordinator::core::Core;
 use reeve_coordinator::effect::{Effect, Fact, Leased, Reply, Step, ToAgent};
@@ -10,6 +10,9 @@ use reeve_coordinator::input::{AgentSaid, Call, Input, Now};
 use reeve_protocol::api::MessageView;
 use reeve_protocol::{Problem, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Tickets of calls that cancel: the job, and which of its tasks.
+type Cancels = BTreeMap<u64, (u64, Option<(u32, u32)>)>;
 
 impl World {
     /// Puts an input into the inbox and wakes the engine.
@@ -87,13 +90,7 @@ impl World {
     }
 
     /// Records and releases. False: the coordinator has died.
-    fn finish(
-        &mut self,
-        core: Box<Core>,
-        mut step: Step,
-        now: Now,
-        cancels: &BTreeMap<u64, (u64, Option<(u32, u32)>)>,
-    ) -> bool {
+    fn finish(&mut self, core: Box<Core>, mut step: Step, now: Now, cancels: &Cancels) -> bool {
         let writes = !step.is_read_only();
         let crash = if writes { self.crash.take() } else { None };
         if crash == Some(Crash::BeforeCommit) {
@@ -175,7 +172,7 @@ impl World {
         self.agenda.at(self.now + pause, Due::HeadStart);
     }
 
-    fn release(&mut self, effects: Vec<Effect>, cancels: &BTreeMap<u64, (u64, Option<(u32, u32)>)>) {
+    fn release(&mut self, effects: Vec<Effect>, cancels: &Cancels) {
         for effect in effects {
             match effect {
                 Effect::Reply(ticket, answer) => {
@@ -186,7 +183,7 @@ impl World {
                 }
                 Effect::ReplyMessages(ticket, leased) => {
                     let answer = self.messages(&leased);
-                    self.answer(ticket, answer);
+                    self.answer(ticket, Ok(answer));
                 }
                 Effect::Send(machine, session, frame) => self.send(&machine, session, frame),
                 Effect::Close(..) => {}
@@ -195,16 +192,15 @@ impl World {
     }
 
     fn answer(&mut self, ticket: u64, answer: Result<Reply, Problem>) {
-        match self.opening.remove(&ticket) {
-            Some(conn) => self.opened(conn, answer),
-            None => {
-                let at = self.now + self.rng.below(5);
-                self.agenda.at(at, Due::Answer(ticket, Box::new(answer)));
-            }
+        if let Some(conn) = self.opening.remove(&ticket) {
+            self.opened(conn, answer);
+        } else {
+            let at = self.now + self.rng.below(5);
+            self.agenda.at(at, Due::Answer(ticket, Box::new(answer)));
         }
     }
 
-    fn messages(&mut self, leased: &[Leased]) -> Result<Reply, Problem> {
+    fn messages(&mut self, leased: &[Leased]) -> Reply {
         let mut views = Vec::new();
         for l in leased {
             match self.store.message(l.id) {
@@ -218,7 +214,7 @@ impl World {
                 Err(error) => self.fail(format!("the store cannot be read: {error}")),
             }
         }
-        Ok(Reply::ReceivedMessages(views))
+        Reply::ReceivedMessages(views)
     }
 
     fn send(&mut self, machine: &str, session: u64, frame: ToAgent) {
@@ -241,7 +237,7 @@ impl World {
     }
 
     /// Notes what the inputs will do that an observer cannot tell from the facts: restarts, and cancels by ticket.
-    fn look_at(&mut self, batch: &[Input]) -> BTreeMap<u64, (u64, Option<(u32, u32)>)> {
+    fn look_at(&mut self, batch: &[Input]) -> Cancels {
         let mut cancels = BTreeMap::new();
         let mut restarts = BTreeSet::new();
         for input in batch {
@@ -339,12 +335,5 @@ fn short(input: &Input) -> String {
             format!("{machine} session {session} says {}", cut(&format!("{said:?}")))
         }
         other => format!("{other:?}"),
-    }
-}
-
-impl Options {
-    /// Whether this run is sabotaged.
-    pub const fn is_sabotaged(&self) -> bool {
-        self.sabotage.is_some()
     }
 }

@@ -361,7 +361,7 @@ impl Host {
         };
         let end = finished(id, &cause, g.started_ms, cx.wall);
         g.end = Some(end.clone());
-        cx.ledger.ends(id, cause, cx.now);
+        cx.ledger.ends(id, cause);
         self.note_end(id, end, true);
         self.admit(cx);
     }
@@ -382,7 +382,7 @@ impl Host {
         if self.keeper.is_none() || self.guardians.get(&id).is_none_or(|g| g.end.is_some()) {
             return false;
         }
-        cx.ledger.ends(id, Cause::KeeperLost, cx.now);
+        cx.ledger.ends(id, Cause::KeeperLost);
         self.note_end(id, finished(id, &Cause::KeeperLost, 0, cx.wall), false);
         self.guardians.remove(&id);
         self.admit(cx);
@@ -417,7 +417,7 @@ impl Host {
         self.words.clear();
         for (id, g) in std::mem::take(&mut self.guardians) {
             if g.end.is_none() {
-                cx.ledger.ends(id, Cause::Rebooted, cx.now);
+                cx.ledger.ends(id, Cause::Rebooted);
             }
         }
     }

@@ -56,8 +56,7 @@ impl Ledger {
     }
 
     /// Its tree is gone.
-    pub fn ends(&mut self, id: AttemptId, cause: Cause, now: u64) {
-        let _ = now;
+    pub fn ends(&mut self, id: AttemptId, cause: Cause) {
         if let Some(run) = self.runs.get_mut(&id) {
             run.end = Some(cause);
         }

@@ -4,8 +4,10 @@
 //! `tests/tests/simulation.rs` runs many seeds and demands that every path was taken; `tests/simulate` runs one seed with
 //! its history, or goes on for millions of steps.
 pub mod agenda;
+pub mod calls;
 pub mod clients;
 pub mod count;
+pub mod door;
 pub mod faults;
 pub mod head;
 pub mod host;

@@ -1,22 +1,17 @@
-//! Sessions between agents and the coordinator, after `agent/src/agent/session.rs` and `coordinator/src/net`: beats and
-//! their echoes, silence on both sides, frames in order, and connections that break while frames are on their way.
+//! Sessions as the agent has them, after `agent/src/agent/session.rs`: connecting, beats and what their echoes prove, words
+//! of the keeper in order, and connections that break while frames are on their way. [`super::door`] is the other end.
 use super::agenda::{Conn, Down, Due, ToKeeper, Up};
 use super::store::LINEAGE;
 use super::world::World;
-use reeve_coordinator::effect::{Reply, ToAgent};
-use reeve_coordinator::input::{AgentSaid, Call, Input};
-use reeve_coordinator::row::Caller;
-use reeve_protocol::{Problem, wire};
+use reeve_coordinator::effect::ToAgent;
+use reeve_coordinator::input::AgentSaid;
+use reeve_protocol::wire;
 use std::collections::VecDeque;
 
 /// Between two beats.
-const BEAT_MS: u64 = 2_000;
+pub(super) const BEAT_MS: u64 = 2_000;
 /// Silence after which either side draws its conclusions.
 const SILENCE_MS: u64 = 10_000;
-/// Without any packet a connection is given up.
-const IDLE_MS: u64 = 30_000;
-/// How often the core hears that a machine is well.
-const TELL_MS: u64 = 10_000;
 
 /// An agent: it has no state but this.
 #[derive(Default)]
@@ -44,17 +39,17 @@ pub struct Session {
     /// Its number at the coordinator; 0 before Hello was read.
     pub number: u64,
     /// In which life of the coordinator.
-    epoch: u64,
+    pub(super) epoch: u64,
     /// The coordinator serves it.
     pub head_open: bool,
-    agent_open: bool,
-    sent: u64,
-    heard: u64,
-    echoed: u64,
-    fresh: u64,
-    silent: bool,
-    told: u64,
-    last_packet: u64,
+    pub(super) agent_open: bool,
+    pub(super) sent: u64,
+    pub(super) heard: u64,
+    pub(super) echoed: u64,
+    pub(super) fresh: u64,
+    pub(super) silent: bool,
+    pub(super) told: u64,
+    pub(super) last_packet: u64,
     beats: u64,
     echo: u64,
     /// The echo that the last beat which counts has carried, and such beats without an answer.
@@ -144,7 +139,7 @@ impl World {
         if let Some(keeper) = &mut self.hosts[host].keeper {
             keeper.link = Some(round);
         }
-        self.to_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, 0));
+        self.tell_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, 0));
         let life = self.hosts[host].life;
         let hello = wire::Hello {
             version_min: 1,
@@ -163,7 +158,7 @@ impl World {
         self.agenda.at(self.now + SILENCE_MS, Due::NoWelcome(conn));
     }
 
-    fn to_keeper(&mut self, host: usize, word: ToKeeper) {
+    fn tell_keeper(&mut self, host: usize, word: ToKeeper) {
         let link = self.agents[host].round;
         let at = (self.now + self.rng.below(2)).max(self.agents[host].last_word);
         self.agents[host].last_word = at;
@@ -303,7 +298,7 @@ impl World {
                 if let Some(said) = proven {
                     session.said = said;
                     if self.agents[host].busy {
-                        self.to_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, said));
+                        self.tell_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, said));
                     }
                 }
             }
@@ -313,9 +308,9 @@ impl World {
                     if matches!(order, ToAgent::Start(_))
                         && !std::mem::replace(&mut self.agents[host].busy, true)
                     {
-                        self.to_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, said));
+                        self.tell_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, said));
                     }
-                    self.to_keeper(host, ToKeeper::Order(order));
+                    self.tell_keeper(host, ToKeeper::Order(order));
                 }
             }
             Down::Close => self.agent_lost(conn),
@@ -344,152 +339,8 @@ impl World {
         };
         let machine = self.hosts[host].machine();
         self.send_up(conn, Up::Said(vec![AgentSaid::Machine(machine)]));
-        self.to_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, said));
-        self.to_keeper(host, ToKeeper::Ask);
+        self.tell_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, said));
+        self.tell_keeper(host, ToKeeper::Ask);
         self.agenda.at(self.now, Due::Beat(conn));
-    }
-
-    pub(super) fn arrived_up(&mut self, conn: Conn, frame: Up) {
-        let Some(session) = self.sessions.get_mut(&conn) else { return };
-        let host = session.host;
-        if self.up[host].cut {
-            self.up[host].stalled.push((conn, frame));
-            return;
-        }
-        if self.core.is_none() || session.epoch != self.epoch {
-            return;
-        }
-        session.last_packet = self.now;
-        let (number, open) = (session.number, session.head_open);
-        match frame {
-            Up::Hello(hello) => self.hello(conn, host, *hello),
-            Up::Beat(number, echo) if open => self.heard(conn, number, echo),
-            Up::Beat(..) => {}
-            // A frame that a session had read before it was closed may reach the core after its successor's Hello.
-            Up::Said(said) if number > 0 => {
-                if !open {
-                    self.count.hit("frame of an older session");
-                }
-                self.tell(host, number, said);
-            }
-            Up::Said(_) => {}
-            Up::Close if open => self.head_lost(conn),
-            Up::Close => {}
-        }
-    }
-
-    fn tell(&mut self, host: usize, session: u64, said: Vec<AgentSaid>) {
-        let machine = self.hosts[host].id.clone();
-        self.put(Input::Agent { machine, session, said });
-    }
-
-    fn hello(&mut self, conn: Conn, host: usize, hello: wire::Hello) {
-        self.last_session += 1;
-        let number = self.last_session;
-        if let Some(session) = self.sessions.get_mut(&conn) {
-            session.number = number;
-        }
-        self.last_ticket += 1;
-        let ticket = self.last_ticket;
-        self.opening.insert(ticket, conn);
-        let machine = self.hosts[host].id.clone();
-        let call =
-            Call::OpenSession { machine, session: number, hello: Box::new(hello), address: "a".to_owned() };
-        self.put(Input::Call { ticket, caller: Caller::internal(), call });
-    }
-
-    /// The core has judged a Hello.
-    pub(super) fn opened(&mut self, conn: Conn, answer: Result<Reply, Problem>) {
-        let Some(host) = self.sessions.get(&conn).map(|s| s.host) else { return };
-        match answer {
-            Ok(Reply::Welcome(welcome)) => {
-                let older: Vec<Conn> = self
-                    .sessions
-                    .iter()
-                    .filter(|(id, s)| s.host == host && s.head_open && **id != conn)
-                    .map(|(id, _)| *id)
-                    .collect();
-                for old in older {
-                    self.send_down(old, Down::Close);
-                    self.head_lost(old);
-                }
-                let now = self.now;
-                if let Some(session) = self.sessions.get_mut(&conn) {
-                    (session.head_open, session.fresh, session.last_packet) = (true, now, now);
-                }
-                self.send_down(conn, Down::Welcome(welcome));
-                self.agenda.at(now + SILENCE_MS, Due::Silence(conn));
-                self.agenda.at(now + IDLE_MS, Due::Idle(conn));
-            }
-            Ok(Reply::Refused(refused)) => self.send_down(conn, Down::Refused(refused.code)),
-            _ => self.send_down(conn, Down::Close),
-        }
-    }
-
-    /// The coordinator sees that a connection has ended.
-    fn head_lost(&mut self, conn: Conn) {
-        let Some(session) = self.sessions.get_mut(&conn).filter(|s| s.head_open) else { return };
-        session.head_open = false;
-        let (host, number) = (session.host, session.number);
-        self.tell(host, number, vec![AgentSaid::Closed]);
-    }
-
-    fn heard(&mut self, conn: Conn, number: u64, echo: u64) {
-        let now = self.now;
-        let Some(s) = self.sessions.get_mut(&conn) else { return };
-        let fresh = number > s.heard && (s.sent == 0 || echo > s.echoed);
-        s.echoed = s.echoed.max(echo.min(s.sent));
-        s.heard = s.heard.max(number);
-        s.sent += 1;
-        let (host, session, answer) = (s.host, s.number, s.sent);
-        let mut tell = false;
-        if fresh {
-            tell = s.silent || now >= s.told + TELL_MS;
-            (s.fresh, s.silent) = (now, false);
-            s.told = if tell { now } else { s.told };
-        }
-        self.send_down(conn, Down::Echo(answer, number));
-        if tell {
-            self.tell(host, session, vec![AgentSaid::Heard { rtt_us: 100 }]);
-        }
-    }
-
-    pub(super) fn look_for_silence(&mut self, conn: Conn) {
-        let (now, resumed) = (self.now, self.resumed);
-        let Some(s) = self.sessions.get_mut(&conn).filter(|s| s.head_open) else { return };
-        let due = s.fresh.max(resumed) + SILENCE_MS;
-        let falls = due <= now && !s.silent;
-        s.silent |= falls;
-        let (host, session) = (s.host, s.number);
-        let next = if due > now { due } else { now + BEAT_MS };
-        self.agenda.at(next, Due::Silence(conn));
-        if falls {
-            self.tell(host, session, vec![AgentSaid::Silent]);
-        }
-    }
-
-    pub(super) fn look_for_idle(&mut self, conn: Conn) {
-        let Some(s) = self.sessions.get(&conn).filter(|s| s.head_open) else { return };
-        let due = s.last_packet.max(self.resumed) + IDLE_MS;
-        if due <= self.now {
-            self.head_lost(conn);
-        } else {
-            self.agenda.at(due, Due::Idle(conn));
-        }
-    }
-
-    /// The coordinator is gone: its connections are, and agents notice sooner or later.
-    pub(super) fn head_gone(&mut self) {
-        let conns: Vec<Conn> = self.sessions.keys().copied().collect();
-        for conn in conns {
-            let Some(session) = self.sessions.get_mut(&conn) else { continue };
-            session.head_open = false;
-            if !session.agent_open {
-                self.sessions.remove(&conn);
-                continue;
-            }
-            let at = self.now + self.rng.range(1, 12_000);
-            self.agenda.at(at, Due::Broken(conn));
-        }
     }
 }

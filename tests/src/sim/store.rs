@@ -12,6 +12,9 @@ use rusqlite::Connection;
 /// The lineage of every simulated store.
 pub const LINEAGE: &str = "l";
 
+/// `(job, index or -1, attempt, cause as JSON)`.
+pub type Ending = (u64, i64, u32, Option<String>);
+
 /// What is on disk.
 pub struct Store {
     conn: Connection,
@@ -113,11 +116,11 @@ impl Store {
         .collect()
     }
 
-    /// Every ended attempt with its cause as JSON: `(job, index or -1, attempt, cause)`.
+    /// Every ended attempt.
     ///
     /// # Errors
     /// From SQLite.
-    pub fn endings(&self) -> Result<Vec<(u64, i64, u32, Option<String>)>, Error> {
+    pub fn endings(&self) -> Result<Vec<Ending>, Error> {
         let mut statement = self
             .conn
             .prepare_cached("SELECT job, idx, attempt, cause FROM attempts WHERE ended_at IS NOT NULL")?;

@@ -69,7 +69,7 @@ impl Watch {
                 }
             }
             Fact::AttemptDispatched { attempt, machine_id, .. } => {
-                self.dispatched(*attempt, machine_id.clone())
+                self.dispatched(*attempt, machine_id.clone());
             }
             Fact::AttemptStarted(attempt, ..) => self.of_live_attempt(*attempt, "started"),
             Fact::AttemptEnded(ended) => {
@@ -80,7 +80,7 @@ impl Watch {
                 self.over(*attempt, "given back");
                 count.hit("attempt given back");
             }
-            Fact::AttemptLate(attempt, ..) => {
+            Fact::AttemptLate { attempt, .. } => {
                 count.hit("late outcome");
                 // One that is unknown was given to nobody: only what was dispatched can be late.
                 if self.attempts.get(attempt).is_none_or(|f| !f.over) {
@@ -102,9 +102,9 @@ impl Watch {
             self.say(format!("{attempt} was dispatched, the next number was {wanted}"));
         }
         let before = task.attempt(wanted.saturating_sub(1));
-        // The fence is written in the same step, after the dispatch or before it.
+        // The fence comes first: from here on nothing about the attempt before may count.
         if self.attempts.get(&before).is_some_and(|f| !f.over) {
-            self.attempts.entry(before).or_default().machine = None;
+            self.say(format!("{attempt} was dispatched while {before} had not ended"));
         }
         if self.terminal.contains(&task) {
             self.say(format!("{attempt} was dispatched after the end of {task}"));
@@ -230,7 +230,7 @@ impl Watch {
                 }
             }
             ToAgent::Stop(stop) if Cause::from_wire(stop.cause.clone()) == Cause::Fenced => {
-                count.hit("fence")
+                count.hit("fence");
             }
             ToAgent::Stop(_) => count.hit("stop"),
             ToAgent::Revoke(_) => count.hit("revoke"),

@@ -249,16 +249,15 @@ impl World {
             Due::Engine => self.engine(),
             Due::HeadStart => self.head_start(),
             Due::Inbox(epoch, input) if epoch == self.epoch && self.core.is_some() => self.put(*input),
-            Due::Inbox(..) => {}
             Due::Up(conn, frame) => self.arrived_up(conn, frame),
             Due::Silence(conn) => self.look_for_silence(conn),
             Due::Idle(conn) => self.look_for_idle(conn),
             Due::Down(conn, frame) => self.arrived_down(conn, frame),
             Due::Beat(conn) => self.beat(conn),
             Due::Broken(conn) | Due::NoWelcome(conn) if !self.is_welcomed(conn, &due) => {
-                self.agent_lost(conn)
+                self.agent_lost(conn);
             }
-            Due::Broken(_) | Due::NoWelcome(_) => {}
+            Due::Inbox(..) | Due::Broken(_) | Due::NoWelcome(_) => {}
             Due::Connect(host, round) => self.connect(host, round),
             Due::Keeper(host, link, word) => {
                 if self.hosts[host].keeper.as_ref().is_some_and(|k| k.link == Some(link)) {

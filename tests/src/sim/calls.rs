@@ -1,0 +1,95 @@
+//! The calls of simulated clients, and the jobs that they submit.
+use super::clients::Change;
+use super::rng::Rng;
+use reeve_coordinator::input::{Call, Key, NewMessage, Stored, Target};
+use reeve_protocol::JobSpec;
+use reeve_protocol::api::QueueSettings;
+use reeve_protocol::resources::ResourceAsk;
+use reeve_protocol::spec::{ArraySpec, LostAfter};
+
+/// Publishes this text, once.
+pub(super) fn publish(body: &str, delay_ms: u64) -> Call {
+    let message = NewMessage {
+        kind: 1,
+        body: body.as_bytes().into(),
+        headers: "{}".into(),
+        priority: (body.len() % 3) as i32,
+        delay_ms,
+        ttl_ms: None,
+        key: Some(Key { key: body.to_owned(), digest: "d".to_owned() }),
+    };
+    Call::Publish { queue: "msgs".to_owned(), message: Box::new(message) }
+}
+
+/// A change of a job as a call.
+pub(super) fn change_call(change: &Change, target: Target, stored: Stored) -> Call {
+    match change {
+        Change::Cancel => Call::CancelJob { target, grace_ms: None, stored },
+        Change::Restart => Call::RestartJob { target, stored },
+        Change::Hold => Call::HoldJob { target, hold: true, stored },
+        Change::Release => Call::HoldJob { target, hold: false, stored },
+        Change::Status(request) => Call::UpdateJobStatus { target, request: request.clone(), stored },
+        Change::Why => Call::Why { target, stored },
+    }
+}
+
+/// Something about a queue as a whole.
+pub(super) fn queue_call(rng: &mut Rng) -> Call {
+    let queue = (*rng.pick(&["a", "b", "cons", "msgs"])).to_owned();
+    match rng.below(4) {
+        0 | 1 => Call::PauseQueue { queue, paused: rng.chance(50) },
+        2 => Call::SetQueue {
+            queue: "b".to_owned(),
+            settings: QueueSettings { limit: Some(rng.range(1, 4) as u32), ..QueueSettings::default() },
+        },
+        _ => Call::CleanQueue { queue: "a".to_owned(), ids: None, dead: false, dry_run: rng.chance(30) },
+    }
+}
+
+/// A read that goes through the core.
+pub(super) fn read_call(rng: &mut Rng) -> Call {
+    match rng.below(5) {
+        0 => Call::GetQueueStats,
+        1 => Call::ListQueues,
+        2 => Call::ListMachines,
+        3 => Call::CountQueueMessages { queue: "a".to_owned() },
+        _ => Call::Peek { queue: "cons".to_owned(), max: 3 },
+    }
+}
+
+/// A job as somebody may submit it.
+pub(super) fn spec(rng: &mut Rng) -> JobSpec {
+    let cpus = *rng.pick(&[None, Some(0.5), Some(0.5), Some(1.0), Some(2.0)]);
+    let some = |rng: &mut Rng, percent, from, to| rng.chance(percent).then(|| rng.range(from, to) as f64);
+    let lost_after_s = match rng.weighted(&[40, 30, 15, 10, 5]) {
+        0 => Some(LostAfter::Seconds(30.0)),
+        1 => Some(LostAfter::Seconds(60.0)),
+        2 => Some(LostAfter::Seconds(12.0)),
+        3 => None,
+        _ => Some(LostAfter::Never),
+    };
+    let array = rng.chance(15).then(|| {
+        let from = rng.range(0, 3) as u32;
+        ArraySpec {
+            from,
+            to: from + rng.range(0, 9) as u32,
+            limit: rng.chance(30).then(|| rng.range(1, 3) as u32),
+        }
+    });
+    JobSpec {
+        command: Some(vec!["true".to_owned()]),
+        queue: Some((*rng.pick(&["a", "a", "b", "cons"])).to_owned()),
+        resources: ResourceAsk { cpus, ..ResourceAsk::default() },
+        priority: rng.range(0, 2) as i32,
+        retries: rng.chance(50).then(|| rng.range(0, 3) as u32),
+        timeout_s: some(rng, 20, 1, 60),
+        delay_s: some(rng, 12, 1, 90),
+        expires_s: some(rng, 8, 5, 200),
+        exclusive: matches!(lost_after_s, Some(LostAfter::Seconds(s)) if s >= 30.0) && rng.chance(50),
+        hold: rng.chance(6),
+        grace_s: Some(3.0),
+        lost_after_s,
+        array,
+        ..JobSpec::default()
+    }
+}
