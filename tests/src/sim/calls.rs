@@ -25,7 +25,7 @@ pub(super) fn publish(body: &str, delay_ms: u64) -> Call {
 pub(super) fn change_call(change: &Change, target: Target, stored: Stored) -> Call {
     match change {
         Change::Cancel => Call::CancelJob { target, grace_ms: None, stored },
-        Change::Restart => Call::RestartJob { target, stored },
+        Change::Restart => Call::RestartJob { target, latest: false, stored },
         Change::Hold => Call::HoldJob { target, hold: true, stored },
         Change::Release => Call::HoldJob { target, hold: false, stored },
         Change::Status(request) => Call::UpdateJobStatus { target, request: request.clone(), stored },
@@ -43,6 +43,18 @@ pub(super) fn queue_call(rng: &mut Rng) -> Call {
             settings: QueueSettings { limit: Some(rng.range(1, 4) as u32), ..QueueSettings::default() },
         },
         _ => Call::CleanQueue { queue: "a".to_owned(), ids: None, dead: false, dry_run: rng.chance(30) },
+    }
+}
+
+/// A machine is emptied, or used again.
+pub(super) fn machine_call(rng: &mut Rng, machine: String) -> Call {
+    match rng.below(4) {
+        0 => Call::CordonMachine { machine, cordon: true },
+        1 => {
+            let deadline_ms = rng.chance(70).then(|| rng.range(1_000, 40_000));
+            Call::DrainMachine { machine, deadline_ms }
+        }
+        _ => Call::CordonMachine { machine, cordon: false },
     }
 }
 

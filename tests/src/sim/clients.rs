@@ -1,6 +1,6 @@
 //! Simulated people, scripts and consumers: what they ask for, when they go away, and what they do with the answers.
 use super::agenda::Due;
-use super::calls::{change_call, publish, queue_call, read_call, spec};
+use super::calls::{change_call, machine_call, publish, queue_call, read_call, spec};
 use super::world::World;
 use reeve_coordinator::effect::Reply;
 use reeve_coordinator::input::{Call, Input, Key, Settle, Stored, Target, Ticket};
@@ -169,7 +169,7 @@ impl World {
     fn ask(&mut self, action: Action, call: Call) {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
-        let caller = Caller { uid: UID, name: "ana".into() };
+        let caller = Caller::new(UID, "ana");
         let delay = if self.rng.chance(70) { self.rng.below(3) } else { self.rng.below(400) };
         if matches!(action, Action::Receive { leaves: true, .. }) {
             let at = self.now + delay + self.rng.range(1, 2_000);
@@ -320,6 +320,11 @@ impl World {
                 Action::Publish(key, delay)
             }
             10 => self.status(),
+            11 if self.rng.chance(30) => {
+                let machine = self.rng.below(self.hosts.len() as u64) as usize;
+                let machine = self.hosts[machine].id.clone();
+                Action::Other(Box::new(machine_call(&mut self.rng, machine)))
+            }
             11 => Action::Other(Box::new(queue_call(&mut self.rng))),
             12 => {
                 let id = self.key();
@@ -379,6 +384,10 @@ impl World {
         for queue in ["a", "b", "cons", "msgs"] {
             let pause = Call::PauseQueue { queue: queue.to_owned(), paused: false };
             self.client(Action::Other(Box::new(pause)));
+        }
+        for host in 0..self.hosts.len() {
+            let uncordon = Call::CordonMachine { machine: self.hosts[host].id.clone(), cordon: false };
+            self.client(Action::Other(Box::new(uncordon)));
         }
         for queue in ["cons", "msgs"] {
             self.client(Action::Receive { queue, wait_ms: 1_000, lease_ms: 5_000, leaves: false });

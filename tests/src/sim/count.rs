@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Faults and paths that a long run must have met.
-pub const PATHS: [&str; 62] = [
+pub const PATHS: [&str; 63] = [
     "fault: session broken",
     "fault: partition",
     "fault: partition of one direction",
@@ -43,6 +43,7 @@ pub const PATHS: [&str; 62] = [
     "ended lost",
     "ended cancelled",
     "ended rebooted",
+    "ended drained",
     "ended keeper_lost",
     "ended reported",
     "state QUEUED held",

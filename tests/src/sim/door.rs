@@ -58,8 +58,9 @@ impl World {
         let ticket = self.last_ticket;
         self.opening.insert(ticket, conn);
         let machine = self.hosts[host].id.clone();
+        let (fingerprint, address) = (machine.clone(), "a".to_owned());
         let call =
-            Call::OpenSession { machine, session: number, hello: Box::new(hello), address: "a".to_owned() };
+            Call::OpenSession { machine, session: number, hello: Box::new(hello), address, fingerprint };
         self.put(Input::Call { ticket, caller: Caller::internal(), call });
     }
 

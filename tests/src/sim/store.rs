@@ -5,7 +5,7 @@ use reeve_coordinator::effect::{Fact, Step};
 use reeve_coordinator::input::{Stored, Target};
 use reeve_coordinator::row::MachineRow;
 use reeve_coordinator::store::load::{self, Loaded};
-use reeve_coordinator::store::{Error, open, read, writer};
+use reeve_coordinator::store::{Error, audit, open, read, writer};
 use reeve_protocol::State;
 use rusqlite::Connection;
 
@@ -18,6 +18,7 @@ pub type Ending = (u64, i64, u32, Option<String>);
 /// What is on disk.
 pub struct Store {
     conn: Connection,
+    audit: audit::Head,
     epoch: u64,
 }
 
@@ -32,8 +33,9 @@ impl Store {
         conn.execute_batch("INSERT INTO meta (key, value) VALUES ('next_job', '1')")?;
         conn.set_prepared_statement_cache_capacity(128);
         let facts = machines.into_iter().map(|row| Fact::MachinePut(Box::new(row))).collect();
-        writer::write(&mut conn, &Step { facts, ..Step::default() })?;
-        Ok(Self { conn, epoch: 0 })
+        let audit = audit::head(&conn)?;
+        let audit = writer::write(&mut conn, audit, &Step { facts, ..Step::default() })?;
+        Ok(Self { conn, audit, epoch: 0 })
     }
 
     /// Writes a step as the recorder does.
@@ -41,7 +43,8 @@ impl Store {
     /// # Errors
     /// When memory and disk disagree.
     pub fn commit(&mut self, step: &Step) -> Result<(), Error> {
-        writer::write(&mut self.conn, step)
+        self.audit = writer::write(&mut self.conn, self.audit, step)?;
+        Ok(())
     }
 
     /// What a start reads; it counts as a start.

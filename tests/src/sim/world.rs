@@ -301,10 +301,7 @@ fn machine_row(host: &Host) -> MachineRow {
         name: host.id.as_str().into(),
         fingerprint: host.id.clone(),
         info: "{}".to_owned(),
-        cordoned: false,
         joined_at: WALL,
-        life: None,
-        keeper: None,
-        revoked: false,
+        ..MachineRow::default()
     }
 }

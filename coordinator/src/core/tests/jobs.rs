@@ -227,7 +227,11 @@ fn a_delayed_array_that_was_cancelled_runs_when_it_is_restarted() {
     };
     // A part of it that comes back waits with the others.
     w.ask(cancel(Some((2, 2)))).unwrap();
-    let restart = |w: &World, tasks| Call::RestartJob { target: Target { job: 1, tasks }, latest: false, stored: w.row(1) };
+    let restart = |w: &World, tasks| Call::RestartJob {
+        target: Target { job: 1, tasks },
+        latest: false,
+        stored: w.row(1),
+    };
     let part = restart(&w, Some((2, 2)));
     w.ask(part).unwrap();
     w.wait(1_000);
