@@ -10,6 +10,7 @@ mod calls_delivery;
 mod calls_jobs;
 mod calls_machine;
 mod calls_queue;
+mod calls_restart;
 mod calls_status;
 mod calls_worker;
 pub mod check;
