@@ -181,7 +181,7 @@ impl Seen {
             .unwrap_or_default()
     }
 
-    /// Notes it.
+    /// Notes it; synced, since it is asked for when everything else may be gone.
     ///
     /// # Errors
     /// [`Error::File`].

@@ -6,7 +6,7 @@ use reeve_protocol::api::{
     WhyLine, WorkerView,
 };
 use reeve_protocol::wire;
-use reeve_protocol::{AttemptId, Cause, JobId, Problem, TaskId};
+use reeve_protocol::{AttemptId, Cause, JobId, Problem, Substate, TaskId};
 use std::sync::Arc;
 
 /// What one batch of inputs led to.
@@ -26,6 +26,19 @@ impl Step {
     /// Whether nothing has to be written.
     pub fn is_read_only(&self) -> bool {
         self.facts.is_empty() && self.events.is_empty() && self.audit.is_empty()
+    }
+
+    /// What it is mostly about: which of the crash points of a commit this one reaches.
+    pub(crate) fn kind(&self) -> &'static str {
+        let rank = |fact: &Fact| match fact {
+            Fact::AttemptEnded(_) => (5, "end"),
+            Fact::JobAdded(_) => (4, "submit"),
+            Fact::JobMoved(_, standing) if standing.substate == Some(Substate::Cancelling) => (3, "cancel"),
+            Fact::AttemptDispatched { .. } => (2, "dispatch"),
+            Fact::AttemptStarted(..) => (1, "start"),
+            _ => (0, "other"),
+        };
+        self.facts.iter().map(rank).max().map_or("other", |(_, kind)| kind)
     }
 }
 

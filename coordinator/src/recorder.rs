@@ -8,6 +8,7 @@ use crate::store::Error;
 use crate::store::query::records;
 use crate::store::writer::Writer;
 use reeve_protocol::api::MessageView;
+use reeve_protocol::crash;
 use reeve_protocol::time::Wall;
 use reeve_protocol::{Code, Problem, TaskId};
 use std::collections::BTreeMap;
@@ -34,16 +35,21 @@ impl Recorder {
     /// When it could not be recorded: its outcome is unknown, nothing of it was released.
     pub fn record(&mut self, mut step: Step) -> Result<(), Error> {
         if !step.is_read_only() {
+            crash::point_of("commit.before", || step.kind());
             self.writer.commit(&step, clock::now().mono)?;
+            crash::point_of("release.before", || step.kind());
             let ended = ended(&step.facts);
             let seq = step.events.last().map_or(0, |e| e.seq);
+            self.sessions.set_recorded(seq);
             self.hub.publish(std::mem::take(&mut step.events), seq, &ended);
         }
-        self.release(step.effects);
+        self.release(std::mem::take(&mut step.effects), &step);
+        crash::point_of("release.after", || step.kind());
         Ok(())
     }
 
-    fn release(&self, effects: Vec<Effect>) {
+    /// `step`: what they belong to.
+    fn release(&self, effects: Vec<Effect>, step: &Step) {
         let mut frames: BTreeMap<(String, u64), Vec<ToAgent>> = BTreeMap::new();
         for effect in effects {
             match effect {
@@ -61,6 +67,8 @@ impl Recorder {
                 }
             }
         }
+        // Callers have their answers, machines hear nothing yet.
+        crash::point_of("release.half", || step.kind());
         for ((machine, session), list) in frames {
             self.sessions.send(&machine, session, list);
         }

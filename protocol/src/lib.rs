@@ -13,6 +13,7 @@
 pub mod api;
 pub mod cause;
 pub mod codec;
+pub mod crash;
 pub mod error;
 pub mod filter;
 pub mod frame;

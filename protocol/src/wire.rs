@@ -83,11 +83,13 @@ pub mod kind {
     pub const PREPARING: u16 = 35;
     /// K -> A -> C, the commit that its ref was found to name. Optional.
     pub const RESOLVED: u16 = 36;
+    /// C -> A, with the answer to a beat: how far the store is. Optional.
+    pub const RECORDED: u16 = 37;
 
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 36] = [
+    pub const KNOWN: [u16; 37] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37,
     ];
 }
 
@@ -259,6 +261,14 @@ pub struct Beat {
     pub number: u64,
     /// The last number received from the other side, so that a one-way partition is seen by both.
     pub echo: u64,
+}
+
+/// How far the store is. A machine remembers the last of it: an older copy that is put in the store's place is found out
+/// by whoever has seen more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The last event on disk.
+    pub seq: u64,
 }
 
 /// Start one attempt.

@@ -155,6 +155,7 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::START_GIT, line(kind::START_GIT, &StartGit { start, checkout })),
         (kind::PREPARING, line(kind::PREPARING, &Preparing { attempt, at_ms: 1 })),
         (kind::RESOLVED, line(kind::RESOLVED, &Resolved { attempt, commit: text("c") })),
+        (kind::RECORDED, line(kind::RECORDED, &Recorded { seq: 1 })),
     ]
 }
 

@@ -56,7 +56,11 @@ pub fn post(socket: &Path, path: &str, body: &str) -> Answer {
 
 /// Sends bytes as they are and reads until the other side closes.
 pub fn raw(socket: &Path, bytes: &[u8]) -> Answer {
-    let mut stream = UnixStream::connect(socket).unwrap();
+    raw_on(UnixStream::connect(socket).unwrap(), bytes)
+}
+
+/// The same on a connection that is open. Status 0: there was no answer.
+pub fn raw_on(mut stream: UnixStream, bytes: &[u8]) -> Answer {
     stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     // A server that refuses early may close before everything is written.
     let _ = stream.write_all(bytes);

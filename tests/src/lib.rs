@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod chaos;
+pub mod disk;
 pub mod evil;
 pub mod fuzz;
 pub mod git_server;
@@ -20,6 +21,7 @@ pub mod sim;
 pub mod site;
 pub mod systemd;
 pub mod terminal;
+pub mod vfs;
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
@@ -83,6 +85,28 @@ pub fn sweep(dirs: &[&Path]) {
             let _ = kill_process(process, Signal::KILL);
         }
     }
+}
+
+/// The processes whose command line, in which every word ends with a zero byte, contains all of this.
+pub fn processes_with(words: &[&str]) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").into_iter().flatten();
+    pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            words.iter().all(|word| line.contains(word))
+        })
+        .collect()
+}
+
+/// The process that holds the lock of this file. Keeper and guardians have the same command line; only this tells them
+/// apart.
+pub fn lock_holder(path: &Path) -> Option<Pid> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = format!(":{}", std::fs::metadata(path).ok()?.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let line = locks.lines().find(|line| line.split_whitespace().any(|word| word.ends_with(&inode)))?;
+    Pid::from_raw(line.split_whitespace().nth(4)?.parse().ok()?)
 }
 
 /// Whether a process exists and is no zombie.

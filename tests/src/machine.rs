@@ -33,6 +33,11 @@ impl Daemon {
         eventually("a daemon to end", || self.child.try_wait().ok().flatten()).code()
     }
 
+    /// Waits for its end by itself.
+    pub fn ended(mut self) -> std::process::ExitStatus {
+        eventually("a daemon to end by itself", || self.child.try_wait().ok().flatten())
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -62,27 +67,48 @@ pub struct Coordinator {
     pub dir: tempfile::TempDir,
     /// The process.
     pub daemon: Option<Daemon>,
+    /// For the next `run`: variables, and the program if it is not `reeve-coordinator`.
+    pub env: Vec<(String, String)>,
+    /// See `env`.
+    pub program: PathBuf,
 }
 
 impl Coordinator {
     /// `init`, then `run` on this address.
     pub fn start(listen: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("reeve-test-").tempdir().unwrap();
-        let mut coordinator = Self { dir, daemon: None };
-        let init = coordinator.command(&["init"]).output().unwrap();
-        assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+        let mut coordinator = Self::init(dir);
         coordinator.run(listen, &[]);
         coordinator
     }
 
+    /// `init` alone, its data below this directory.
+    pub fn init(dir: tempfile::TempDir) -> Self {
+        let coordinator = Self { dir, daemon: None, env: Vec::new(), program: binary("reeve-coordinator") };
+        let init = coordinator.command(&["init"]).output().unwrap();
+        assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+        coordinator
+    }
+
+    /// `run` on the address of the last time, so that its machines find it.
+    pub fn run_again(&mut self) {
+        let log = self.log();
+        let at = log.rsplit("listen=").next().and_then(|rest| rest.split_whitespace().next());
+        let at = at.expect("it has been ready once").to_owned();
+        self.run(&at, &[]);
+    }
+
     /// `run` again, perhaps inside a network namespace (`prefix` as in `ip netns exec NAME`).
     pub fn run(&mut self, listen: &str, prefix: &[&str]) {
-        let mut command = self.command(&["run", "--listen", listen]);
+        let words = self.command(&["run", "--listen", listen]);
+        let mut command = Command::new(&self.program);
+        command.args(words.get_args());
         if let Some((first, rest)) = prefix.split_first() {
             let mut outer = Command::new(first);
             outer.args(rest).arg(command.get_program()).args(command.get_args());
             command = outer;
         }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         self.daemon = Some(Daemon::spawn(command, &self.dir.path().join("log")));
         let socket = self.socket();
         eventually("the coordinator answers", || std::os::unix::net::UnixStream::connect(&socket).ok());
@@ -244,6 +270,7 @@ fn prefixed(prefix: &[String], command: Command) -> Command {
     let Some((first, rest)) = prefix.split_first() else { return command };
     let mut outer = Command::new(first);
     outer.args(rest).arg(command.get_program()).args(command.get_args());
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     outer
 }
 

@@ -125,7 +125,9 @@ fn files_are_small_open_with_their_purpose_and_promise_nothing() {
 #[test]
 fn unsafe_code_lives_in_one_place() {
     for (path, text) in CRATES.iter().chain(&["tests"]).flat_map(|part| sources(part)) {
-        let allowed = path.ends_with("agent/src/guardian/sys.rs") || path.ends_with("tests/src/bin/bench.rs");
+        let allowed = ["agent/src/guardian/sys.rs", "tests/src/bin/bench.rs", "tests/src/vfs.rs"]
+            .iter()
+            .any(|known| path.ends_with(known));
         let blocks = ["unsafe {", "unsafe fn", "unsafe impl"];
         let found = code(&text).any(|l| !l.contains('"') && blocks.iter().any(|word| l.contains(word)));
         assert!(allowed || !found, "{} has unsafe code", path.display());

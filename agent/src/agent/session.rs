@@ -12,11 +12,12 @@ use crate::identity::{Identity, Seen};
 use crate::machine::sample::Sampler;
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream};
+use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed, Unfollow,
-    Welcome, close, kind,
+    self, Beat, Finished, Follow, Hello, Limits, Recorded, Refused, RenewalFailed, RenewalKept, Renewed,
+    Unfollow, Welcome, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -36,6 +37,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const UPLOADS: usize = 8;
 /// Every so many beats the machine's load is told.
 const SAMPLE_EVERY: u64 = 5;
+/// Between two notes of how far the store is: each is synced.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Chunks of one read from the control stream.
 const CHUNKS: usize = 32;
 
@@ -186,6 +189,9 @@ struct Session<'a> {
     followers: JoinSet<u64>,
     sampler: Sampler,
     renewal: Renewal,
+    seen: Seen,
+    /// When that was noted last.
+    noted: Instant,
 }
 
 /// Serves until either side is gone, and says why.
@@ -216,6 +222,8 @@ pub(crate) async fn run(
         followers: JoinSet::new(),
         sampler: Sampler::new(&config.state_dir),
         renewal,
+        seen: Seen { lineage: welcome.lineage, epoch: welcome.epoch, seq: welcome.seq },
+        noted: Instant::now(),
     };
     let (up, down) = (session.up.clone(), session.down.clone());
     up.say(kind::MACHINE, 0, &machine);
@@ -311,14 +319,23 @@ impl Session<'_> {
         while let Some(frame) = frames.next_frame()? {
             match frame.kind {
                 kind::START | kind::START_GIT => {
+                    crash::point("agent.start-received");
                     if !std::mem::replace(&mut self.busy, true) {
                         // Nobody told the keeper while nothing ran: the lease of this attempt starts from here.
                         self.down.say(kind::LIMITS, 0, &self.limits);
                     }
                     self.down.pass(&frame);
                 }
-                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => self.down.pass(&frame),
+                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => {
+                    crash::point_of("agent.received", || match frame.kind {
+                        kind::STOP => "stop",
+                        kind::FORGET => "forget",
+                        _ => "other",
+                    });
+                    self.down.pass(&frame);
+                }
                 kind::BEAT_ECHO => self.echo(frame.decode()?),
+                kind::RECORDED => self.recorded(frame.decode()?),
                 kind::FOLLOW => self.follow(frame.decode()?),
                 kind::UNFOLLOW => {
                     if let Some(task) = self.follows.remove(&frame.decode::<Unfollow>()?.id) {
@@ -338,6 +355,18 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The store has grown: whatever comes in its place must have grown as far.
+    fn recorded(&mut self, recorded: Recorded) {
+        self.seen.seq = self.seen.seq.max(recorded.seq);
+        if self.noted.elapsed() < NOTE_EVERY {
+            return;
+        }
+        self.noted = Instant::now();
+        if let Err(error) = self.seen.store(&self.config.state_dir) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "what was seen cannot be noted");
+        }
     }
 
     fn echo(&mut self, beat: Beat) {
@@ -369,7 +398,12 @@ impl Session<'_> {
                 | kind::RETURNED
                 | kind::USAGE
                 | kind::PREPARING
-                | kind::RESOLVED => self.up.pass(&frame),
+                | kind::RESOLVED => {
+                    if frame.kind == kind::STARTED {
+                        crash::point("agent.started-unsent");
+                    }
+                    self.up.pass(&frame);
+                }
                 _ if frame.flags & OPTIONAL != 0 => {}
                 other => return Err(Error::KeeperFrame(frame::Error::UnknownKind(other))),
             }
@@ -380,6 +414,7 @@ impl Session<'_> {
     /// Small ends go at once; a large tape goes first, on a stream of its own.
     fn finished(&mut self, frame: &Frame) -> Result<(), Error> {
         let finished: Finished = frame.decode().map_err(Error::KeeperFrame)?;
+        crash::point("agent.finished-unsent");
         if finished.spooled == 0 {
             self.up.pass(frame);
             return Ok(());
@@ -390,7 +425,10 @@ impl Session<'_> {
             let _place = places.acquire_owned().await;
             let (attempt, total) = (finished.attempt, finished.spooled);
             match output::upload(&connection, &dir, attempt, total).await {
-                Ok(()) => finished,
+                Ok(()) => {
+                    crash::point("agent.output-sent");
+                    finished
+                }
                 Err(error) => {
                     tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "output was not uploaded");
                     without_output(finished, &error)

@@ -6,6 +6,7 @@ use super::{Guardian, environment};
 use crate::clock::boot_ms;
 use crate::machine::memory;
 use reeve_protocol::cause::Cause;
+use reeve_protocol::crash;
 use reeve_protocol::tape::{STDERR, STDOUT};
 use reeve_protocol::time::Wall;
 use reeve_protocol::wire::INLINE_OUTPUT;
@@ -251,6 +252,7 @@ impl Guardian<'_> {
 
     /// Nobody of the tree is left: takes the rest of the output and tells the end.
     pub(super) fn finish(&mut self, cause: &Cause) {
+        crash::point("guardian.ended");
         self.drain_all();
         self.promise_tree(cause);
         (self.stdout, self.stderr, self.lease) = (None, None, None);
@@ -265,6 +267,7 @@ impl Guardian<'_> {
         state.rss_peak = self.ending.used.rss_peak;
         state.output = self.tape.small(INLINE_OUTPUT).unwrap_or_default();
         state.result = result;
+        crash::point("guardian.sealed");
         self.announce();
     }
 

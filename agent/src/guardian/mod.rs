@@ -23,6 +23,7 @@ use environment::Account;
 use lease::Lease;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use reeve_protocol::crash;
 use reeve_protocol::guardian::State;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::tape::{STDERR, STDOUT};
@@ -169,12 +170,25 @@ impl<'a> Guardian<'a> {
     /// One attempt after the other.
     fn hold_all(&mut self) -> io::Result<()> {
         loop {
+            if self.is_abandoned() {
+                let _ = std::fs::remove_file(environment::socket_path(self.task.start.attempt));
+                return Ok(());
+            }
             self.start_command();
             self.hold();
             self.clean_up();
             let Some(task) = self.wait_for_task() else { return Ok(()) };
             self.assume(task)?;
         }
+    }
+
+    /// The keeper that gave the task is gone, perhaps since before there was a socket to find us by. The next keeper may
+    /// have looked already and have told everybody that this attempt never began: so it must not begin.
+    fn is_abandoned(&self) -> bool {
+        let Some(keeper) = self.clients.first() else { return true };
+        let mut fds = [PollFd::new(&keeper.peer, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
     /// Becomes the guardian of another attempt. The socket got another name in between, so that whoever was about to ask
@@ -194,6 +208,7 @@ impl<'a> Guardian<'a> {
     }
 
     fn start_command(&mut self) {
+        crash::point("guardian.start");
         let lent = self.workdir.lend(self.task.identity.as_ref());
         let begun = lent
             .map_err(|error| launch::refused("the attempt's directory cannot be made", &error))
@@ -213,6 +228,7 @@ impl<'a> Guardian<'a> {
             facts: self.facts(&socket),
         };
         let running = launch::launch(&order)?;
+        crash::point("guardian.started");
         self.state.pid = running.pid;
         self.state.started_ms = Wall::now().0;
         self.stdout = Some(running.stdout);
@@ -343,6 +359,7 @@ impl<'a> Guardian<'a> {
 
     /// Removes what is on disk of the attempt; its end is known elsewhere.
     fn clean_up(&mut self) {
+        crash::point("guardian.forgotten");
         self.tape.remove();
         self.keep_tree();
         // The socket stays, under a name that nobody looks for: a new one for every attempt costs more than the attempt's
@@ -360,6 +377,7 @@ fn resting_place() -> String {
 
 /// The socket of an attempt.
 fn listen(attempt: AttemptId, setting: &Setting<'_>) -> io::Result<UnixListener> {
+    crash::point("guardian.unbound");
     let path = environment::socket_path(attempt);
     let listener = match UnixListener::bind(&path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {

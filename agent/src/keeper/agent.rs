@@ -3,6 +3,7 @@ use super::attempts::Keeper;
 use super::queue::Size;
 use crate::peer::Peer;
 use reeve_protocol::cause::Cause;
+use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL};
 use reeve_protocol::guardian as says;
 use reeve_protocol::ids::AttemptId;
@@ -62,7 +63,10 @@ impl Keeper {
     /// The agent is then disconnected.
     pub(super) fn hear(&mut self, frame: &Frame) -> Result<(), frame::Error> {
         match frame.kind {
-            kind::START => self.start(Box::new(frame.decode::<Start>()?), None),
+            kind::START => {
+                crash::point("keeper.start-received");
+                self.start(Box::new(frame.decode::<Start>()?), None);
+            }
             kind::START_GIT => {
                 let StartGit { start, checkout } = frame.decode()?;
                 self.start(Box::new(start), Some(checkout));

@@ -12,6 +12,7 @@ use crate::guardian::tree::Stat;
 use crate::machine::memory;
 use crate::peer::{Peer, SCRATCH};
 use reeve_protocol::cause::{Cause, WireCause};
+use reeve_protocol::crash;
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
@@ -249,8 +250,10 @@ impl Keeper {
         }
         if new_pid {
             self.say(kind::STARTED, &started);
+            crash::point("keeper.started-unsent");
         }
         if let Some(end) = finished {
+            crash::point("keeper.finished-unsent");
             self.say(kind::FINISHED, &end);
         }
     }
@@ -278,6 +281,7 @@ impl Keeper {
 
     /// Ends an attempt with a cause.
     pub(super) fn stop(&mut self, id: AttemptId, cause: WireCause, grace_ms: u64) {
+        crash::point("keeper.stop-received");
         if let Some(start) = self.queue.remove(id) {
             self.end_unstarted(&start, &Cause::from_wire(cause));
             return;
@@ -302,6 +306,7 @@ impl Keeper {
                 tracing::warn!(attempt = %id, "asked to forget an attempt that has not ended");
             }
             Some(attempt) => {
+                crash::point("keeper.forget-received");
                 match attempt.link {
                     // The guardian removes its files itself.
                     Some(link) => {
@@ -320,10 +325,16 @@ impl Keeper {
     pub(super) fn lose(&mut self, token: u64) {
         let Some(link) = self.links.remove(&token) else { return };
         self.idle.retain(|idle| *idle != token);
-        let id = link.attempt;
+        let (id, guardian_pid) = (link.attempt, link.guardian_pid);
         // Closing alone does not take it out while a guardian that was just forked still holds a copy.
         let _ = epoll::delete(&self.epoll, &link.peer);
         drop(link);
+        if !self.attempts.contains_key(&id) {
+            // It was told to forget and was killed over it, perhaps: whatever it has not removed goes now, or the next
+            // keeper would take the socket for an attempt that died.
+            let lineage = self.lineage.clone();
+            return self.remove_files(id, guardian_pid, &lineage);
+        }
         let Some(attempt) = self.attempts.get_mut(&id).filter(|a| a.link == Some(token)) else { return };
         attempt.link = None;
         let guardian_pid = attempt.guardian_pid;

@@ -7,6 +7,7 @@ use super::watch::Watch;
 use crate::guardian::{NEXT, Setting, Task, run as guardian, sys};
 use crate::machine::memory;
 use crate::peer::Peer;
+use reeve_protocol::crash;
 use reeve_protocol::guardian::{Forget, kind};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::Start;
@@ -100,6 +101,7 @@ impl Keeper {
         let attempt = task.start.attempt;
         let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };
         drop(theirs);
+        crash::point("keeper.forked");
         Ok((self.add_link(ours, attempt, guardian_pid, true)?, guardian_pid))
     }
 

@@ -84,6 +84,8 @@ pub struct Machine {
     pub must_tell: bool,
     /// When another keeper with this identity was refused last (wall milliseconds), and where it called from.
     pub clash: Option<(i64, String)>,
+    /// It has seen more than this store holds.
+    pub is_ahead: bool,
     /// Pages of the inventory so far.
     pub inventory: Vec<wire::InventoryItem>,
     free: Resources,
@@ -122,6 +124,7 @@ impl Machine {
             orphans: 0,
             must_tell: false,
             clash: None,
+            is_ahead: false,
             inventory: Vec::new(),
             free: Resources::default(),
             free_gpus: Vec::new(),

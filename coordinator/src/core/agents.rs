@@ -257,7 +257,10 @@ impl Core {
             Record::Current => {}
             Record::Past => {
                 self.stale += 1;
-                step.facts.push(Fact::AttemptLate { attempt, machine: machine.to_owned(), cause });
+                // A dead guardian says nothing about how its attempt went.
+                if cause != Cause::KeeperLost {
+                    step.facts.push(Fact::AttemptLate { attempt, machine: machine.to_owned(), cause });
+                }
                 return;
             }
             Record::Unknown => {

@@ -10,6 +10,11 @@ use reeve_protocol::token::same_hash;
 use reeve_protocol::wire::{self, close};
 use reeve_protocol::{Code, Problem};
 
+/// What somebody has to do when a machine has seen more than the store holds.
+pub(super) const AHEAD: &str = "recovery required: this machine has seen later events than the store holds, so an old \
+    copy of the store was put in place; stop the coordinator, then put the right one back, or go on with the old one \
+    through: reeve-coordinator store restore --accept-loss";
+
 /// Milliseconds between beats: 2 s up to 250 machines, then so that all together beat 125 times a second.
 fn beat_ms(machines: usize) -> u32 {
     2_000.max((machines * 8).min(60_000) as u32)
@@ -107,11 +112,13 @@ impl Core {
                 "this certificate was replaced by a newer one; was the machine's directory restored from a backup?",
             );
         }
-        if hello.lineage_seen == lineage && (hello.epoch_seen > epoch || hello.seq_seen > seq) {
-            return refuse(
-                close::STORE_REGRESSED,
-                "the coordinator's store is older than what this machine has seen",
-            );
+        if m.is_ahead || hello.lineage_seen == lineage && (hello.epoch_seen > epoch || hello.seq_seen > seq) {
+            // For the life of this process: the old store's own events would soon catch up with what was seen.
+            if !std::mem::replace(&mut m.is_ahead, true) {
+                let name = m.name.to_string();
+                self.events.note(now.wall, "machine", &name, "refused: recovery required", "coordinator");
+            }
+            return refuse(close::STORE_REGRESSED, AHEAD);
         }
         let live = m.session.is_some() && m.down_since.is_none();
         let is_same = m.keeper.as_ref().is_none_or(|k| *k == hello.keeper)

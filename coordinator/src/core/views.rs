@@ -164,6 +164,13 @@ impl Core {
                     text: format!("disconnected, {n} running jobs unconfirmed"),
                 });
             }
+            if m.is_ahead {
+                alerts.push(Alert {
+                    level: 2,
+                    subject: m.name.to_string(),
+                    text: super::sessions::AHEAD.to_owned(),
+                });
+            }
             if m.orphans > 0 {
                 alerts.push(Alert {
                     level: 2,

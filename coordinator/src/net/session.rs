@@ -167,8 +167,16 @@ async fn run(
     let follows = Arc::new(Follows::default());
     let mut buffer = Vec::new();
     super::encode::append(kind::WELCOME, welcome, &mut buffer);
-    let mut writer =
-        Writer { send: control.send, outbox, notes: note_rx, follows: &follows, unsent: unsent_tx, buffer };
+    let mut writer = Writer {
+        send: control.send,
+        outbox,
+        notes: note_rx,
+        follows: &follows,
+        unsent: unsent_tx,
+        buffer,
+        sessions: &context.sessions,
+        told: welcome.seq,
+    };
     if let Err(end) = writer.flush().await {
         return end;
     }

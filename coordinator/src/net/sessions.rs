@@ -6,6 +6,7 @@
 use crate::effect::ToAgent;
 use reeve_protocol::AttemptId;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc;
 
@@ -34,6 +35,7 @@ pub enum Outgoing {
 #[derive(Default)]
 pub struct Sessions {
     open: Mutex<HashMap<String, Vec<Entry>>>,
+    recorded: AtomicU64,
 }
 
 struct Entry {
@@ -47,6 +49,16 @@ struct Entry {
 }
 
 impl Sessions {
+    /// Everything up to this event is on disk.
+    pub fn set_recorded(&self, seq: u64) {
+        self.recorded.fetch_max(seq, Ordering::Relaxed);
+    }
+
+    /// The last event that machines may be told of.
+    pub fn recorded(&self) -> u64 {
+        self.recorded.load(Ordering::Relaxed)
+    }
+
     /// Puts a session in, before the engine is asked to open it. The receiver belongs to the session's writer.
     pub fn enter(&self, machine: &str, session: u64) -> mpsc::Receiver<Outgoing> {
         let (outbox, rx) = mpsc::channel(OUTBOX);

@@ -287,6 +287,14 @@ async fn a_machine_joins_opens_a_session_and_both_sides_talk() {
     peer.write(kind::BEAT, &wire::Beat { number: 1, echo: 0 }).await;
     assert_eq!(peer.expect::<wire::Beat>(kind::BEAT_ECHO).await, wire::Beat { number: 1, echo: 1 });
     assert!(matches!(within(head.said.recv()).await, Some((1, AgentSaid::Heard { .. }))));
+    // How far the store is comes with the answer to a beat, once for each time that it has grown.
+    head.sessions.set_recorded(7);
+    for number in 2..=3 {
+        peer.write(kind::BEAT, &wire::Beat { number, echo: 0 }).await;
+    }
+    peer.expect::<wire::Beat>(kind::BEAT_ECHO).await;
+    assert_eq!(peer.expect::<wire::Recorded>(kind::RECORDED).await, wire::Recorded { seq: 7 });
+    assert_eq!(peer.expect::<wire::Beat>(kind::BEAT_ECHO).await.number, 3);
     for job in 1..=3000 {
         peer.write(kind::FINISHED, &finished(job, 0)).await;
     }

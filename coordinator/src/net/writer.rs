@@ -2,10 +2,11 @@
 //! twelve times as much, and 10,000 attempts a second pass here.
 use super::encode;
 use super::end::End;
-use super::sessions::Outgoing;
+use super::sessions::{Outgoing, Sessions};
 use super::streams::Follows;
 use crate::input::AgentSaid;
 use quinn::SendStream;
+use reeve_protocol::frame::{self, OPTIONAL};
 use reeve_protocol::wire::{self, close, kind};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -38,6 +39,9 @@ pub(super) struct Writer<'a> {
     /// Takes what could not be sent back to the core.
     pub(super) unsent: mpsc::UnboundedSender<Vec<AgentSaid>>,
     pub(super) buffer: Vec<u8>,
+    pub(super) sessions: &'a Sessions,
+    /// The last event that this machine was told of.
+    pub(super) told: u64,
 }
 
 impl Writer<'_> {
@@ -88,6 +92,12 @@ impl Writer<'_> {
             Note::Echo(beat) => encode::append(kind::BEAT_ECHO, beat, &mut self.buffer),
             Note::Renewed(renewed) => encode::append(kind::RENEWED, renewed, &mut self.buffer),
             Note::RenewalFailed(failed) => encode::append(kind::RENEWAL_FAILED, failed, &mut self.buffer),
+        }
+        let seq = self.sessions.recorded();
+        if seq > self.told {
+            self.told = seq;
+            // Optional, so that an agent that does not know it goes on; it cannot be too large for a frame.
+            let _ = frame::append(kind::RECORDED, OPTIONAL, &wire::Recorded { seq }, &mut self.buffer);
         }
         // Beats are a good moment to look for followers that went away without a byte having come.
         for id in self.follows.abandoned() {

@@ -14,7 +14,9 @@ pub mod writer;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is none yet.
-    #[error("no store in {0}; make one with: reeve-coordinator init --dir {0}")]
+    #[error(
+        "no store in {0}; make one with: reeve-coordinator init --dir {0}; or, if there was one, bring it back with: reeve-coordinator store restore --dir {0} BACKUP"
+    )]
     Missing(String),
     /// There is one already.
     #[error("{0} holds a store already; use it with: reeve-coordinator run --dir {0}")]
@@ -42,6 +44,16 @@ pub enum Error {
         /// The last event that was acknowledged.
         promised: u64,
     },
+    /// No room to begin with.
+    #[error(
+        "the disk of {0} is full: make room there, then start again with: reeve-coordinator run --dir {0}"
+    )]
+    Full(String),
+    /// The disk failed while the log was being moved into the store's file.
+    #[error(
+        "a checkpoint could not be synced: the disk may be failing, see dmesg; what was acknowledged is in the log, and the next start reads it"
+    )]
+    Checkpoint,
     /// A setting did not take.
     #[error("the store refused {0}: it reads back as {1}")]
     Pragma(&'static str, String),
@@ -62,4 +74,11 @@ pub enum Error {
     /// A row that does not parse.
     #[error("a stored value makes no sense: {0}")]
     Value(String),
+}
+
+impl Error {
+    /// Whether the disk had no room: nothing was changed then.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+    }
 }

@@ -124,8 +124,7 @@ pub fn open(dir: &Path) -> Result<Opened, Error> {
         conn.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |r| r.get(0)).map_err(damaged)?;
     let seq = seq as u64;
     let mark = Mark::open(dir, &lineage, seq)?;
-    conn.execute("UPDATE meta SET value = ?1 WHERE key = 'epoch'", [(epoch + 1).to_string()])?;
-    conn.execute("UPDATE meta SET value = '0' WHERE key = 'clean'", [])?;
+    begin(&conn, dir, epoch + 1)?;
     conn.set_prepared_statement_cache_capacity(128);
     Ok(Opened { conn, lineage, epoch: epoch + 1, seq, cluster, name, mark, lock, unchecked })
 }
@@ -148,6 +147,22 @@ fn quick_check(conn: &Connection, dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// Counts this start. On a full disk the ballast makes room, so that ends can be recorded all the same.
+fn begin(conn: &Connection, dir: &Path, epoch: u64) -> Result<(), Error> {
+    let note = || -> Result<(), Error> {
+        conn.execute("UPDATE meta SET value = ?1 WHERE key = 'epoch'", [epoch.to_string()])?;
+        conn.execute("UPDATE meta SET value = '0' WHERE key = 'clean'", [])?;
+        Ok(())
+    };
+    match note() {
+        Err(error) if error.is_full() => {
+            let _ = std::fs::remove_file(dir.join(BALLAST));
+            note().map_err(|e| if e.is_full() { Error::Full(dir.display().to_string()) } else { e })
+        }
+        done => done,
+    }
+}
+
 pub(super) fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("lock");
     let mut file = File::options()
@@ -163,10 +178,9 @@ pub(super) fn lock(dir: &Path) -> Result<File, Error> {
         let _ = file.read_to_string(&mut pid);
         return Err(Error::InUse(dir.display().to_string(), pid.trim().to_owned()));
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(io(&path))?;
+    // Only for the words of whoever is refused: a full disk may leave it empty.
+    let _ =
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }
 
