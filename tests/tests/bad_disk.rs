@@ -230,7 +230,7 @@ impl Small {
     fn mount(place: &Path, size: &str) -> Result<Self, String> {
         std::fs::create_dir_all(place).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(place);
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"]).arg(place);
         let output = mount.output().map_err(|e| format!("mount: {e}"))?;
         if output.status.success() {
             Ok(Self { place: place.to_owned() })

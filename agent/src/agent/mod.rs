@@ -3,6 +3,7 @@
 mod beats;
 pub(crate) mod dial;
 mod facts;
+mod horizon;
 mod join;
 pub(crate) mod leave;
 pub(crate) mod local;

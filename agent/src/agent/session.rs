@@ -2,6 +2,7 @@
 //! beats, answers for the machine, and moves output.
 use super::beats::Beats;
 use super::facts;
+use super::horizon::Horizon;
 use super::local::Link;
 use super::outbox::Outbox;
 use super::output;
@@ -16,8 +17,8 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Finished, Follow, Hello, Limits, Recorded, Refused, RenewalFailed, RenewalKept, Renewed,
-    Unfollow, Welcome, close, kind,
+    self, Beat, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed, Unfollow,
+    Welcome, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -37,8 +38,6 @@ const SILENCE: Duration = Duration::from_secs(10);
 const UPLOADS: usize = 8;
 /// Every so many beats the machine's load is told.
 const SAMPLE_EVERY: u64 = 5;
-/// Between two notes of how far the store is: each is synced.
-const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Chunks of one read from the control stream.
 const CHUNKS: usize = 32;
 
@@ -189,9 +188,7 @@ struct Session<'a> {
     followers: JoinSet<u64>,
     sampler: Sampler,
     renewal: Renewal,
-    seen: Seen,
-    /// When that was noted last.
-    noted: Instant,
+    horizon: Horizon,
 }
 
 /// Serves until either side is gone, and says why.
@@ -222,8 +219,7 @@ pub(crate) async fn run(
         followers: JoinSet::new(),
         sampler: Sampler::new(&config.state_dir),
         renewal,
-        seen: Seen { lineage: welcome.lineage, epoch: welcome.epoch, seq: welcome.seq },
-        noted: Instant::now(),
+        horizon: Horizon::new(&welcome),
     };
     let (up, down) = (session.up.clone(), session.down.clone());
     up.say(kind::MACHINE, 0, &machine);
@@ -335,7 +331,7 @@ impl Session<'_> {
                     self.down.pass(&frame);
                 }
                 kind::BEAT_ECHO => self.echo(frame.decode()?),
-                kind::RECORDED => self.recorded(frame.decode()?),
+                kind::RECORDED => self.horizon.rise(frame.decode()?, &self.config.state_dir),
                 kind::FOLLOW => self.follow(frame.decode()?),
                 kind::UNFOLLOW => {
                     if let Some(task) = self.follows.remove(&frame.decode::<Unfollow>()?.id) {
@@ -355,18 +351,6 @@ impl Session<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The store has grown: whatever comes in its place must have grown as far.
-    fn recorded(&mut self, recorded: Recorded) {
-        self.seen.seq = self.seen.seq.max(recorded.seq);
-        if self.noted.elapsed() < NOTE_EVERY {
-            return;
-        }
-        self.noted = Instant::now();
-        if let Err(error) = self.seen.store(&self.config.state_dir) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "what was seen cannot be noted");
-        }
     }
 
     fn echo(&mut self, beat: Beat) {
