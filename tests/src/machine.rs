@@ -71,20 +71,32 @@ pub struct Coordinator {
     pub env: Vec<(String, String)>,
     /// See `env`.
     pub program: PathBuf,
+    /// Settings by environment.
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Coordinator {
     /// `init`, then `run` on this address.
     pub fn start(listen: &str) -> Self {
+        Self::start_with(listen, Vec::new())
+    }
+
+    /// The same with settings by environment.
+    pub fn start_with(listen: &str, environment: Vec<(&'static str, String)>) -> Self {
         let dir = tempfile::Builder::new().prefix("reeve-test-").tempdir().unwrap();
-        let mut coordinator = Self::init(dir);
+        let mut coordinator = Self::init_with(dir, environment);
         coordinator.run(listen, &[]);
         coordinator
     }
 
     /// `init` alone, its data below this directory.
     pub fn init(dir: tempfile::TempDir) -> Self {
-        let coordinator = Self { dir, daemon: None, env: Vec::new(), program: binary("reeve-coordinator") };
+        Self::init_with(dir, Vec::new())
+    }
+
+    fn init_with(dir: tempfile::TempDir, environment: Vec<(&'static str, String)>) -> Self {
+        let program = binary("reeve-coordinator");
+        let coordinator = Self { dir, daemon: None, env: Vec::new(), program, environment };
         let init = coordinator.command(&["init"]).output().unwrap();
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
         coordinator
@@ -108,6 +120,7 @@ impl Coordinator {
             outer.args(rest).arg(command.get_program()).args(command.get_args());
             command = outer;
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         self.daemon = Some(Daemon::spawn(command, &self.dir.path().join("log")));
         let socket = self.socket();
@@ -128,6 +141,7 @@ impl Coordinator {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(binary("reeve-coordinator"));
         let (verb, rest) = words.split_first().unwrap();
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg(verb);
         if *verb != "store" {
             command.arg("--dir").arg(self.data());
