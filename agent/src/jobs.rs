@@ -27,6 +27,9 @@ pub struct Args {
     /// Where to write what the keeper reads; the keeper's --jobs-cgroup.
     #[arg(long)]
     pub file: PathBuf,
+    /// Hold this group instead of the process's own (repeated).
+    #[arg(long = "group", value_name = "DIR")]
+    pub groups: Vec<PathBuf>,
     /// How long attempts may take to end when this is told to stop, seconds.
     #[arg(long, default_value_t = 60)]
     pub patience_s: u64,
@@ -52,7 +55,7 @@ pub fn hold(args: &Args) -> Result<(), Error> {
     stop.add(Signal::SIGTERM);
     stop.add(Signal::SIGINT);
     stop.thread_block()?;
-    let groups = divide(&cgroup::own());
+    let groups = divide(&if args.groups.is_empty() { cgroup::own() } else { args.groups.clone() });
     if groups.is_empty() {
         tracing::warn!("no control group can be divided here: attempts stay where their keeper is");
     }

@@ -35,7 +35,7 @@ ip link set lo up
 rm -rf "$root"/etc/systemd/system/* "$root"/usr/lib/systemd/system/*.target.wants
 mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nReadKMsg=no\nStorage=volatile\n' >"$root/etc/systemd/journald.conf.d/test.conf"
-printf '[Unit]\nDescription=nothing but what a test starts\n' >"$root/usr/lib/systemd/system/reeve-test.target"
+printf '[Unit]\nDescription=nothing but what a test starts\nWants=systemd-journald.service\nAfter=systemd-journald.service\n' >"$root/usr/lib/systemd/system/reeve-test.target"
 cd "$root"
 exec env -i container=reeve-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     chroot "$root" /lib/systemd/systemd --system --unit=reeve-test.target --log-target=console --log-level=warning

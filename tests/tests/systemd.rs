@@ -134,6 +134,17 @@ fn a_job_outlives_every_service_but_its_own_and_stopping_that_one_drains_it() {
         let job = job(&system, &id);
         (job["substate"] == "running" && job["attempt"].as_u64() > Some(1)).then_some(())
     });
+    // As a shutdown does: all in one transaction, whose order the units give.
+    let services = "reeve-agent.service reeve-keeper.service reeve-jobs.service";
+    let target = format!("[Unit]\\nConflicts={services}\\nAfter={services}\\n");
+    system.ok(&format!("printf '{target}' > /run/systemd/system/shut.target && systemctl daemon-reload"));
+    system.ok("systemctl start shut.target");
+    let ended = until(&system, "the second end is told", || {
+        let job = job(&system, &id);
+        (!job["attempts"][1]["ended_at"].is_null()).then_some(job)
+    });
+    assert_eq!(ended["attempts"][1]["cause"]["kind"], "drained", "{ended}");
+    system.ok("systemctl start reeve-agent");
     system.ok(&format!("reeve cancel {id} && timeout 60 reeve wait {id} || true"));
     assert_eq!(job(&system, &id)["state"], "CANCELLED");
 }
@@ -187,6 +198,30 @@ fn a_user_without_root_runs_all_of_it_in_a_manager_of_its_own() {
     });
 }
 
+/// As docs/operations.md says, while a job runs that the backup knows and one that it does not know.
+fn backup_and_restore(system: &Systemd, id: &str) {
+    system.ok("runuser -u reeve -- reeve-coordinator store verify");
+    system.ok("runuser -u reeve -- reeve-coordinator store backup /var/lib/reeve/copy.db");
+    // Root may have its jobs run as anybody.
+    let other =
+        system.ok("reeve submit --run-as nobody --cpus 0.1 --cwd / -- sh -c 'echo $$; exec sleep 100000'");
+    let pid = pid_of(system, &other);
+    assert_eq!(system.ok(&format!("ps -o user= -p {pid}")), "nobody");
+    system.ok("systemctl stop reeve-coordinator");
+    system.ok("runuser -u reeve -- reeve-coordinator store restore /var/lib/reeve/copy.db");
+    system.ok("systemctl start reeve-coordinator");
+    until(system, "the job that the backup knows goes on", || {
+        let shown = system.run(&format!("reeve show {id} --json"));
+        let job: Value = serde_json::from_slice(&shown.stdout).ok()?;
+        (job["substate"] == "running" && job["attempt"] == 1).then_some(())
+    });
+    assert!(!system.run(&format!("reeve show {other}")).status.success(), "the store does not know it");
+    assert!(system.run(&format!("kill -0 {pid}")).status.success(), "and nobody ends it");
+    until(system, "the machine shows what nobody knows", || {
+        system.ok("reeve machine show box").contains("orphans").then_some(())
+    });
+}
+
 #[test]
 fn a_package_is_installed_upgraded_under_a_running_job_removed_and_purged() {
     const NAME: &str = "a_package_is_installed_upgraded_under_a_running_job_removed_and_purged";
@@ -222,6 +257,9 @@ fn a_package_is_installed_upgraded_under_a_running_job_removed_and_purged() {
     });
     goes_on(&system, &id, &pid, "a frozen coordinator");
 
+    backup_and_restore(&system, &id);
+    system.ok("reeve-agent doctor --keeper-dir /run/reeve-keeper");
+    system.ok("systemctl stop reeve-agent && reeve-agent leave --keeper-dir /run/reeve-keeper");
     system.ok("dpkg -r reeve");
     assert!(!system.run(&format!("kill -0 {pid}")).status.success(), "nothing of it runs on");
     system.ok("test -e /var/lib/reeve/reeve.db && grep -q mine /etc/reeve/coordinator.toml");

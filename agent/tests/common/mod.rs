@@ -39,11 +39,17 @@ pub fn boot_ms() -> u64 {
 
 impl Rig {
     pub fn new() -> Self {
+        Self::with(|_| Vec::new())
+    }
+
+    /// With more arguments for its keeper, made of the runtime directory.
+    pub fn with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Longer than a socket's address may be.
         let root = dir.path().join("d".repeat(60)).join("e".repeat(60)).join("rt");
         std::fs::create_dir_all(&root).unwrap();
-        let keeper = spawn_keeper(&root, 60);
+        let arguments = arguments(&root);
+        let keeper = spawn_keeper_with(&root, 60, &arguments);
         let (stream, reader) = connect(&root);
         let mut rig = Self { root, keeper: Some(keeper), stream, reader, next_job: 1, _dir: dir };
         rig.limits(4000);
@@ -228,9 +234,14 @@ pub fn processes_with(root: &Path) -> Vec<u32> {
 }
 
 pub fn spawn_keeper(root: &Path, linger_s: u32) -> Child {
+    spawn_keeper_with(root, linger_s, &[])
+}
+
+fn spawn_keeper_with(root: &Path, linger_s: u32, arguments: &[String]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_reeve-agent"))
         .args(["keeper", "--allow-root", "--linger-s", &linger_s.to_string(), "--dir"])
         .arg(root)
+        .args(arguments)
         .stdin(Stdio::null())
         .spawn()
         .unwrap()
