@@ -231,8 +231,10 @@ fn an_old_copy_is_found_out_by_the_mark_or_by_the_machines_and_restored_on_purpo
     agent.daemon.take().unwrap().finish(Signal::TERM);
     agent.run();
     up(&c);
-    let health = http::get(&c.socket(), "/v1/health").text();
-    assert!(health.contains("1 attempts that this coordinator does not know"), "{health}");
+    eventually("what this store does not know to be shown", || {
+        let health = http::get(&c.socket(), "/v1/health").text();
+        health.contains("1 attempts that this coordinator does not know").then_some(())
+    });
     assert!(alive(pid as u32), "what this store does not know is kept");
     let next = hold(&c).json()["id"].as_u64().unwrap();
     assert!(next > 1_000_000, "{next}");
