@@ -1,12 +1,15 @@
 //! `reeve-agent doctor`: one line per thing that has to work, with what to do when it does not. It changes nothing.
 use crate::agent::dial;
 use crate::agent::local::Link;
+use crate::agent::wall;
 use crate::config::Config;
 use crate::identity::Credentials;
 use crate::machine::{cpu, memory, sample};
 use reeve_protocol::quic;
 use reeve_protocol::text::Clean;
+use reeve_protocol::time::Wall;
 use reeve_protocol::units::show_bytes;
+use reeve_protocol::validity;
 use std::fmt;
 use std::path::Path;
 
@@ -125,6 +128,7 @@ async fn coordinator(config: &Config) -> Vec<Line> {
         "identity",
         format!("machine {} ({}) of cluster {}", identity.name, identity.machine, identity.cluster),
     )];
+    lines.push(certificate(&credentials.certificate, wall()));
     let tls = quic::client_config(&credentials.ca, vec![credentials.certificate], credentials.key);
     let (tls, endpoint) = match (tls, dial::endpoint()) {
         (Ok(tls), Ok(endpoint)) => (tls, endpoint),
@@ -151,6 +155,27 @@ async fn coordinator(config: &Config) -> Vec<Line> {
     lines
 }
 
+/// Renewed at two thirds of its life, so four fifths mean that something does not work.
+fn certificate(der: &[u8], now: i64) -> Line {
+    let Some(validity) = validity::of(der) else {
+        return line(Grade::Bad, "certificate", "it cannot be read; join again");
+    };
+    let (from, until) = (Wall(validity.from), Wall(validity.until));
+    if now > validity.until || now < validity.from {
+        let here = Wall(now);
+        let found = format!(
+            "good from {from} to {until}, and the clock here says {here}: set the clock, or join again"
+        );
+        return line(Grade::Bad, "certificate", found);
+    }
+    let late = validity.from + (validity.until - validity.from) / 5 * 4;
+    if now > late {
+        let found = format!("good until {until}, and was not renewed: reeve machine show there says why");
+        return line(Grade::Bad, "certificate", found);
+    }
+    line(Grade::Good, "certificate", format!("good until {until}; renewed by itself"))
+}
+
 /// Tells apart what a person has to look at: the coordinator answers on the same TCP port that UDP is needed.
 async fn unreachable(address: &str, error: &dial::Error) -> String {
     let patience = std::time::Duration::from_secs(3);
@@ -164,6 +189,27 @@ async fn unreachable(address: &str, error: &dial::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_is_good_late_or_over() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 11);
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        let day = |n: i64| 1_577_836_800_000 + n * 86_400_000;
+        for (at, grade, words) in [
+            (day(5), Grade::Good, "good until 2020-01-11"),
+            (day(9), Grade::Bad, "was not renewed"),
+            (day(11), Grade::Bad, "the clock here says 2020-01-12"),
+            (day(-1), Grade::Bad, "set the clock"),
+        ] {
+            let line = certificate(&der, at);
+            assert_eq!(line.grade, grade, "{line}");
+            assert!(line.found.contains(words), "{line}");
+        }
+        assert_eq!(certificate(b"junk", 0).grade, Grade::Bad);
+    }
 
     #[tokio::test]
     async fn a_machine_that_never_joined_gets_notes_and_no_failures() {

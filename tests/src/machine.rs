@@ -62,13 +62,20 @@ pub struct Coordinator {
     pub dir: tempfile::TempDir,
     /// The process.
     pub daemon: Option<Daemon>,
+    /// Settings by environment.
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Coordinator {
     /// `init`, then `run` on this address.
     pub fn start(listen: &str) -> Self {
+        Self::start_with(listen, Vec::new())
+    }
+
+    /// The same with settings by environment.
+    pub fn start_with(listen: &str, environment: Vec<(&'static str, String)>) -> Self {
         let dir = tempfile::Builder::new().prefix("reeve-test-").tempdir().unwrap();
-        let mut coordinator = Self { dir, daemon: None };
+        let mut coordinator = Self { dir, daemon: None, environment };
         let init = coordinator.command(&["init"]).output().unwrap();
         assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
         coordinator.run(listen, &[]);
@@ -81,6 +88,7 @@ impl Coordinator {
         if let Some((first, rest)) = prefix.split_first() {
             let mut outer = Command::new(first);
             outer.args(rest).arg(command.get_program()).args(command.get_args());
+            outer.envs(self.environment.iter().map(|(name, value)| (name, value)));
             command = outer;
         }
         self.daemon = Some(Daemon::spawn(command, &self.dir.path().join("log")));
@@ -102,6 +110,7 @@ impl Coordinator {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(binary("reeve-coordinator"));
         let (verb, rest) = words.split_first().unwrap();
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg(verb);
         if *verb != "store" {
             command.arg("--dir").arg(self.data());

@@ -15,6 +15,7 @@ pub use dial::Error as DialError;
 pub use join::{Error as JoinError, join};
 pub use leave::{LeaveError, StopError, leave, stop_jobs};
 pub use local::Error as KeeperError;
+pub(crate) use renewal::wall;
 
 use crate::config::Config;
 use crate::identity::{self, Credentials, Seen};
@@ -185,7 +186,7 @@ impl Agent {
             return false;
         }
         let until = validity::of(&self.credentials.certificate).map_or(0, |v| v.until);
-        let (until, now) = (Wall(until), Wall(renewal::wall()));
+        let (until, now) = (Wall(until), Wall(wall()));
         tracing::error!(
             %until, %now,
             "this machine's certificate has expired by the coordinator's clock: compare both clocks; if they are right: \

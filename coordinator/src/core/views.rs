@@ -178,6 +178,14 @@ impl Core {
                     text: "another keeper with its identity is refused: is there a copy of it?".to_owned(),
                 });
             }
+            if let Some((at, why)) = &m.certificates.failed {
+                let (since, until) = (Wall(*at), Wall(m.certificates.good_until()));
+                alerts.push(Alert {
+                    level: 2,
+                    subject: m.name.to_string(),
+                    text: format!("its certificate ends at {until} and is not renewed since {since}: {why}"),
+                });
+            }
             if m.sample.as_ref().is_some_and(|s| s.disk > 0.95) {
                 alerts.push(Alert {
                     level: 1,

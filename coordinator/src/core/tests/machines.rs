@@ -216,6 +216,12 @@ fn a_renewal_that_fails_is_shown_since_when_and_why_until_one_succeeds() {
     let view = shown(&mut w);
     assert_eq!(view.renewal_failed_at.map(|at| at.0), Some(since));
     assert_eq!(view.renewal_error.as_deref(), Some("still full"));
+    let Ok(Reply::Stats(stats)) = w.ask(Call::GetQueueStats) else { panic!("statistics") };
+    assert!(
+        stats.alerts.iter().any(|a| a.level == 2 && a.text.contains("not renewed since")),
+        "{:?}",
+        stats.alerts
+    );
     let (session, until) = (1, 99);
     let call = Call::RenewCertificate { machine: MACHINE.into(), session, fingerprint: "g".into(), until };
     w.ask(call).unwrap();
