@@ -2,12 +2,12 @@
 //! else means that memory and disk disagree, and ends the process.
 use super::Error;
 use crate::effect::{Ended, Fact};
-use crate::row::{ArrayRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
+use crate::row::{ArrayRow, JobRow, MessageRow, QueueRow, Standing, WorkerRow};
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
 use rusqlite::{Connection, ToSql, params};
 
-type Sql<'a> = &'a Connection;
+pub(super) type Sql<'a> = &'a Connection;
 
 /// Writes one fact inside the open transaction.
 ///
@@ -79,7 +79,7 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             Ok(())
         }
         Fact::WorkerPut(row) => worker_put(db, row),
-        Fact::MachinePut(row) => machine_put(db, row),
+        Fact::MachinePut(row) => super::machines::put(db, row),
         Fact::TokenAdded { id, secret_hash, expires_at, owner_uid, owner } => one(
             db,
             "INSERT INTO tokens (id, secret_hash, created_at, expires_at, owner_uid, owner) VALUES (?1, ?2, ?3, ?3, ?4, ?5)",
@@ -116,7 +116,7 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
 }
 
 /// Runs a cached statement that must change one row.
-fn one(db: Sql<'_>, sql: &str, values: &[&dyn ToSql]) -> Result<(), Error> {
+pub(super) fn one(db: Sql<'_>, sql: &str, values: &[&dyn ToSql]) -> Result<(), Error> {
     match db.prepare_cached(sql)?.execute(values)? {
         1 => Ok(()),
         n => Err(Error::Rows(sql.chars().take(80).collect(), n)),
@@ -384,37 +384,6 @@ fn worker_put(db: Sql<'_>, w: &WorkerRow) -> Result<(), Error> {
     )
 }
 
-fn machine_put(db: Sql<'_>, m: &MachineRow) -> Result<(), Error> {
-    let now = crate::clock::now().wall;
-    one(
-        db,
-        "INSERT INTO machines (id, name, fingerprint, info, cordoned, joined_at, seen_at, life, keeper, revoked_at, owner,
-           certificate_until, spares, renewal_failed_at, renewal_error, draining, drain_until)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', ?11, ?12, ?13, ?14, ?15, ?16)
-         ON CONFLICT (id) DO UPDATE SET name = ?2, fingerprint = ?3, info = ?4, cordoned = ?5, seen_at = ?7, life = ?8, keeper = ?9,
-           revoked_at = coalesce(revoked_at, ?10), certificate_until = ?11, spares = ?12, renewal_failed_at = ?13, renewal_error = ?14,
-           draining = ?15, drain_until = ?16",
-        params![
-            m.id,
-            &*m.name,
-            m.fingerprint,
-            m.info,
-            m.cordoned,
-            m.joined_at,
-            now,
-            m.life,
-            m.keeper,
-            m.revoked.then_some(now),
-            m.certificate_until,
-            json(&m.spares)?,
-            m.renewal_failed.as_ref().map(|f| f.0),
-            m.renewal_failed.as_ref().map(|f| &f.1),
-            m.draining,
-            m.drain_until
-        ],
-    )
-}
-
 /// Cause as JSON, its kind, and the process's exit code.
 fn cause(cause: Option<&Cause>) -> (Option<String>, Option<&'static str>, Option<i32>) {
     match cause {
@@ -427,6 +396,6 @@ fn set(intervals: &Intervals) -> Option<String> {
     (!intervals.is_empty()).then(|| serde_json::to_string(intervals).unwrap_or_default())
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<String, Error> {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Value(e.to_string()))
 }

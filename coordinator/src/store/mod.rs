@@ -4,6 +4,7 @@ pub mod audit;
 pub mod facts;
 pub mod filter;
 pub mod load;
+mod machines;
 pub mod maintain;
 pub mod open;
 pub mod query;
