@@ -134,6 +134,29 @@ async fn only_the_certificate_that_a_machine_was_given_opens_a_session() {
     drop(peer);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn renewals_that_were_never_given_change_nobodys_certificate() {
+    let c = Coordinator::start("127.0.0.1:0");
+    let (evil, other) = (Identity::enroll(&c, "evil"), Identity::enroll(&c, "other"));
+    let mut peer = evil.ready().await;
+    let theirs = reeve_protocol::token::sha256_hex(&other.credentials.certificate);
+    for fingerprint in [theirs, String::new(), "\u{1b}[2J".to_owned(), "f".repeat(64)] {
+        peer.say(kind::RENEWAL_KEPT, &wire::RenewalKept { fingerprint }).await;
+    }
+    peer.say(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "\u{1b}]0;owned\u{7}\n".into() }).await;
+    peer.say(kind::RENEW, &wire::Renew { csr: b"0\x80".repeat(4000) }).await;
+    peer.decided().await;
+    for csr in [Vec::new(), vec![0x30; 2000], vec![0xff; 100]] {
+        peer.say(kind::RENEW, &wire::Renew { csr }).await;
+    }
+    assert_eq!(peer.closed().await.0, Some(close::RATE), "signing is not to be had for the asking");
+    // Both certificates open what they opened before.
+    drop(evil.ready().await);
+    drop(other.ready().await);
+    let log = c.log();
+    assert!(!log.contains(['\u{1b}', '\u{7}']), "{log:?}");
+}
+
 /// A server that is not the coordinator. What it was told: connections, and streams in which anything was said.
 struct Rogue {
     address: String,

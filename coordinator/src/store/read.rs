@@ -51,7 +51,8 @@ impl ReadPool {
         &self.path
     }
 
-    /// A point read, here and now: for statements that an index answers.
+    /// A point read, here and now: for statements that an index answers. All see one snapshot, so that a job is never
+    /// shown with an attempt that its state does not know yet.
     ///
     /// # Errors
     /// From SQLite, or a value that makes no sense.
@@ -61,7 +62,7 @@ impl ReadPool {
             Ok(conn) => conn,
             Err(_) => self.point[(at + 1) % POINT].lock().unwrap_or_else(PoisonError::into_inner),
         };
-        read(&conn)
+        snapshot(&conn, read)
     }
 
     /// A scan in one snapshot, on the blocking pool, ended after `bound`.

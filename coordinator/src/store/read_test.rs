@@ -70,6 +70,22 @@ async fn the_pool_reads_what_was_committed_and_cannot_write() {
     assert_eq!(pool.scan(Duration::from_mins(1), count).await.unwrap(), 5);
 }
 
+#[test]
+fn statements_of_one_point_read_see_one_moment() {
+    let fixture = Fixture::new();
+    let pool = ReadPool::open(&fixture.path()).unwrap();
+    let count = |conn: &Connection| {
+        Ok::<_, Error>(conn.query_row("SELECT count(*) FROM jobs", [], |r| r.get::<_, i64>(0))?)
+    };
+    let both = pool.point(|conn| {
+        let before = count(conn)?;
+        fixture.run("DELETE FROM jobs WHERE id = 1");
+        Ok((before, count(conn)?))
+    });
+    assert_eq!(both.unwrap(), (6, 6), "a commit in between is not seen");
+    assert_eq!(pool.point(count).unwrap(), 5, "but by the next read");
+}
+
 #[tokio::test]
 async fn a_scan_without_end_is_ended_and_its_connection_goes_on() {
     let fixture = Fixture::new();

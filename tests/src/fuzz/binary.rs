@@ -56,6 +56,10 @@ pub(super) fn wire_body(input: &[u8]) -> String {
         kind::LIMITS => canonical::<wire::Limits>(body),
         kind::USAGE => canonical::<wire::Usage>(body),
         kind::SHUTDOWN => canonical::<wire::Shutdown>(body),
+        kind::RENEW => canonical::<wire::Renew>(body),
+        kind::RENEWED => canonical::<wire::Renewed>(body),
+        kind::RENEWAL_KEPT => canonical::<wire::RenewalKept>(body),
+        kind::RENEWAL_FAILED => canonical::<wire::RenewalFailed>(body),
         _ => canonical::<()>(body),
     };
     format!("{kind} {outcome}")

@@ -122,6 +122,9 @@ pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
             FINISHED,
             RETURNED,
             USAGE,
+            RENEW,
+            RENEWAL_KEPT,
+            RENEWAL_FAILED,
         ];
         if says.contains(&kind) {
             if kind != LEAVE && ![MACHINE, INVENTORY, INVENTORY_END].contains(&kind) {
