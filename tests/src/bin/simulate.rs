@@ -31,6 +31,10 @@ fn main() -> ExitCode {
             }
             _ => None,
         };
+        if matches!(word.as_str(), "--help" | "-h") {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         if known.is_none() {
             eprintln!("{word:?} is not understood\n{USAGE}");
             return ExitCode::from(2);
