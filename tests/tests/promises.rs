@@ -1,4 +1,5 @@
 //! `docs/promises.md` names, for each promise, the test that would prove it wrong: each of them must exist.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
