@@ -116,7 +116,14 @@ impl Cluster {
 
     /// How often a job is said to have come to a state.
     pub fn came_to(&self, id: &str, state: &str) -> usize {
-        let is = |e: &&Value| e["id"].as_u64() == id.parse().ok() && e["to"] == state && e["from"] != state;
+        let id: u64 = id.parse().unwrap();
+        // Neighbours that move in one step are one event.
+        let has = |e: &Value| {
+            e["id"]
+                .as_u64()
+                .is_some_and(|first| (first..first + e["count"].as_u64().unwrap_or(1)).contains(&id))
+        };
+        let is = |e: &&Value| has(e) && e["to"] == state && e["from"] != state;
         self.events().iter().filter(is).count()
     }
 
