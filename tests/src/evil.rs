@@ -94,7 +94,9 @@ impl Identity {
     pub async fn session(&self) -> Peer {
         let mut peer = self.connect().await;
         peer.say(kind::HELLO, &self.hello()).await;
-        assert_eq!(peer.next().await.map(|f| f.kind), Some(kind::WELCOME));
+        let answer = peer.next().await.expect("an answer to Hello");
+        let refused = (answer.kind == kind::REFUSED).then(|| answer.decode::<wire::Refused>());
+        assert_eq!(answer.kind, kind::WELCOME, "{refused:?}");
         peer
     }
 

@@ -98,10 +98,13 @@ async fn each_wrong_word_ends_its_own_session_with_its_code() {
         peer.say(kind::HELLO, &stage.evil.hello()).await;
         peer.until(kind::WELCOME).await.decode::<wire::Welcome>().unwrap().lineage
     };
-    let mut cases = hello_cases(&stage.evil);
-    let ahead = wire::Hello { lineage_seen: lineage, epoch_seen: u64::MAX, ..stage.evil.hello() };
-    cases.push(("a store of the future", framed(kind::HELLO, &ahead), &[close::STORE_REGRESSED]));
-    for (what, bytes, codes) in cases {
+    // A machine that says so is not heard again by this coordinator, so it is one of its own.
+    let prophet = Identity::enroll(&stage.coordinator, "prophet");
+    let ahead = wire::Hello { lineage_seen: lineage, epoch_seen: u64::MAX, ..prophet.hello() };
+    let mut peer = prophet.connect().await;
+    peer.say(kind::HELLO, &ahead).await;
+    judge(&stage, &peer, "a store of the future", &[close::STORE_REGRESSED]).await;
+    for (what, bytes, codes) in hello_cases(&stage.evil) {
         let mut peer = stage.evil.connect().await;
         peer.bytes(&bytes).await;
         judge(&stage, &peer, what, codes).await;
@@ -216,6 +219,8 @@ async fn claim(peer: &mut Peer, attempt: AttemptId) {
     .await;
     peer.say(kind::USAGE, &wire::Usage { attempt, cpu_ms: u64::MAX, rss: u64::MAX, rss_peak: u64::MAX })
         .await;
+    peer.say(kind::PREPARING, &wire::Preparing { attempt, at_ms: i64::MIN }).await;
+    peer.say(kind::RESOLVED, &wire::Resolved { attempt, commit: "6".repeat(40) }).await;
     peer.say(kind::RETURNED, &wire::Revoke { attempt }).await;
     peer.say(kind::FINISHED, &failed()).await;
     peer.say(kind::FINISHED, &failed()).await;

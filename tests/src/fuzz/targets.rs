@@ -6,7 +6,7 @@ use reeve_protocol::filter::{self, Filter, Test};
 use reeve_protocol::selector::Selector;
 use reeve_protocol::text::{Clean, glob, is_hostile, plain_log_line};
 use reeve_protocol::token::Token;
-use reeve_protocol::{AttemptId, JobSpec, Problem, units};
+use reeve_protocol::{AttemptId, JobSpec, Problem, git, git_refs, units};
 use std::path::Path;
 
 /// All of them.
@@ -84,6 +84,30 @@ pub const TARGETS: &[Target] = &[
             "\"2026-11-24T10:00:00Z\"",
         ],
         run: specs,
+    },
+    Target {
+        name: "git",
+        dictionary: &[
+            "https://",
+            "ssh://",
+            "file:///",
+            "git@",
+            "host:",
+            "host/",
+            "..",
+            "./",
+            "%0a",
+            "::",
+            "-",
+            "@",
+            ":22",
+            "refs/heads/",
+            ".lock",
+            "@{",
+            "~1",
+            "\n",
+        ],
+        run: git_words,
     },
     Target {
         name: "clean",
@@ -244,6 +268,33 @@ fn specs(input: &[u8]) -> String {
             problem.code + &problem.detail.chars().take(8).collect::<String>()
         }
     }
+}
+
+/// What reaches the command line of git: no option, no control character, one reading.
+fn git_words(input: &[u8]) -> String {
+    let text = text(input);
+    let (first, second) = text.split_once('\n').unwrap_or((&text, ""));
+    let harmless =
+        |word: &str| !word.starts_with('-') && !word.chars().any(|c| is_hostile(c) || c.is_whitespace());
+    let url = git::Url::parse(first);
+    if let Ok(url) = &url {
+        assert_eq!(url.as_str(), first);
+        assert!(harmless(first) && !first.contains("::"), "{first:?}");
+        let normal = url.normal();
+        let again = git::Url::parse(&normal).map(|url| url.normal());
+        assert_eq!(again.as_ref(), Ok(&normal), "one spelling for all");
+        if let Ok(joined) = url.join(second) {
+            assert!(git::Url::parse(joined.as_str()).is_ok() && harmless(joined.as_str()), "{joined:?}");
+        }
+    }
+    let (is_ref, is_dir) = (git::check_ref(first).is_ok(), git::check_subdir(first).is_ok());
+    assert!(!is_ref || harmless(first) && !first.contains(".."), "{first:?} as a ref");
+    let climbs = first.starts_with('/') || first.split('/').any(|part| part == "..");
+    assert!(!is_dir || !climbs, "{first:?} as a directory");
+    assert!(!git::is_commit(first) || first.bytes().all(|b| b.is_ascii_hexdigit()));
+    let _ =
+        git_refs::resolve(&text, Some("main")).map(|commit| assert!(git::is_commit(&commit), "{commit:?}"));
+    format!("{:?} {is_ref} {is_dir}", url.map(|url| url.transport))
 }
 
 fn cleaned(input: &[u8]) -> String {

@@ -107,32 +107,33 @@ pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
         ("a long word of a cause", say(&wire::Finished { cause: wordy, ..end() }), &[close::TOO_LARGE]),
         ("many frames without body", raw(kind::STARTED, 0, b"").repeat(1000), &[close::MALFORMED]),
     ];
-    // What only the coordinator, a keeper or a stranger says.
-    for kind in kind::KNOWN {
-        use kind::*;
-        let says = [
-            BEAT,
-            SAMPLE,
-            LEAVE,
-            MACHINE,
-            INVENTORY,
-            INVENTORY_END,
-            STARTED,
-            PROGRESS,
-            FINISHED,
-            RETURNED,
-            USAGE,
-            RENEW,
-            RENEWAL_KEPT,
-            RENEWAL_FAILED,
-        ];
-        if says.contains(&kind) {
-            if kind != LEAVE && ![MACHINE, INVENTORY, INVENTORY_END].contains(&kind) {
-                cases.push(("a body that is none", raw(kind, 0, &[0xfe; 3]), &[close::MALFORMED]));
-            }
-        } else {
-            cases.push(("what no machine says", raw(kind, 0, b""), &[close::UNEXPECTED]));
-        }
+    // Whatever kind a body claims that is none: nothing but the end of the session. Leave has no body.
+    for kind in kind::KNOWN.into_iter().filter(|kind| *kind != kind::LEAVE) {
+        let codes: &[u32] = &[close::MALFORMED, close::UNEXPECTED];
+        cases.push(("a body that is none", raw(kind, 0, &[0xfe; 3]), codes));
     }
+    // What only the coordinator, a keeper or a stranger says, whatever is in it.
+    let never = [
+        kind::WELCOME,
+        kind::REFUSED,
+        kind::RECONCILE,
+        kind::BEAT_ECHO,
+        kind::START,
+        kind::FORGET,
+        kind::STOP,
+        kind::REVOKE,
+        kind::FOLLOW,
+        kind::UNFOLLOW,
+        kind::JOIN,
+        kind::JOINED,
+        kind::OUTPUT_HEAD,
+        kind::INVENTORY_ASK,
+        kind::KEEPER_HELLO,
+        kind::LIMITS,
+        kind::SHUTDOWN,
+        kind::RENEWED,
+        kind::START_GIT,
+    ];
+    cases.extend(never.map(|kind| ("what no machine says", raw(kind, 0, b""), &[close::UNEXPECTED][..])));
     cases
 }
