@@ -239,14 +239,18 @@ impl Small {
         }
     }
 
-    /// Leaves so many bytes.
+    /// Leaves so many bytes. Whoever else writes meanwhile may take some of what was just counted: then it is counted again.
     fn fill(&self, leave: u64) {
-        let disk = rustix::fs::statvfs(&self.place).unwrap();
-        let free = disk.f_bavail * disk.f_frsize;
         let file =
             std::fs::File::options().create(true).append(true).open(self.place.join("filler")).unwrap();
-        let had = file.metadata().unwrap().len();
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), had, free - leave).unwrap();
+        eventually("the disk to be filled", || {
+            let disk = rustix::fs::statvfs(&self.place).unwrap();
+            let free = (disk.f_bavail * disk.f_frsize).saturating_sub(leave);
+            let had = file.metadata().unwrap().len();
+            let filled = free == 0
+                || rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), had, free).is_ok();
+            filled.then_some(())
+        });
     }
 }
 
