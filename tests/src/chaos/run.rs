@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// Healed and without new work, everything has ended after so long, and after so much more for every job.
 pub const DRAIN: Duration = Duration::from_mins(2);
 const DRAIN_EACH: Duration = Duration::from_millis(20);
+/// The coordinator's own disk, so large that only the nemesis fills it: a share for every job's record and output.
+const DISK: u64 = 256 << 20;
+const DISK_EACH: u64 = 256 << 10;
 /// Jobs that were hit and are shown.
 const STORIES: usize = 3;
 /// What may linger after the last end.
@@ -99,7 +102,7 @@ impl Run {
         } else {
             6.0
         };
-        let disk = if wish.jobs > 5_000 { 2 << 30 } else { 256 << 20 };
+        let disk = DISK + wish.jobs * DISK_EACH;
         let options = Options {
             bins: wish.bins.clone(),
             dir: wish.dir.join("cluster"),

@@ -197,6 +197,13 @@ const CASES: &[(&str, &[&str], Doctor)] = &[
     ("lost although its machine was only stopped for a moment", &["I7b"], |h| {
         row(h, 7)["attempts"][0]["cause"] = json!({"kind": "lost"});
     }),
+    ("lost because the coordinator was away", &["I7b"], |h| {
+        row(h, 7)["attempts"][0]["cause"] = json!({"kind": "lost"});
+        h.nemesis.push(
+            json!({"op": "start", "id": 2, "fault": "kill -9 coordinator", "machine": "*", "w": 70_000}),
+        );
+        h.nemesis.push(json!({"op": "end", "id": 2, "w": 95_000}));
+    }),
     ("a machine restarted that nobody restarted", &["I7b"], |h| {
         row(h, 7)["attempts"][0]["cause"] = json!({"kind": "rebooted"});
     }),

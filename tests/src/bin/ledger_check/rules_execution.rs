@@ -195,15 +195,12 @@ fn explained(history: &History, report: &mut Report) {
     }
 }
 
-/// Whether a machine can have been silent for `lost_after` before `when`: faults that follow each other closely are one
-/// silence.
+/// Whether a machine can have been silent for `lost_after` before `when`: faults of its own that follow each other closely
+/// are one silence. An outage of the coordinator explains nothing: every machine gets a fresh window after it.
 fn was_silent(faults: &[Fault<'_>], machine: &str, lost_after: u64, when: Option<u64>) -> bool {
     let Some(when) = when else { return false };
-    let mut own: Vec<(u64, u64)> = faults
-        .iter()
-        .filter(|f| f.machine == machine || f.machine == "*")
-        .map(|f| (f.start, f.end))
-        .collect();
+    let mut own: Vec<(u64, u64)> =
+        faults.iter().filter(|f| f.machine == machine).map(|f| (f.start, f.end)).collect();
     own.sort_unstable();
     let mut chains: Vec<(u64, u64)> = Vec::new();
     for (start, end) in own {
