@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A segment that has reached this size takes no further tape.
@@ -20,6 +21,16 @@ const RESERVE: u64 = 32 * 1024 * 1024;
 pub struct Segments {
     dir: PathBuf,
     state: Arc<Mutex<State>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// A tape that waits for room, as long as this lives.
+pub struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct State {
@@ -59,7 +70,8 @@ impl Segments {
                 total += entry.metadata()?.len();
             }
         }
-        Ok(Self { dir: dir.to_owned(), state: Arc::new(Mutex::new(State { next, idle: Vec::new(), total })) })
+        let state = Arc::new(Mutex::new(State { next, idle: Vec::new(), total }));
+        Ok(Self { dir: dir.to_owned(), state, waiting: Arc::default() })
     }
 
     /// Begins a tape.
@@ -115,6 +127,17 @@ impl Segments {
         // A disk that cannot be asked says no by itself when it is written to.
         rustix::fs::statvfs(&self.dir)
             .map_or(true, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes.saturating_add(RESERVE))
+    }
+
+    /// Counts a tape as waiting for room until the answer is dropped.
+    pub fn wait(&self) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(self.waiting.clone())
+    }
+
+    /// How many tapes wait for room.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Bytes in all segments.

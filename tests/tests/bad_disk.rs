@@ -295,6 +295,10 @@ fn a_full_disk_refuses_submits_records_ends_and_recovers_without_a_restart() {
     // What is too much for a row of the store waits on its machine for room.
     std::fs::write(go(3), "").unwrap();
     ends(1, &first);
+    eventually("it is said what waits", || {
+        let health = http::get(&c.socket(), "/v1/health").text();
+        health.contains("the output of 1 ended jobs waits for room").then_some(())
+    });
     // Not a byte: only the ballast is left.
     small.fill(0);
     ends(2, &second);

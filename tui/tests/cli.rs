@@ -162,7 +162,7 @@ fn submit_wait_exits_with_the_jobs_own_code() {
 #[test]
 fn refusals_name_what_why_and_what_to_do() {
     let fake = Fake::start(|_, _, _| problem("not-yet", 501));
-    let ran = fake.run(&["submit", "--repo", "https://x", "--", "make"]);
+    let ran = fake.run(&["submit", "--", "make"]);
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     assert_eq!(ran.err, "error: this happened [not-yet]\n  do that\n");
     assert_eq!(fake.run(&["submit", "--wait", "--", "x"]).code, 125);

@@ -7,7 +7,7 @@ use crate::effect::Reply;
 use crate::input::Call;
 use crate::row::Caller;
 use reeve_protocol::VERSION;
-use reeve_protocol::api::{Health, Stats, Version, WhoAmI};
+use reeve_protocol::api::{Alert, Health, Stats, Version, WhoAmI};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) async fn whoami(cx: Cx) -> Answer {
 /// `GET /v1/health`.
 pub(super) async fn health(cx: Cx) -> Answer {
     cx.query(&[])?;
-    let mut reasons: Vec<String> = match stats(&cx.app, &cx.caller).await {
+    let reasons: Vec<String> = match stats(&cx.app, &cx.caller).await {
         Ok(stats) => stats
             .alerts
             .into_iter()
@@ -42,9 +42,6 @@ pub(super) async fn health(cx: Cx) -> Answer {
             .collect(),
         Err(Failure(problem)) => vec![format!("the engine does not answer: {}", problem.detail)],
     };
-    if cx.app.handle.is_full() {
-        reasons.push("disk nearly full: nothing new is taken".to_owned());
-    }
     let info = &cx.app.info;
     Ok(json(&Health {
         status: if reasons.is_empty() { "ok" } else { "degraded" }.to_owned(),
@@ -72,9 +69,23 @@ pub(super) fn store_bytes(path: &Path) -> u64 {
 
 pub(super) async fn stats(app: &App, caller: &Caller) -> Result<Stats, Failure> {
     match app.ask(caller, Call::GetQueueStats).await? {
-        Reply::Stats(stats) => Ok(*stats),
+        Reply::Stats(mut stats) => {
+            stats.alerts.splice(0..0, disk(app));
+            Ok(*stats)
+        }
         other => Err(unexpected(&other)),
     }
+}
+
+/// What the core cannot know: how the disk below it is.
+fn disk(app: &App) -> Vec<Alert> {
+    let alert = |text: String| Alert { level: 2, subject: "the coordinator's disk".to_owned(), text };
+    let full = app.handle.is_full().then(|| alert("nearly full: nothing new is taken".to_owned()));
+    let waiting = app.segments.waiting();
+    let waits = (waiting > 0).then(|| {
+        alert(format!("the output of {waiting} ended jobs waits for room, and they keep their places"))
+    });
+    full.into_iter().chain(waits).collect()
 }
 
 /// `GET /v1/stats`.

@@ -172,8 +172,11 @@ async fn store(
     if head.from != 0 || head.total > MAX_TAPE {
         return Err(Unkept::Head(head.total, head.from));
     }
-    while !context.segments.has_room(head.total) {
-        tokio::time::sleep(FULL).await;
+    if !context.segments.has_room(head.total) {
+        let _counted = context.segments.wait();
+        while !context.segments.has_room(head.total) {
+            tokio::time::sleep(FULL).await;
+        }
     }
     let mut writer = loop {
         match context.segments.begin() {

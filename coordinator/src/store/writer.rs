@@ -14,6 +14,13 @@ use std::time::Duration;
 /// Rows after which the log is worth a checkpoint.
 const CHECKPOINT_ROWS: usize = 4_000;
 
+/// Beyond this the log is written back by the writer itself, between two commits. Under a load that never pauses the other
+/// checkpoints never reach the log's end, and it would grow until the disk is full (156 MiB were seen).
+const LOG_BYTES: u64 = 32 * 1024 * 1024;
+
+/// How long that may wait for a reader: then it is tried after the next commit.
+const LOG_PATIENCE: Duration = Duration::from_millis(20);
+
 /// Between two tries while there is no room at all.
 const ROOM_EVERY: Duration = Duration::from_millis(250);
 
@@ -25,6 +32,7 @@ pub struct Writer {
     conn: Connection,
     mark: Mark,
     dir: PathBuf,
+    log: PathBuf,
     rows: usize,
     /// Where the audit's chain ends.
     audit: audit::Head,
@@ -47,12 +55,13 @@ impl Writer {
         let file = dir.join(super::open::FILE);
         let failed = Arc::new(AtomicBool::new(false));
         let fails = failed.clone();
+        let log = dir.join(format!("{}-wal", super::open::FILE));
         std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .stack_size(256 * 1024)
             .spawn(move || checkpoints(&file, &asked, &fails))
             .ok();
-        Ok(Self { conn, mark, dir, rows: 0, audit, checkpoint, full, failed, _lock: lock })
+        Ok(Self { conn, mark, dir, log, rows: 0, audit, checkpoint, full, failed, _lock: lock })
     }
 
     /// Commits a step and notes its last event.
@@ -72,11 +81,27 @@ impl Writer {
             self.mark.put(last.seq, mono)?;
         }
         self.rows += step.facts.len() + step.events.len() + step.audit.len();
-        if self.rows > CHECKPOINT_ROWS {
+        if std::fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_BYTES) && self.cut_log()? {
+            self.rows = 0;
+        } else if self.rows > CHECKPOINT_ROWS {
             self.rows = 0;
             let _ = self.checkpoint.try_send(());
         }
         Ok(())
+    }
+
+    /// Writes the log back and empties it, unless a reader or another checkpoint is in the way.
+    fn cut_log(&self) -> Result<bool, Error> {
+        let before = Duration::from_millis(self.conn.query_row("PRAGMA busy_timeout", [], |r| r.get(0))?);
+        self.conn.busy_timeout(LOG_PATIENCE)?;
+        let busy = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get::<_, bool>(0));
+        self.conn.busy_timeout(before)?;
+        match busy {
+            Ok(busy) => Ok(!busy),
+            // A disk that fails here does what a failed sync of a commit does; one that is only full keeps its log.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => Err(error.into()),
+            Err(_) => Ok(false),
+        }
     }
 
     /// The same step again, after the ballast is gone, and again until there is room: what was decided is never taken
@@ -168,5 +193,44 @@ fn checkpoints(file: &std::path::Path, asked: &Receiver<()>, failed: &AtomicBool
             tracing::error!(%error, "a checkpoint failed");
             failed.store(error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure), Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::open;
+
+    fn loud(seq: u64) -> Step {
+        let event = serde_json::json!({"seq": seq, "at": "2026-01-01T00:00:00Z", "kind": "machine",
+            "actor": "x".repeat(1024 * 1024)});
+        Step { events: vec![serde_json::from_value(event).unwrap()], ..Step::default() }
+    }
+
+    #[test]
+    fn the_log_is_bounded_while_commits_never_pause_and_a_reader_only_puts_it_off() {
+        let dir = tempfile::tempdir().unwrap();
+        open::create(dir.path(), "lab").unwrap();
+        let opened = open::open(dir.path()).unwrap();
+        let (first, full) = (opened.seq + 1, Full::default());
+        let path = dir.path().to_owned();
+        let mut writer = Writer::new(opened.conn, opened.mark, opened.lock, path, full).unwrap();
+        let size = || std::fs::metadata(dir.path().join(format!("{}-wal", open::FILE))).unwrap().len();
+        for seq in first..first + 100 {
+            writer.commit(&loud(seq), 0).unwrap();
+            assert!(size() <= LOG_BYTES + 2 * 1024 * 1024, "{} bytes", size());
+        }
+        let reader = Connection::open(dir.path().join(open::FILE)).unwrap();
+        let seen = "SELECT COUNT(*) FROM events";
+        reader.execute_batch("BEGIN").unwrap();
+        reader.query_row(seen, [], |r| r.get::<_, u64>(0)).unwrap();
+        for seq in first + 100..first + 150 {
+            writer.commit(&loud(seq), 0).unwrap();
+        }
+        assert!(size() > LOG_BYTES, "what somebody reads is not cut off");
+        reader.execute_batch("END").unwrap();
+        writer.commit(&loud(first + 150), 0).unwrap();
+        assert!(size() <= LOG_BYTES);
+        assert!(reader.query_row(seen, [], |r| r.get::<_, u64>(0)).unwrap() >= 151);
     }
 }
