@@ -84,22 +84,17 @@ impl Core {
         Ok(Reply::Joined(wished, machine))
     }
 
-    /// A machine opens a session, or is refused.
-    pub(super) fn open_session(
+    /// Why a machine may not open a session; `None`: it may.
+    fn refused(
         &mut self,
         now: Now,
         machine: &str,
         fingerprint: &str,
-        session: u64,
         hello: &wire::Hello,
-        address: String,
-        step: &mut Step,
-    ) -> Result<Reply, Problem> {
-        let refuse =
-            |code, reason: &str| Ok(Reply::Refused(wire::Refused { code, reason: reason.to_owned() }));
+        address: &str,
+    ) -> Option<wire::Refused> {
+        let refuse = |code, reason: &str| Some(wire::Refused { code, reason: reason.to_owned() });
         let seq = self.seq();
-        let count = self.cluster.iter().filter(|m| m.session.is_some()).count();
-        let (lineage, epoch) = (self.identity.lineage.clone(), self.identity.epoch);
         let Some(m) = self.cluster.get_mut(machine) else {
             return refuse(close::REVOKED, "this machine is not known here");
         };
@@ -112,7 +107,9 @@ impl Core {
                 "this certificate was replaced by a newer one; was the machine's directory restored from a backup?",
             );
         }
-        if m.is_ahead || hello.lineage_seen == lineage && (hello.epoch_seen > epoch || hello.seq_seen > seq) {
+        let (lineage, epoch) = (&self.identity.lineage, self.identity.epoch);
+        if m.is_ahead || hello.lineage_seen == *lineage && (hello.epoch_seen > epoch || hello.seq_seen > seq)
+        {
             // For the life of this process: the old store's own events would soon catch up with what was seen.
             if !std::mem::replace(&mut m.is_ahead, true) {
                 let name = m.name.to_string();
@@ -123,19 +120,42 @@ impl Core {
         let live = m.session.is_some() && m.down_since.is_none();
         let is_same = m.keeper.as_ref().is_none_or(|k| *k == hello.keeper)
             && m.life.as_ref().is_none_or(|l| *l == hello.life);
-        if live && !is_same {
-            let first = m.clash(now.wall, &address);
-            let name = m.name.to_string();
-            if first {
-                self.events.note(now.wall, "machine", &name, "refused_clone", "coordinator");
-            }
-            return refuse(
-                close::SUPERSEDED,
-                "another keeper with this identity is heard, and is silent for 10 s before a second may come (a \
-                 machine that was just restarted comes in then); if this machine is a copy, remove the copied \
-                 identity (reeve-agent leave --purge) and join again",
-            );
+        if !live || is_same {
+            return None;
         }
+        let first = m.clash(now.wall, address);
+        let name = m.name.to_string();
+        if first {
+            self.events.note(now.wall, "machine", &name, "refused_clone", "coordinator");
+        }
+        refuse(
+            close::SUPERSEDED,
+            "another keeper with this identity is heard, and is silent for 10 s before a second may come (a \
+             machine that was just restarted comes in then); if this machine is a copy, remove the copied \
+             identity (reeve-agent leave --purge) and join again",
+        )
+    }
+
+    /// A machine opens a session, or is refused.
+    pub(super) fn open_session(
+        &mut self,
+        now: Now,
+        machine: &str,
+        fingerprint: &str,
+        session: u64,
+        hello: &wire::Hello,
+        address: String,
+        step: &mut Step,
+    ) -> Result<Reply, Problem> {
+        if let Some(refused) = self.refused(now, machine, fingerprint, hello, &address) {
+            return Ok(Reply::Refused(refused));
+        }
+        let seq = self.seq();
+        let count = self.cluster.iter().filter(|m| m.session.is_some()).count();
+        let (lineage, epoch) = (self.identity.lineage.clone(), self.identity.epoch);
+        let Some(m) = self.cluster.get_mut(machine) else {
+            return Err(Problem::new(Code::NotFound, "this machine is not known here"));
+        };
         // What life and keeper were before is needed until the inventory is answered.
         m.session = Some(Session { number: session, reconciled: false, address });
         m.inventory.clear();

@@ -15,11 +15,15 @@ pub struct Table {
 }
 
 impl Table {
-    /// One figure: said at once, and in the table at the end.
+    /// One figure: said at once, and in the table at the end. A bar `-` is none.
     pub fn row(&mut self, figure: &str, reeve: String, raw: String, bar: &str, ok: bool) {
-        let mark = if ok { "met" } else { "MISSED" };
-        eprintln!("{figure}: {reeve} (raw {raw}) bar {bar}: {mark}");
-        self.rows.push([figure.to_owned(), reeve, raw, format!("{bar} {mark}")]);
+        let mark = match (bar, ok) {
+            ("-", _) => "",
+            (_, true) => " met",
+            (_, false) => " MISSED",
+        };
+        eprintln!("{figure}: {reeve} (raw {raw}) bar {bar}{mark}");
+        self.rows.push([figure.to_owned(), reeve, raw, format!("{bar}{mark}")]);
     }
 
     /// The table.

@@ -74,6 +74,13 @@ pub fn attempt_of(pid: u32) -> Option<(u64, Option<u32>, u32)> {
     ))
 }
 
+/// Bytes of memory that may be taken without hurting anybody; 0 where the kernel does not say.
+pub fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok()).map_or(0, |kib| kib << 10)
+}
+
 /// Bytes below a directory.
 pub fn disk_use(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
@@ -97,6 +104,7 @@ mod tests {
         assert!(own.rss > 100_000 && own.fds >= 3 && own.threads >= 1, "{own:?}");
         assert_eq!(usage(u32::MAX), None);
         assert!(parent(std::process::id()).is_some());
+        assert!(available_memory() > 1 << 20, "a machine that runs tests has some");
     }
 
     #[test]

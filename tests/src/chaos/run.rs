@@ -20,9 +20,11 @@ use std::time::{Duration, Instant};
 /// Healed and without new work, everything has ended after so long, and after so much more for every job.
 pub const DRAIN: Duration = Duration::from_mins(2);
 const DRAIN_EACH: Duration = Duration::from_millis(20);
-/// The coordinator's own disk, so large that only the nemesis fills it: a share for every job's record and output.
+/// The coordinator's own disk, so large that only the nemesis fills it: a share for every job's record and output. It
+/// lies in memory and is filled to the last byte, so it may never take much of that.
 const DISK: u64 = 256 << 20;
 const DISK_EACH: u64 = 256 << 10;
+const DISK_MOST: u64 = 2 << 30;
 /// Jobs that were hit and are shown.
 const STORIES: usize = 3;
 /// What may linger after the last end.
@@ -68,6 +70,12 @@ pub struct Run {
     observers: Vec<JoinHandle<()>>,
 }
 
+/// Bytes of the coordinator's own disk for so many jobs: at most a quarter of the memory that is available.
+fn disk(jobs: u64) -> u64 {
+    let wanted = DISK.saturating_add(jobs.saturating_mul(DISK_EACH));
+    wanted.min(DISK_MOST).min(processes::available_memory() / 4)
+}
+
 /// Does all of it; whether everything that must hold did.
 ///
 /// # Errors
@@ -102,7 +110,7 @@ impl Run {
         } else {
             6.0
         };
-        let disk = DISK + wish.jobs * DISK_EACH;
+        let disk = disk(wish.jobs);
         let options = Options {
             bins: wish.bins.clone(),
             dir: wish.dir.join("cluster"),
