@@ -262,6 +262,10 @@ mod tests {
             ("[git]\ncache = \"lots\"", "not a size"),
             ("[git]\ntimeout_s = 0", "between"),
             ("[[git.credentials]]\nmatch = \"*\"", "either helper or ssh_key"),
+            (
+                "[[git.credentials]]\nmatch = \"*\"\nhelper = \"h\"\nknown_hosts = \"f\"",
+                "goes with an ssh_key",
+            ),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -138,6 +138,9 @@ fn serve(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
     } else if has("command=ls-refs") {
         shared.listings.fetch_add(1, Ordering::AcqRel);
     }
+    if let Some((_, object)) = target.split_once("/info/lfs/objects/") {
+        return large_file(shared, &mut stream, object, &header("host"), &body);
+    }
     let said = backend(shared, &method, &target, &headers, &body)?;
     let said = if fault == Fault::Truncate && has("command=fetch") {
         &said[..said.len() * 2 / 3]
@@ -186,6 +189,36 @@ fn unpacked(body: &[u8], encoding: &str) -> Vec<u8> {
 
 fn answer(stream: &mut TcpStream, status: u16, headers: &str) -> std::io::Result<()> {
     write!(stream, "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n")
+}
+
+/// What Git LFS asks: where objects are, then each of them. They are the files of `lfs` below the root.
+fn large_file(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    object: &str,
+    host: &str,
+    body: &[u8],
+) -> std::io::Result<()> {
+    let place = shared.root.join("lfs");
+    if object != "batch" {
+        let Ok(bytes) = std::fs::read(place.join(object)) else { return answer(stream, 404, "") };
+        let head = "Connection: close\r\nContent-Type: application/octet-stream";
+        write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\nContent-Length: {}\r\n\r\n", bytes.len())?;
+        return stream.write_all(&bytes);
+    }
+    let asked: serde_json::Value = serde_json::from_slice(body)?;
+    let objects = asked["objects"].as_array().cloned().unwrap_or_default();
+    let answers = objects.iter().map(|object| {
+        let (oid, size) = (object["oid"].as_str().unwrap_or(""), &object["size"]);
+        if !place.join(oid).is_file() {
+            return serde_json::json!({"oid": oid, "size": size, "error": {"code": 404, "message": "not here"}});
+        }
+        let href = format!("http://{host}/r/info/lfs/objects/{oid}");
+        serde_json::json!({"oid": oid, "size": size, "actions": {"download": {"href": href}}})
+    });
+    let said = serde_json::json!({"transfer": "basic", "objects": answers.collect::<Vec<_>>()}).to_string();
+    let head = "Connection: close\r\nContent-Type: application/vnd.git-lfs+json";
+    write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\nContent-Length: {}\r\n\r\n{said}", said.len())
 }
 
 fn backend(

@@ -149,6 +149,10 @@ impl<'a> Git<'a> {
             line.push_str(" -o IdentitiesOnly=yes -i ");
             line.push_str(&quoted(&expanded(key, &self.home)));
         }
+        if let Some(file) = credential.and_then(|c| c.known_hosts.as_deref()) {
+            line.push_str(" -o UserKnownHostsFile=");
+            line.push_str(&quoted(&expanded(file, &self.home)));
+        }
         line
     }
 
@@ -234,6 +238,7 @@ mod tests {
             matches: matches.to_owned(),
             helper: None,
             ssh_key: Some(key.to_owned()),
+            known_hosts: None,
         };
         let settings = GitSettings {
             credentials: vec![entry("ssh://a.example/*", "~/.ssh/it's"), entry("ssh://*", "/k")],

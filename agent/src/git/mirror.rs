@@ -47,6 +47,11 @@ impl Mirror {
         self.dir.join("images")
     }
 
+    /// A place for what Git LFS holds, and the name of the lock of whoever fetches into it.
+    pub(super) fn large_files(&self) -> (PathBuf, String) {
+        (self.dir.join("lfs"), format!("{}-lfs", self.key))
+    }
+
     fn has(&self, commit: &str) -> bool {
         self.repository().join(kept_ref(commit)).is_file()
     }

@@ -1,6 +1,7 @@
 //! Submodules, only when a job asks for them. Git's own command for it is not used: each one is read as data, its URL goes
 //! through the same rules as the repository's, and it is checked out by the same code.
 use super::command::Git;
+use super::mirror::Mirror;
 use super::order::{Failure, What};
 use super::{Maker, command};
 use reeve_protocol::git::{Url, check_subdir};
@@ -67,7 +68,10 @@ impl Maker<'_> {
                 self.machine
             )));
         }
-        self.git.large_files(tree, self.url)
+        let (storage, key) = Mirror::of(&self.cache, &self.git, self.url).large_files();
+        // One fetches, the others wait and find everything there. The work tree keeps the mirror from being evicted.
+        let _lock = self.cache.take(&key)?;
+        self.git.large_files(tree, self.url, &storage)
     }
 }
 
@@ -142,14 +146,37 @@ fn is_patched(said: &str) -> bool {
 }
 
 impl Git<'_> {
-    /// `git lfs` with this repository as the only server, whatever a file in it says.
-    fn large_files(&self, tree: &Path, url: &Url) -> Result<(), Failure> {
+    /// `git lfs` with this repository as the only server, whatever a file in it says, and no other filter. It reports
+    /// success also when it has left pointers where files should be: that is looked at afterwards.
+    fn large_files(&self, tree: &Path, url: &Url, storage: &Path) -> Result<(), Failure> {
         let server = format!("lfs.url={}/info/lfs", url.as_str().trim_end_matches('/'));
-        let words = ["-c", &server, "-c", "lfs.skipdownloaderrors=false", "lfs", "pull"];
-        let mut command: Command = self.prepared(&tree.join(".git"), &words, Some(url));
-        command.current_dir(tree).env("GIT_WORK_TREE", tree);
-        Self::run(command, None, true).map(|_| ())
+        let storage = format!("lfs.storage={}", storage.display());
+        let lfs = |words: &[&str], url: Option<&Url>| {
+            let mut all = vec!["-c", server.as_str(), "-c", storage.as_str()];
+            for setting in ["filter.lfs.clean=git-lfs clean -- %f", "lfs.skipdownloaderrors=false"] {
+                all.extend(["-c", setting]);
+            }
+            all.push("lfs");
+            all.extend(words);
+            let mut command: Command = self.prepared(&tree.join(".git"), &all, url);
+            command.current_dir(tree).env("GIT_WORK_TREE", tree);
+            Self::run(command, None, url.is_some())
+        };
+        lfs(&["pull"], Some(url))?;
+        let listing = lfs(&["ls-files", "--long"], None)?;
+        match pointers(&String::from_utf8_lossy(&listing)).as_slice() {
+            [] => Ok(()),
+            [first, rest @ ..] => Err(Failure::Checkout(
+                What::Corrupt,
+                format!("Git LFS has left a pointer in place of {first:?} and {} more", rest.len()),
+            )),
+        }
     }
+}
+
+/// Of lines `OBJECT * PATH` (the file is there) or `OBJECT - PATH` (only its pointer) the latter paths.
+fn pointers(listing: &str) -> Vec<&str> {
+    listing.lines().filter_map(|line| line.split_once(' ')?.1.strip_prefix("- ")).collect()
 }
 
 #[cfg(test)]
@@ -163,6 +190,12 @@ mod tests {
         let wanted = Module { path: "lib/a".into(), url: "../a".into(), commit: "c1".into() };
         assert_eq!(pair(settings, listing), [wanted]);
         assert_eq!(pair("", ""), []);
+    }
+
+    #[test]
+    fn a_pointer_that_was_left_is_found() {
+        assert_eq!(pointers("aa * a.png\nbb - b - c.png\ncc - d\n"), ["b - c.png", "d"]);
+        assert_eq!(pointers(""), [""; 0]);
     }
 
     #[test]

@@ -35,11 +35,24 @@ pub struct Credential {
     /// A key file that the job's user can read; `~/` is that user's home.
     #[serde(default)]
     pub ssh_key: Option<String>,
+    /// With `ssh_key`: a file with the keys of servers, in place of `~/.ssh/known_hosts`. A server that is in none is refused.
+    #[serde(default)]
+    pub known_hosts: Option<String>,
 }
 
 /// Every key, for hints.
-pub(crate) const KEYS: [&str; 9] =
-    ["allow", "credentials", "timeout_s", "stall_s", "cache", "proxy", "match", "helper", "ssh_key"];
+pub(crate) const KEYS: [&str; 10] = [
+    "allow",
+    "credentials",
+    "timeout_s",
+    "stall_s",
+    "cache",
+    "proxy",
+    "match",
+    "helper",
+    "ssh_key",
+    "known_hosts",
+];
 
 impl Default for GitSettings {
     fn default() -> Self {
@@ -79,6 +92,10 @@ impl GitSettings {
         }
         if let Some(entry) = self.credentials.iter().find(|c| c.helper.is_some() == c.ssh_key.is_some()) {
             return Err(format!("the credentials for {:?} need either helper or ssh_key", entry.matches));
+        }
+        if let Some(entry) = self.credentials.iter().find(|c| c.known_hosts.is_some() && c.ssh_key.is_none())
+        {
+            return Err(format!("known_hosts for {:?} goes with an ssh_key", entry.matches));
         }
         Ok(())
     }
