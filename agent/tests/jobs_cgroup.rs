@@ -4,7 +4,7 @@
 mod common;
 use common::{Rig, until};
 use reeve_protocol::Cause;
-use reeve_protocol::wire::{Inventory, kind};
+use reeve_protocol::wire::{Inventory, Taking, kind};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,26 @@ fn nothing_starts_without_its_group_and_what_runs_is_drained_when_it_is_closed()
     drop(held);
     let _held = hold(&rig);
     assert_eq!(Cause::from_wire(rig.finish(waiting.attempt).cause), Cause::Ok);
+}
+
+fn takes(rig: &mut Rig) -> Option<String> {
+    let taking: Taking = rig.expect(kind::TAKING);
+    taking.refuses
+}
+
+#[test]
+fn the_coordinator_is_told_whether_anything_may_start_and_again_when_nobody_is_at_work() {
+    let mut rig = rig();
+    rig.send(kind::INVENTORY_ASK, &());
+    assert!(takes(&mut rig).unwrap().contains("reeve-jobs"), "with the inventory");
+    let held = hold(&rig);
+    assert_eq!(takes(&mut rig), None, "an idle keeper looks while it refuses");
+    let job = rig.sh("exec sleep 1000");
+    rig.start(&job);
+    std::fs::remove_file(group(&rig.root).join("file")).unwrap();
+    drop(held);
+    assert!(takes(&mut rig).unwrap().contains("stopped"));
+    assert_eq!(Cause::from_wire(rig.finish(job.attempt).cause), Cause::Drained);
 }
 
 #[test]

@@ -61,6 +61,7 @@ const fn adds(call: &Call) -> bool {
         | Call::DrainMachine { .. }
         | Call::RemoveMachine { .. }
         | Call::RenewCertificate { .. }
+        | Call::HoldsAttempt { .. }
         | Call::OpenSession { .. } => false,
     }
 }

@@ -270,6 +270,8 @@ pub enum Reply {
     Machine(Box<MachineView>),
     /// A machine was removed: its identity, and how many attempts counted as lost.
     Removed(String, u64),
+    /// Whether it is held.
+    Held(bool),
     /// join: the name given, and the machine's identity.
     Joined(String, String),
     /// A session is open.

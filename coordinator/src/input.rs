@@ -72,6 +72,10 @@ pub enum AgentSaid {
     Progress(wire::Progress),
     /// It has ended; spooled output is in a segment by now.
     Finished(Box<wire::Finished>, Option<Segment>),
+    /// Its whole tree has ended; its output and its end follow.
+    Exited(AttemptId),
+    /// Whether new attempts may start there; `Some`: why not.
+    Taking(Option<String>),
     /// It had not started and never will.
     Returned(AttemptId),
     /// Resources used so far.
@@ -391,6 +395,15 @@ pub enum Call {
         machine: String,
         /// Although attempts run there: they count as lost.
         force: bool,
+    },
+    /// Whether a machine has this attempt: a read, before output of it is stored.
+    HoldsAttempt {
+        /// The machine.
+        machine: String,
+        /// In which session it says so.
+        session: u64,
+        /// Which.
+        attempt: AttemptId,
     },
     /// A machine opens a session. Answered with Welcome or Refused.
     OpenSession {

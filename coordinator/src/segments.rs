@@ -109,6 +109,20 @@ impl Segments {
         Ok(segment)
     }
 
+    /// Gives back a tape that no row will ever name. Behind the last tape of its segment that is space for the next one;
+    /// elsewhere it stays dead until the segment is removed.
+    pub fn discard(&self, segment: Segment) {
+        let mut state = self.lock();
+        let end = segment.offset + segment.len;
+        let Some(at) = state.idle.iter().position(|idle| *idle == (segment.file, end)) else { return };
+        // Its lock keeps the next writer away until the file is short again.
+        let cut = File::options().write(true).open(self.path(segment.file));
+        if cut.and_then(|file| file.set_len(segment.offset)).is_ok() {
+            state.idle[at].1 = segment.offset;
+            state.total = state.total.saturating_sub(segment.len);
+        }
+    }
+
     /// Reads from a tape: at most `max` bytes from `from`; empty at the end.
     ///
     /// # Errors
@@ -209,6 +223,25 @@ mod tests {
         assert_eq!(files, [5]);
         assert_eq!(segments.read(whole, 0, 100).unwrap(), b"whole");
         assert!(segments.has_room(0) && !segments.has_room(u64::MAX));
+    }
+
+    #[test]
+    fn a_tape_that_nobody_names_gives_its_space_back_where_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
+        let write = |bytes: &[u8]| {
+            let mut writer = segments.begin().unwrap();
+            writer.append(bytes).unwrap();
+            segments.finish(writer).unwrap()
+        };
+        let (kept, dead) = (write(b"kept"), write(b"dead and gone"));
+        segments.discard(dead);
+        assert_eq!(segments.total_bytes(), 4);
+        let next = write(b"next");
+        assert_eq!((next.file, next.offset), (kept.file, 4));
+        segments.discard(kept);
+        assert_eq!(segments.read(next, 0, 10).unwrap(), b"next", "others lie behind it");
+        assert_eq!(segments.total_bytes(), 8);
     }
 
     #[test]

@@ -85,11 +85,15 @@ pub mod kind {
     pub const RESOLVED: u16 = 36;
     /// C -> A, with the answer to a beat: how far the store is. Optional.
     pub const RECORDED: u16 = 37;
+    /// K -> A -> C, its whole tree has ended, and what it left is still on its way. Optional.
+    pub const EXITED: u16 = 60;
+    /// K -> A -> C, whether new attempts may start there. Optional.
+    pub const TAKING: u16 = 61;
 
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 37] = [
+    pub const KNOWN: [u16; 39] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36, 37,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 60, 61,
     ];
 }
 
@@ -404,6 +408,23 @@ pub struct Finished {
     pub spooled: u64,
     /// JSON from `REEVE_RESULT`, at most 256 KiB.
     pub result: Option<Vec<u8>>,
+}
+
+/// Its whole tree has ended; what it left is being sent, and its Finished comes after that. Said so that its room is
+/// free at once, however long the rest takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exited {
+    /// Which.
+    pub attempt: AttemptId,
+    /// As in the inventory: 3.
+    pub phase: u16,
+}
+
+/// Whether new attempts may start on the machine. Until this is said they may.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taking {
+    /// Why not, for people, at most 1 KiB; `None`: they may.
+    pub refuses: Option<String>,
 }
 
 /// Largest tape that rides inside Finished.

@@ -156,6 +156,8 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::PREPARING, line(kind::PREPARING, &Preparing { attempt, at_ms: 1 })),
         (kind::RESOLVED, line(kind::RESOLVED, &Resolved { attempt, commit: text("c") })),
         (kind::RECORDED, line(kind::RECORDED, &Recorded { seq: 1 })),
+        (kind::EXITED, line(kind::EXITED, &Exited { attempt, phase: 3 })),
+        (kind::TAKING, line(kind::TAKING, &Taking { refuses: Some(text("r")) })),
     ]
 }
 

@@ -280,6 +280,11 @@ fn a_full_disk_refuses_submits_records_ends_and_recovers_without_a_restart() {
         id
     };
     let (first, second, loud) = (job(1, "echo little"), job(2, "echo little"), job(3, "seq 1 20000"));
+    // Needs all that `second` leaves: it can run only where the room of `loud` is free.
+    let machine = http::get(&c.socket(), "/v1/machines").json()["items"][0].clone();
+    let rest = machine["cpu_milli"].as_f64().unwrap() / 1000.0 - 0.5;
+    let wide = c.reeve(&["submit", "--cpus", &rest.to_string(), "--", "true"]).stdout;
+    let wide = String::from_utf8(wide).unwrap().trim().to_owned();
     small.fill(4 << 20);
     let submitted = || http::post(&c.socket(), "/v1/jobs", r#"{"command":["true"]}"#);
     let refused = eventually("the gate to close", || Some(submitted()).filter(|a| a.status != 201));
@@ -299,6 +304,12 @@ fn a_full_disk_refuses_submits_records_ends_and_recovers_without_a_restart() {
         let health = http::get(&c.socket(), "/v1/health").text();
         health.contains("the output of 1 ended jobs waits for room").then_some(())
     });
+    let ended = eventually("what waits for room holds up nobody", || {
+        Some(c.job(&wide)).filter(|job| job["state"] == "COMPLETED")
+    });
+    assert_eq!((&ended["cause"]["kind"], &c.job(&loud)["state"]), (&"ok".into(), &"RUNNING".into()));
+    let machine = http::get(&c.socket(), "/v1/machines").json()["items"][0].clone();
+    assert_eq!(machine["unrecorded"], 1, "{machine}");
     // Not a byte: only the ballast is left.
     small.fill(0);
     ends(2, &second);

@@ -17,8 +17,8 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed, Unfollow,
-    Welcome, close, kind,
+    self, Beat, Exited, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed,
+    Unfollow, Welcome, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -382,6 +382,7 @@ impl Session<'_> {
                 | kind::RETURNED
                 | kind::USAGE
                 | kind::PREPARING
+                | kind::TAKING
                 | kind::RESOLVED => {
                     if frame.kind == kind::STARTED {
                         crash::point("agent.started-unsent");
@@ -403,6 +404,8 @@ impl Session<'_> {
             self.up.pass(frame);
             return Ok(());
         }
+        // Its process has ended: whoever waits for its room need not wait for its output.
+        self.up.say(kind::EXITED, OPTIONAL, &Exited { attempt: finished.attempt, phase: 3 });
         let (connection, places) = (self.connection.clone(), self.places.clone());
         let dir = self.config.runtime_dir.clone();
         self.uploads.spawn(async move {

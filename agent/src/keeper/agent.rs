@@ -41,7 +41,7 @@ impl Keeper {
     /// Says something to the agent, if there is one; whoever comes later asks for the inventory.
     pub(super) fn say<T: Serialize>(&mut self, kind: u16, body: &T) {
         if let Some(agent) = &mut self.agent {
-            let optional = [kind::USAGE, kind::PREPARING, kind::RESOLVED].contains(&kind);
+            let optional = [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING].contains(&kind);
             let flags = if optional { OPTIONAL } else { 0 };
             agent.peer.say(kind, flags, body);
         }
@@ -146,6 +146,7 @@ impl Keeper {
         }
         self.say(kind::INVENTORY_END, &InventoryEnd { count: items.len() as u32 });
         self.tell_prepared();
+        self.tell_taking_anew();
     }
 
     fn reconcile(&mut self, reconcile: Reconcile) {
@@ -161,6 +162,7 @@ impl Keeper {
 
     fn shut_down(&mut self, shutdown: &Shutdown) {
         self.leaving = true;
+        self.tell_taking();
         let waiting: Vec<AttemptId> = self.queue.waiting().map(|s| s.attempt).collect();
         let running = self.attempts.iter().filter(|(_, a)| a.end.is_none()).map(|(id, _)| *id);
         for attempt in waiting.into_iter().chain(running.collect::<Vec<_>>()) {

@@ -4,6 +4,7 @@ use super::attempts::Keeper;
 use crate::jobs::{ATTEMPTS, PROCS};
 use reeve_protocol::cause::Cause;
 use reeve_protocol::ids::AttemptId;
+use reeve_protocol::wire::{Taking, kind};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _};
@@ -36,12 +37,14 @@ pub(super) struct JobsCgroup {
     known: (u64, u64),
     doors: Vec<File>,
     looked_at: Option<Instant>,
+    /// What the coordinator was told last: that nothing may start, and why.
+    told: Option<&'static str>,
 }
 
 impl JobsCgroup {
     pub(super) fn new(source: Option<PathBuf>) -> Self {
         let gate = if source.is_some() { Gate::Closed } else { Gate::Open };
-        Self { source, gate, known: (0, 0), doors: Vec::new(), looked_at: None }
+        Self { source, gate, known: (0, 0), doors: Vec::new(), looked_at: None, told: None }
     }
 
     /// Whether an attempt may start now.
@@ -52,6 +55,17 @@ impl JobsCgroup {
     /// What a guardian writes to.
     pub(super) fn doors(&self) -> &[File] {
         &self.doors
+    }
+
+    /// Why nothing may start, for people.
+    fn refuses(&self) -> Option<&'static str> {
+        match self.gate {
+            Gate::Open => None,
+            Gate::Closed => {
+                Some("its jobs are stopped: the jobs' control group is closed (systemctl start reeve-jobs)")
+            }
+            Gate::Unusable => Some("the jobs' control group cannot be used: see the log of reeve-keeper"),
+        }
     }
 
     fn look(&mut self) {
@@ -89,7 +103,7 @@ impl JobsCgroup {
 impl Keeper {
     /// Looks whether the group is still there, as often as it matters; drains what runs when it is not.
     pub(super) fn mind_jobs(&mut self) {
-        if self.jobs.source.is_none() || !self.is_busy() {
+        if !self.minds_jobs() {
             return;
         }
         let is_due = self.jobs.looked_at.is_none_or(|at| at.elapsed() >= LOOK);
@@ -97,6 +111,9 @@ impl Keeper {
             return;
         }
         self.jobs.look();
+        if self.jobs.refuses() != self.jobs.told {
+            self.tell_taking();
+        }
         if self.jobs.gate != Gate::Closed {
             return;
         }
@@ -106,9 +123,30 @@ impl Keeper {
         }
     }
 
+    /// Something runs or waits here, or the coordinator believes that nothing may start.
+    fn minds_jobs(&self) -> bool {
+        self.jobs.source.is_some() && (self.is_busy() || self.jobs.told.is_some())
+    }
+
+    /// Looks, and says whether attempts may start, to an agent that has just asked for everything.
+    pub(super) fn tell_taking_anew(&mut self) {
+        self.jobs.look();
+        self.jobs.told = None;
+        if self.leaving || !self.jobs.is_open() {
+            self.tell_taking();
+        }
+    }
+
+    /// Says whether attempts may start.
+    pub(super) fn tell_taking(&mut self) {
+        self.jobs.told = self.jobs.refuses();
+        let refuses = if self.leaving { Some("it is shutting down") } else { self.jobs.told };
+        self.say(kind::TAKING, &Taking { refuses: refuses.map(str::to_owned) });
+    }
+
     /// When to look again; `None`: nothing depends on it.
     pub(super) fn jobs_due(&self) -> Option<Duration> {
-        let at = self.jobs.looked_at.filter(|_| self.jobs.source.is_some() && self.is_busy())?;
+        let at = self.jobs.looked_at.filter(|_| self.minds_jobs())?;
         Some(LOOK.saturating_sub(at.elapsed()))
     }
 }

@@ -213,7 +213,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "Machine",
-        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int warning:text? cordoned:bool drain_until:time? certificate_until:time? renewal_failed_at:time? renewal_error:text?",
+        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int unrecorded:int refuses:text? warning:text? cordoned:bool drain_until:time? certificate_until:time? renewal_failed_at:time? renewal_error:text?",
     ),
     ("MachineRemoved", "id:text lost:int"),
     ("DrainRequest", "deadline_s:number?"),

@@ -4,6 +4,7 @@ use crate::row::MachineRow;
 use reeve_protocol::AttemptId;
 use reeve_protocol::resources::Resources;
 use reeve_protocol::wire;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -19,6 +20,11 @@ const AHEAD_MEAN_MS: f64 = 200.0;
 /// A refused copy of a machine comes again every few seconds; it is noted once in so long.
 const CLASH_MS: i64 = 600_000;
 
+/// Attempts whose tree has ended, and whose record waits for their output. Each keeps a guardian and a spool on the
+/// machine. Further ones keep their room until they are recorded, so that a disk that stays full stops the machine
+/// before what it spools fills the machine's own disk.
+pub const EXITED_MAX: usize = 256;
+
 /// What an attempt holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
@@ -26,6 +32,15 @@ pub struct Held {
     gpus: Vec<String>,
     /// Waits in the keeper for a slot; holds nothing yet.
     pub ahead: bool,
+    /// Its tree has ended and its record is not complete yet; holds nothing any more.
+    pub exited: bool,
+}
+
+impl Held {
+    /// Whether its share is taken.
+    const fn has_share(&self) -> bool {
+        !self.ahead && !self.exited
+    }
 }
 
 /// An open session.
@@ -86,6 +101,8 @@ pub struct Machine {
     pub clash: Option<(i64, String)>,
     /// It has seen more than this store holds.
     pub is_ahead: bool,
+    /// Why nothing may start there, as it says itself.
+    pub refuses: Option<String>,
     /// Pages of the inventory so far.
     pub inventory: Vec<wire::InventoryItem>,
     free: Resources,
@@ -125,6 +142,7 @@ impl Machine {
             must_tell: false,
             clash: None,
             is_ahead: false,
+            refuses: None,
             inventory: Vec::new(),
             free: Resources::default(),
             free_gpus: Vec::new(),
@@ -169,7 +187,7 @@ impl Machine {
         self.free_gpus.clone_from(&self.info.gpus);
         self.short = false;
         let held: Vec<_> =
-            self.held.values().filter(|h| !h.ahead).map(|h| (h.ask.clone(), h.gpus.clone())).collect();
+            self.held.values().filter(|h| h.has_share()).map(|h| (h.ask.clone(), h.gpus.clone())).collect();
         for (ask, gpus) in held {
             self.free_gpus.retain(|g| !gpus.contains(g));
             self.take(&ask);
@@ -230,19 +248,21 @@ impl Machine {
     ///
     /// # Errors
     /// The reason.
-    pub fn accepts(&self) -> Result<(), &'static str> {
+    pub fn accepts(&self) -> Result<(), Cow<'static, str>> {
         if self.revoked {
-            Err("was removed")
+            Err("was removed".into())
         } else if self.session.is_none() || self.down_since.is_some() {
-            Err("is not connected")
+            Err("is not connected".into())
         } else if self.ready_session().is_none() {
-            Err("is telling what it runs")
+            Err("is telling what it runs".into())
         } else if self.draining {
-            Err("is draining")
+            Err("is draining".into())
         } else if self.cordoned {
-            Err("is cordoned")
+            Err("is cordoned".into())
         } else if !self.info.keeper {
-            Err("has no keeper")
+            Err("has no keeper".into())
+        } else if let Some(why) = &self.refuses {
+            Err(format!("takes no jobs: {why}").into())
         } else {
             Ok(())
         }
@@ -257,7 +277,7 @@ impl Machine {
             self.take(&ask);
             gpus = self.free_gpus.split_off(self.free_gpus.len().saturating_sub(ask.gpus as usize));
         }
-        self.held.insert(attempt, Held { ask, gpus: gpus.clone(), ahead });
+        self.held.insert(attempt, Held { ask, gpus: gpus.clone(), ahead, exited: false });
         gpus
     }
 
@@ -266,17 +286,42 @@ impl Machine {
         let Some(held) = self.held.remove(&attempt) else { return false };
         if held.ahead {
             self.ahead.retain(|a| *a != attempt);
-            return true;
+        } else if !held.exited {
+            self.give_back(&held);
         }
+        true
+    }
+
+    /// Its tree has ended, its record is not complete: what it holds is free, and is not given back again when it is
+    /// released. False: it holds nothing, or so many wait to be recorded that this one keeps its room.
+    pub fn exit(&mut self, attempt: AttemptId) -> bool {
+        let many = self.exited() >= EXITED_MAX;
+        let Some(held) = self.held.get_mut(&attempt).filter(|h| !h.exited && !many) else { return false };
+        held.exited = true;
+        if std::mem::take(&mut held.ahead) {
+            self.ahead.retain(|a| *a != attempt);
+        } else {
+            let held = held.clone();
+            self.give_back(&held);
+        }
+        true
+    }
+
+    /// How many have ended and wait to be recorded.
+    pub fn exited(&self) -> usize {
+        self.held.values().filter(|h| h.exited).count()
+    }
+
+    /// Of an attempt that is no longer counted among those with a share.
+    fn give_back(&mut self, held: &Held) {
         if self.short {
             // What it got may have been less than it asked for.
             self.recount();
         } else {
             self.free.give(&held.ask);
-            self.free_gpus.extend(held.gpus);
+            self.free_gpus.extend(held.gpus.iter().cloned());
         }
         self.promote();
-        true
     }
 
     /// An attempt handed ahead has started: it holds its share from now on.
@@ -335,7 +380,7 @@ impl Machine {
     /// What is free is all there is but what attempts hold; of a machine that holds more than it has, nothing.
     pub fn check(&self, wrong: &mut Vec<String>) {
         let mut taken = Resources::default();
-        for held in self.held.values().filter(|h| !h.ahead) {
+        for held in self.held.values().filter(|h| h.has_share()) {
             taken.give(&held.ask);
         }
         let total = self.total();
@@ -432,6 +477,41 @@ mod tests {
         m.release(ids[2]);
         m.release(ids[4]);
         assert_eq!(m.free().cpu_milli, 2000);
+    }
+
+    #[test]
+    fn what_has_exited_gives_its_room_back_exactly_once() {
+        let mut m = machine();
+        let ids: Vec<_> = (1..=4).map(|i| TaskId::single(i).attempt(1)).collect();
+        m.reserve(ids[0], ask(1000, 1), false);
+        m.reserve(ids[1], ask(1000, 1), false);
+        m.reserve(ids[2], ask(1000, 0), true);
+        m.reserve(ids[3], ask(1000, 0), true);
+        assert!(m.exit(ids[0]) && !m.exit(ids[0]) && !m.exit(TaskId::single(9).attempt(1)));
+        assert!(!m.held()[&ids[2]].ahead, "who waited ahead has its place");
+        assert!(m.exit(ids[3]), "one that was short enough was never seen to start");
+        assert_eq!((m.free().cpu_milli, m.free().gpus, m.exited(), m.ahead_len()), (0, 1, 2, 0));
+        assert!(m.release(ids[0]) && m.release(ids[3]));
+        assert_eq!((m.free().cpu_milli, m.free().gpus), (0, 1));
+        m.describe(wire::Machine { cpu_milli: 1000, ..Default::default() });
+        assert!(m.exit(ids[1]) && m.release(ids[1]) && m.release(ids[2]));
+        assert_eq!(m.free().cpu_milli, 1000);
+        let mut wrong = Vec::new();
+        m.check(&mut wrong);
+        assert_eq!(wrong, Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_so_many_ends_pile_up_before_room_is_kept() {
+        let mut m = machine();
+        let ids: Vec<_> = (0..=EXITED_MAX as u64).map(|i| TaskId::single(i + 1).attempt(1)).collect();
+        for id in &ids {
+            m.reserve(*id, ask(1, 0), false);
+        }
+        assert!(ids[..EXITED_MAX].iter().all(|id| m.exit(*id)) && !m.exit(ids[EXITED_MAX]));
+        assert_eq!(m.free().cpu_milli, 1999);
+        m.release(ids[0]);
+        assert!(m.exit(ids[EXITED_MAX]));
     }
 
     #[test]

@@ -77,6 +77,13 @@ impl Cluster {
         self.machines.get_mut(id).map(|m| m.reserve(attempt, ask, ahead)).unwrap_or_default()
     }
 
+    /// Frees the room of an attempt whose tree has ended.
+    pub fn exit(&mut self, id: &str, attempt: AttemptId) {
+        if let Some(m) = self.machines.get_mut(id) {
+            m.exit(attempt);
+        }
+    }
+
     /// Gives back what an attempt held. True if it held anything.
     pub fn release(&mut self, id: &str, attempt: AttemptId) -> bool {
         self.machines.get_mut(id).is_some_and(|m| m.release(attempt))

@@ -69,7 +69,7 @@ fn verdict(need: &Shape, machine: &Machine) -> Verdict {
         return say(false, format!("can never fit: {}", lacking(&need.ask, &machine.total())));
     }
     match machine.accepts() {
-        Err(reason) => say(true, reason.to_owned()),
+        Err(reason) => say(true, reason.into_owned()),
         Ok(()) if machine.free().fits(&need.ask) => {
             say(true, "has room, and others were here first".to_owned())
         }

@@ -41,6 +41,8 @@ impl Core {
                     self.finished(now, machine, session, *finished, segment, step);
                 }
                 AgentSaid::Returned(attempt) => self.returned(now, machine, attempt, step),
+                AgentSaid::Exited(attempt) => self.exited(machine, attempt),
+                AgentSaid::Taking(refuses) => self.taking(now, machine, refuses, step),
                 AgentSaid::Usage(_) => {}
                 AgentSaid::Sample(sample) => m.sample = Some(sample),
                 AgentSaid::Silent => self.down(now, machine, true),
@@ -91,8 +93,10 @@ impl Core {
         for item in &items {
             let record = self.record_of(machine, item.attempt);
             let verdict = reconcile::judge(item, item.lineage == self.identity.lineage, record);
-            if verdict == Verdict::Keep {
-                self.confirm(now, machine, item);
+            match verdict {
+                Verdict::Keep => self.confirm(now, machine, item),
+                Verdict::Report => self.exited(machine, item.attempt),
+                _ => {}
             }
             verdicts.push((item.attempt, verdict));
         }

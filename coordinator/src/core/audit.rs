@@ -175,6 +175,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         | Call::ListMachines
         | Call::Why { .. }
         | Call::DryRun { .. }
+        | Call::HoldsAttempt { .. }
         | Call::OpenSession { .. } => return None,
     })
 }

@@ -13,13 +13,16 @@ mod calls_queue;
 mod calls_restart;
 mod calls_status;
 mod calls_worker;
+mod changes;
 pub mod check;
 mod checkouts;
 mod due;
 mod events;
+mod exits;
 mod gone;
 mod moves;
 mod place;
+mod random;
 mod sessions;
 mod time;
 mod views;
@@ -36,8 +39,10 @@ use crate::orchestrator::queue::Queue;
 use crate::row::{Caller, TokenRow, WorkerRow};
 use crate::store::load::Loaded;
 use audit::Audit;
+use changes::Changes;
 use due::{Due, What};
 use events::Events;
+use random::Random;
 use reeve_protocol::{AttemptId, Code, JobId, JobSpec, Problem, TaskId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -95,48 +100,6 @@ pub struct Core {
     audit: Audit,
     /// Machines that are being emptied, and have not become empty yet.
     draining: BTreeSet<Arc<str>>,
-}
-
-/// Unguessable words (leases) from one seed, so that a run can be replayed. SHA-256 in counter mode.
-#[derive(Clone, Debug, Default)]
-struct Random {
-    seed: String,
-    counter: u64,
-}
-
-impl Random {
-    fn word(&mut self) -> String {
-        self.counter += 1;
-        reeve_protocol::token::sha256_hex(format!("{}.{}", self.seed, self.counter).as_bytes())[..32]
-            .to_owned()
-    }
-}
-
-/// Changes of state, ten buckets of a second.
-#[derive(Clone, Debug, Default)]
-struct Changes {
-    second: u64,
-    buckets: [u64; 10],
-}
-
-impl Changes {
-    fn hit(&mut self, mono: u64, n: u64) {
-        self.advance(mono);
-        self.buckets[(self.second % 10) as usize] += n;
-    }
-
-    fn advance(&mut self, mono: u64) {
-        let now = mono / 1000;
-        for second in (self.second + 1).max(now.saturating_sub(9))..=now {
-            self.buckets[(second % 10) as usize] = 0;
-        }
-        self.second = self.second.max(now);
-    }
-
-    fn per_second(&mut self, mono: u64) -> f64 {
-        self.advance(mono);
-        self.buckets.iter().sum::<u64>() as f64 / 10.0
-    }
 }
 
 impl Core {
@@ -380,6 +343,9 @@ impl Core {
                 self.drain_machine(now, caller, &machine, deadline_ms, step)
             }
             Call::RemoveMachine { machine, force } => self.remove_machine(now, caller, &machine, force, step),
+            Call::HoldsAttempt { machine, session, attempt } => {
+                Ok(Reply::Held(self.holds_attempt(&machine, session, attempt)))
+            }
             Call::OpenSession { machine, fingerprint, session, hello, address } => {
                 self.open_session(now, &machine, &fingerprint, session, &hello, address, step)
             }

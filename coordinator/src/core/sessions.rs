@@ -159,6 +159,7 @@ impl Core {
         // What life and keeper were before is needed until the inventory is answered.
         m.session = Some(Session { number: session, reconciled: false, address });
         m.inventory.clear();
+        m.refuses = None;
         m.version.clone_from(&hello.agent_version);
         m.heard = Some(now.mono);
         let replaces = m.down_since.is_none();

@@ -10,6 +10,7 @@ use reeve_protocol::{Cause, State, Substate};
 
 mod agents;
 mod audit;
+mod exits;
 mod git;
 mod jobs;
 mod machines;

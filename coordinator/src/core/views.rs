@@ -79,7 +79,7 @@ impl Core {
     /// One machine as shown.
     pub(super) fn machine_view(now: Now, m: &Machine) -> MachineView {
         let (total, free) = (m.total(), m.free());
-        let running = m.held().values().filter(|h| !h.ahead).count() as u32;
+        let running = m.held().values().filter(|h| !h.ahead && !h.exited).count() as u32;
         MachineView {
             id: m.id.to_string(),
             name: m.name.to_string(),
@@ -105,6 +105,8 @@ impl Core {
             rtt_ms: m.rtt_us.map(|us| us as f64 / 1000.0),
             joined_at: Some(Wall(m.joined_at)),
             orphans: m.orphans,
+            unrecorded: m.exited() as u32,
+            refuses: m.refuses.clone(),
             warning: m.clash.as_ref().map(|(at, address)| {
                 let at = Wall(*at);
                 format!(
@@ -162,6 +164,13 @@ impl Core {
                     level: 2,
                     subject: m.name.to_string(),
                     text: format!("disconnected, {n} running jobs unconfirmed"),
+                });
+            }
+            if let Some(why) = &m.refuses {
+                alerts.push(Alert {
+                    level: 1,
+                    subject: m.name.to_string(),
+                    text: format!("takes no jobs: {why}"),
                 });
             }
             if m.is_ahead {

@@ -58,6 +58,12 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         // Leave has no body; a later version may give it one.
         kind::LEAVE => AgentSaid::Leave,
         kind::RENEW => return renew(frame.decode()?),
+        kind::EXITED => AgentSaid::Exited(frame.decode::<wire::Exited>()?.attempt),
+        kind::TAKING => {
+            let taking: wire::Taking = frame.decode()?;
+            limit("a reason", taking.refuses.as_ref().map_or(0, String::len), MESSAGE)?;
+            AgentSaid::Taking(taking.refuses)
+        }
         kind::RENEWAL_KEPT => {
             let kept: wire::RenewalKept = frame.decode()?;
             limit("a fingerprint", kept.fingerprint.len(), WORD)?;

@@ -19,6 +19,8 @@ pub(super) struct Held {
     begun: HashSet<AttemptId>,
     /// `None`: the upload failed.
     arrived: HashMap<AttemptId, Option<Segment>>,
+    /// Tapes that nobody will ever name.
+    dead: Vec<Segment>,
 }
 
 impl Held {
@@ -50,10 +52,20 @@ impl Held {
         if let Some((finished, _)) = self.waiting.remove(&attempt) {
             return Some(AgentSaid::Finished(finished, segment));
         }
-        if self.arrived.len() < MOST {
-            self.arrived.insert(attempt, segment);
-        }
+        let before =
+            if self.arrived.len() < MOST { self.arrived.insert(attempt, segment).flatten() } else { segment };
+        self.dead.extend(before);
         None
+    }
+
+    /// Tapes that no end will come for: sent twice, or beyond the bound.
+    pub(super) fn dead(&mut self) -> Vec<Segment> {
+        std::mem::take(&mut self.dead)
+    }
+
+    /// The session is over: nothing that has arrived will be asked for.
+    pub(super) fn give_up(&mut self) -> Vec<Segment> {
+        self.arrived.drain().filter_map(|(_, segment)| segment).chain(self.dead.drain(..)).collect()
     }
 
     /// The ends that have waited long enough.
@@ -133,6 +145,23 @@ mod tests {
         assert!(held.overdue(now + PATIENCE * 100).is_empty());
         let wanted = Some(AgentSaid::Finished(finished(1, 5000), Some(SEGMENT)));
         assert_eq!(held.uploaded(finished(1, 5000).attempt, Some(SEGMENT)), wanted);
+    }
+
+    #[test]
+    fn the_space_of_tapes_that_no_end_names_is_given_back() {
+        let (mut held, now) = (Held::default(), Instant::now());
+        let attempt = finished(1, 5000).attempt;
+        held.uploaded(attempt, Some(SEGMENT));
+        assert!(held.dead().is_empty(), "its end may come");
+        let again = Segment { offset: 9000, ..SEGMENT };
+        held.uploaded(attempt, Some(again));
+        assert_eq!(held.dead(), [SEGMENT], "it was sent twice");
+        assert_eq!(
+            held.finished(finished(1, 5000), now),
+            Some(AgentSaid::Finished(finished(1, 5000), Some(again)))
+        );
+        held.uploaded(finished(2, 1).attempt, Some(SEGMENT));
+        assert_eq!(held.give_up(), [SEGMENT]);
     }
 
     #[test]

@@ -42,6 +42,8 @@ impl Order {
             | kind::FINISHED
             | kind::RETURNED
             | kind::USAGE
+            | kind::EXITED
+            | kind::TAKING
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

@@ -74,6 +74,11 @@ impl Reader<'_> {
                 return stopping;
             }
             if let Some(end) = end {
+                self.state
+                    .held
+                    .give_up()
+                    .into_iter()
+                    .for_each(|segment| self.context.segments.discard(segment));
                 tracing::debug!(machine = self.machine, skipped = self.state.order.skipped(), "session over");
                 return end;
             }
@@ -103,7 +108,10 @@ impl Reader<'_> {
             }
             Some(upload) = self.uploads.recv() => match upload {
                 Upload::Begun(attempt) => self.state.held.begun(attempt),
-                Upload::Ended(attempt, segment) => said.extend(self.state.held.uploaded(attempt, segment)),
+                Upload::Ended(attempt, segment) => {
+                    said.extend(self.state.held.uploaded(attempt, segment));
+                    self.state.held.dead().into_iter().for_each(|segment| self.context.segments.discard(segment));
+                }
             },
             Some(unsent) = self.unsent.recv() => said.extend(unsent),
             () = timer => {

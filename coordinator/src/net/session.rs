@@ -192,11 +192,12 @@ async fn run(
         unsent: unsent_rx,
         state: State::new(Duration::from_millis(welcome.beat_ms.into())),
     };
+    let who = streams::Who { machine: machine.to_owned(), session };
     tokio::select! {
         biased;
         end = writer.run() => end,
         end = reader.run() => end,
-        end = streams::run(context, connection, &follows, upload_tx) => end,
+        end = streams::run(context, connection, &who, &follows, upload_tx) => end,
     }
 }
 

@@ -2,7 +2,9 @@
 //! follows them. Nothing here passes through the engine but the place of a finished tape.
 use super::Context;
 use super::end::End;
-use crate::input::Segment;
+use crate::effect::Reply;
+use crate::input::{Call, Segment};
+use crate::row::Caller;
 use crate::segments::Writer;
 use quinn::{Connection, RecvStream, VarInt};
 use reeve_protocol::frame::Reader;
@@ -75,6 +77,13 @@ pub(super) enum Upload {
     Ended(AttemptId, Option<Segment>),
 }
 
+/// Whose streams these are.
+#[derive(Clone, Debug)]
+pub(super) struct Who {
+    pub(super) machine: String,
+    pub(super) session: u64,
+}
+
 /// Where tapes are reported.
 pub(super) type Uploads = mpsc::UnboundedSender<Upload>;
 
@@ -82,6 +91,7 @@ pub(super) type Uploads = mpsc::UnboundedSender<Upload>;
 pub(super) async fn run(
     context: &std::sync::Arc<Context>,
     connection: &Connection,
+    who: &Who,
     follows: &std::sync::Arc<Follows>,
     uploads: Uploads,
 ) -> End {
@@ -90,7 +100,7 @@ pub(super) async fn run(
         tokio::select! {
             stream = connection.accept_uni() => match stream {
                 Ok(stream) => {
-                    tasks.spawn(take(context.clone(), stream, follows.clone(), uploads.clone()));
+                    tasks.spawn(take(context.clone(), who.clone(), stream, follows.clone(), uploads.clone()));
                 }
                 Err(error) => return error.into(),
             },
@@ -105,6 +115,7 @@ pub(super) async fn run(
 
 async fn take(
     context: std::sync::Arc<Context>,
+    who: Who,
     mut stream: RecvStream,
     follows: std::sync::Arc<Follows>,
     uploads: Uploads,
@@ -120,13 +131,31 @@ async fn take(
     }
     let attempt = head.attempt;
     let _ = uploads.send(Upload::Begun(attempt));
-    let stored = store(&context, &mut stream, &head, &first).await;
+    let stored = match held(&context, &who, attempt).await {
+        Ok(()) => store(&context, &mut stream, &head, &first).await,
+        Err(unkept) => Err(unkept),
+    };
     if let Err(error) = &stored {
         tracing::warn!(job = %attempt.task, attempt = attempt.attempt, %error, "output of an ended attempt was not kept");
         stop(&mut stream, close::DONE);
     }
-    let _ = uploads.send(Upload::Ended(attempt, stored.ok()));
+    // The session may be over: nobody will ever name these bytes.
+    if let Err(mpsc::error::SendError(Upload::Ended(_, Some(segment)))) =
+        uploads.send(Upload::Ended(attempt, stored.ok()))
+    {
+        context.segments.discard(segment);
+    }
     Ok(())
+}
+
+/// Only output of an attempt that the machine has is taken: the space of any other would never be given back.
+async fn held(context: &Context, who: &Who, attempt: AttemptId) -> Result<(), Unkept> {
+    let call = Call::HoldsAttempt { machine: who.machine.clone(), session: who.session, attempt };
+    match context.handle.ask(&Caller::internal(), call).await {
+        Ok(Reply::Held(true)) => Ok(()),
+        Ok(_) => Err(Unkept::NotHeld),
+        Err(problem) => Err(Unkept::Engine(Clean::short(&problem.detail, 200))),
+    }
 }
 
 /// The head, and the bytes that came with it. `None`: the stream was taken back before it said anything.
@@ -150,6 +179,10 @@ async fn head(stream: &mut RecvStream) -> Result<Option<(OutputHead, Vec<u8>)>, 
 /// Why a tape was not kept.
 #[derive(Debug, thiserror::Error)]
 enum Unkept {
+    #[error("the machine does not have this attempt")]
+    NotHeld,
+    #[error("whether the machine has it could not be found out: {0}")]
+    Engine(Clean),
     #[error("the head asks for {0} bytes from {1}")]
     Head(u64, u64),
     #[error("{found} bytes came, {promised} were promised")]

@@ -142,6 +142,9 @@ impl Head {
     }
 }
 
+/// A job that no machine has.
+const NOT_HELD: u64 = 404;
+
 /// What the engine would say: one token, one keeper.
 fn answer(call: Call, used: &mut bool) -> Result<Reply, Problem> {
     match call {
@@ -165,6 +168,7 @@ fn answer(call: Call, used: &mut bool) -> Result<Reply, Problem> {
             name: "gpu-1".into(),
         }))),
         Call::RenewCertificate { .. } => Ok(Reply::Done(1)),
+        Call::HoldsAttempt { attempt, .. } => Ok(Reply::Held(attempt.task.job != NOT_HELD)),
         other => Err(Problem::new(Code::Internal, format!("{other:?}"))),
     }
 }

@@ -104,6 +104,12 @@ pub struct MachineView {
     pub joined_at: Option<Wall>,
     /// Attempts it holds that nobody here knows.
     pub orphans: u32,
+    /// Attempts that have ended there, and whose output waits to be stored.
+    #[serde(default)]
+    pub unrecorded: u32,
+    /// Why nothing starts there at the moment, as the machine says.
+    #[serde(default)]
+    pub refuses: Option<String>,
     /// What somebody should look at, in words.
     #[serde(default)]
     pub warning: Option<String>,

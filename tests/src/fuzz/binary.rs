@@ -29,7 +29,7 @@ fn split_kind(input: &[u8]) -> (u16, &[u8]) {
 
 pub(super) fn wire_body(input: &[u8]) -> String {
     let (kind, body) = split_kind(input);
-    let kind = 1 + kind % kind::KNOWN.len() as u16;
+    let kind = kind::KNOWN[usize::from(kind) % kind::KNOWN.len()];
     let outcome = match kind {
         kind::HELLO => canonical::<wire::Hello>(body),
         kind::WELCOME => canonical::<wire::Welcome>(body),
@@ -63,6 +63,8 @@ pub(super) fn wire_body(input: &[u8]) -> String {
         kind::RENEWED => canonical::<wire::Renewed>(body),
         kind::RENEWAL_KEPT => canonical::<wire::RenewalKept>(body),
         kind::RENEWAL_FAILED => canonical::<wire::RenewalFailed>(body),
+        kind::EXITED => canonical::<wire::Exited>(body),
+        kind::TAKING => canonical::<wire::Taking>(body),
         _ => canonical::<()>(body),
     };
     format!("{kind} {outcome}")

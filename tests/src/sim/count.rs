@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Faults and paths that a long run must have met.
-pub const PATHS: [&str; 63] = [
+pub const PATHS: [&str; 65] = [
     "fault: session broken",
     "fault: partition",
     "fault: partition of one direction",
@@ -57,6 +57,8 @@ pub const PATHS: [&str; 63] = [
     "state COMPLETED",
     "state FAILED",
     "state CANCELLED",
+    "ended, output follows",
+    "machine takes no jobs",
     "call submitted",
     "call replayed",
     "call cancelled",

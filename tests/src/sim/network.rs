@@ -186,11 +186,22 @@ impl World {
         if matches!(word, AgentSaid::Inventory(_) | AgentSaid::InventoryEnd(_)) {
             (agent.in_step, agent.busy) = (true, true);
         }
+        // Its jobs are stopped for a while.
+        if matches!(word, AgentSaid::InventoryEnd(_)) && agent.in_step && self.rng.chance(8) {
+            self.count.hit("machine takes no jobs");
+            let at = self.now + self.rng.range(100, 20_000);
+            self.agenda.at(self.now + 1, Due::Agent(host, link, AgentSaid::Taking(Some("stopped".into()))));
+            self.agenda.at(at + 1, Due::Agent(host, link, AgentSaid::Taking(None)));
+        }
         if !agent.in_step {
             return;
         }
         // A large tape goes first, on a stream of its own: other words pass the end meanwhile.
-        if matches!(word, AgentSaid::Finished(..)) && self.rng.chance(4) {
+        if let AgentSaid::Finished(finished, _) = &word
+            && self.rng.chance(4)
+        {
+            self.count.hit("ended, output follows");
+            self.send_up(conn, Up::Said(vec![AgentSaid::Exited(finished.attempt)]));
             let at = self.now + self.rng.range(1, 5_000);
             self.agenda.at(at, Due::Agent(host, link, word));
             return;

@@ -210,6 +210,10 @@ fn renewal(machine: &MachineView) -> Option<String> {
     Some(format!("fails since {since}: {}", machine.renewal_error.as_deref().unwrap_or("no reason given")))
 }
 
+fn unrecorded(count: u32) -> String {
+    format!("{count} ended, their output waits to be stored (see `reeve status`)")
+}
+
 /// What is known, clean.
 fn facts(machine: &MachineView) -> Vec<(&'static str, String)> {
     let disk = machine.disk.map(|share| format!("{:.0} % used", share * 100.0));
@@ -218,6 +222,7 @@ fn facts(machine: &MachineView) -> Vec<(&'static str, String)> {
         ("id", Some(machine.id.clone())),
         ("state", Some(machine.state.clone())),
         ("warning", machine.warning.clone()),
+        ("takes jobs", machine.refuses.as_ref().map(|why| format!("no: {why}"))),
         ("host", Some(machine.hostname.clone())),
         ("address", machine.address.clone()),
         ("agent", Some(machine.agent_version.clone())),
@@ -233,6 +238,7 @@ fn facts(machine: &MachineView) -> Vec<(&'static str, String)> {
         ),
         ("gpus", Some(format!("{}/{} reserved", machine.gpus_used, machine.gpus.len()))),
         ("running", Some(machine.running.to_string())),
+        ("unrecorded", (machine.unrecorded > 0).then(|| unrecorded(machine.unrecorded))),
         ("orphans", (machine.orphans > 0).then(|| machine.orphans.to_string())),
         ("load", machine.load1.map(|load| format!("{load:.2}"))),
         ("disk", disk),

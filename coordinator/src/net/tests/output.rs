@@ -38,6 +38,33 @@ async fn a_tape_of_another_length_than_promised_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_tape_of_an_attempt_that_the_machine_does_not_have_takes_no_space() {
+    let mut head = Head::start();
+    let (_, mut peer) = head.session().await;
+    peer.write(kind::MACHINE, &wire::Machine::default()).await;
+    head.hears().await;
+    let mut stream = within(peer.connection.open_uni()).await.unwrap();
+    let mut bytes = Vec::new();
+    frame::append(kind::OUTPUT_HEAD, 0, &whole(NOT_HELD, 100_000), &mut bytes).unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    assert!(within(stream.stopped()).await.unwrap().is_some(), "the machine is told to stop");
+    peer.write(kind::FINISHED, &finished(NOT_HELD, 100_000)).await;
+    assert_eq!(
+        head.hears().await,
+        AgentSaid::Finished(Box::new(finished(NOT_HELD, 100_000)), None),
+        "its end passes, and the core judges it"
+    );
+    assert_eq!(head.segments.total_bytes(), 0);
+    // One that it has, sent twice, and never ended: the session's end gives the space back.
+    for _ in 0..2 {
+        peer.upload(&whole(1, 5000), &[1; 5000]).await;
+    }
+    drop(peer);
+    assert_eq!(head.hears().await, AgentSaid::Closed);
+    assert!(head.segments.total_bytes() <= 5000, "{}", head.segments.total_bytes());
+}
+
+#[tokio::test]
 async fn a_stream_without_a_proper_head_ends_the_session() {
     let mut head = Head::start();
     let (_, peer) = head.session().await;
