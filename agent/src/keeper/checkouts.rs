@@ -1,5 +1,6 @@
 //! What the keeper does for git jobs: completes the order for a checkout, and passes on what becomes of it.
 use super::attempts::{Attempt, Keeper};
+use super::place::make;
 use super::users::Person;
 use crate::git::order::Order;
 use crate::git::settings::GitSettings;
@@ -58,7 +59,7 @@ impl Keeper {
         let root = Path::new(&self.place.work).with_file_name("git");
         // As for the directories of attempts: others pass through to what is theirs.
         let passage = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
-        DirBuilder::new().recursive(true).mode(passage).create(&root)?;
+        make(&root, passage)?;
         let own = root.join(person.uid.to_string());
         match DirBuilder::new().mode(0o700).create(&own) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),

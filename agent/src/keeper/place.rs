@@ -116,7 +116,8 @@ pub(crate) fn is_plain(lineage: &str) -> bool {
     (1..=64).contains(&lineage.len()) && lineage.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-fn make(dir: &Path, mode: u32) -> io::Result<()> {
+/// Makes a directory, or gives one that is there this mode.
+pub(super) fn make(dir: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(dir)?;
     // Whatever the umask, and whoever made it.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
