@@ -1,6 +1,7 @@
 //! How an agent is configured: `agent.toml`, the environment (`REEVE_...`), flags; the later of these win. It reads no
 //! state and starts nothing.
 use crate::git::settings::GitSettings;
+use crate::groups::Bounds;
 use crate::keeper::DEFAULT_PATH;
 use reeve_protocol::nearest::nearest;
 use reeve_protocol::units::parse_bytes;
@@ -71,12 +72,40 @@ pub struct Settings {
     pub keeper_dir: Option<PathBuf>,
     /// Attempts live below this control group: its directory, or the file that `reeve-agent jobs` writes.
     pub jobs_cgroup: Option<PathBuf>,
+    /// Control groups for what attempts may use.
+    pub cgroups: CgroupUse,
+    /// Processes and threads of one attempt, at most.
+    pub processes: u64,
+    /// What cpus mean to the kernel.
+    pub cpu_limit: CpuLimit,
     /// Repositories.
     pub git: GitSettings,
 }
 
+/// Whether attempts get control groups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupUse {
+    /// Where this machine lets us make some.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// What the cpus of an attempt mean to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuLimit {
+    /// A share when everybody wants all of them.
+    #[default]
+    Weight,
+    /// Never more than that.
+    Quota,
+}
+
 /// Every key, for hints.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 15] = [
     "path",
     "cpus",
     "memory",
@@ -88,6 +117,9 @@ const KEYS: [&str; 12] = [
     "keeper_command",
     "keeper_dir",
     "jobs_cgroup",
+    "cgroups",
+    "processes",
+    "cpu_limit",
     "git",
 ];
 
@@ -105,6 +137,9 @@ impl Default for Settings {
             keeper_command: None,
             keeper_dir: None,
             jobs_cgroup: None,
+            cgroups: CgroupUse::Auto,
+            processes: Bounds::default().processes,
+            cpu_limit: CpuLimit::Weight,
             git: GitSettings::default(),
         }
     }
@@ -209,6 +244,9 @@ fn parse(text: &str) -> Result<Settings, String> {
     if let Some(memory) = &settings.memory {
         parse_bytes(memory)?;
     }
+    if !(16..=4_194_304).contains(&settings.processes) {
+        return Err("processes must be between 16 and 4194304".to_owned());
+    }
     settings.git.check()?;
     if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {
         return Err("keeper_command names no program".to_owned());
@@ -257,6 +295,8 @@ mod tests {
             ("keeper_command = [\"\"]", "names no program"),
             ("cpus = ", "TOML"),
             ("keeper_dir = \"run\"", "absolute"),
+            ("processes = 1", "between 16"),
+            ("cpu_limit = \"hard\"", "weight"),
             ("jobs_cgroup = \"jobs\"", "absolute"),
             ("[git]\nalow = []", "did you mean \"allow\""),
             ("[git]\ncache = \"lots\"", "not a size"),

@@ -5,6 +5,7 @@ mod clock;
 pub mod config;
 pub mod doctor;
 pub mod git;
+mod groups;
 mod guardian;
 pub mod identity;
 pub mod jobs;

@@ -21,11 +21,13 @@ fn a_keeper_that_has_worked_is_small_and_alone_again() {
     }
     let keeper = rig.keeper_pid();
     let children = format!("/proc/{keeper}/task/{keeper}/children");
-    common::until("idle guardians have left", || {
-        std::fs::read_to_string(&children).unwrap().is_empty().then_some(())
+    // Where control groups can be made one stays ready.
+    let ready = common::until("idle guardians have left", || {
+        let ready = std::fs::read_to_string(&children).unwrap().split_whitespace().count();
+        (ready <= 1).then_some(ready)
     });
     println!("keeper: {} KiB", pss(keeper));
     assert!(pss(keeper) < 24 * 1024);
-    assert_eq!(std::fs::read_dir(rig.root.join("work")).unwrap().count(), 0);
+    assert!(std::fs::read_dir(rig.root.join("work")).unwrap().count() <= ready);
     assert_eq!(std::fs::read_dir(rig.root.join("g")).unwrap().count(), 0);
 }

@@ -82,6 +82,8 @@ pub enum AgentSaid {
     Usage(wire::Usage),
     /// How busy it is.
     Sample(wire::Sample),
+    /// What its keeper enforces, and how.
+    Enforced(Vec<(String, String)>),
     /// No beat for 10 s.
     Silent,
     /// A beat again.

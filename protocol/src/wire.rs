@@ -89,11 +89,13 @@ pub mod kind {
     pub const EXITED: u16 = 60;
     /// K -> A -> C, whether new attempts may start there. Optional.
     pub const TAKING: u16 = 61;
+    /// K -> A -> C, after the inventory: what the machine enforces, and how. Optional.
+    pub const ENFORCED: u16 = 50;
 
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 39] = [
+    pub const KNOWN: [u16; 40] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 60, 61,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 60, 61, 50,
     ];
 }
 
@@ -361,6 +363,14 @@ pub struct Resolved {
     pub attempt: AttemptId,
     /// 40 or 64 hexadecimal digits.
     pub commit: String,
+}
+
+/// What a machine's keeper enforces, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// Names as in [`Machine::capabilities`], each with words for people: `memory_limit`, `cpu_limit`, `process_limit`,
+    /// `tree_kill`.
+    pub words: Vec<(String, String)>,
 }
 
 /// Its process exists.

@@ -158,6 +158,7 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::RECORDED, line(kind::RECORDED, &Recorded { seq: 1 })),
         (kind::EXITED, line(kind::EXITED, &Exited { attempt, phase: 3 })),
         (kind::TAKING, line(kind::TAKING, &Taking { refuses: Some(text("r")) })),
+        (kind::ENFORCED, line(kind::ENFORCED, &Enforced { words: vec![(text("n"), text("w"))] })),
     ]
 }
 

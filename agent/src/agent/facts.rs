@@ -24,8 +24,7 @@ pub(crate) fn machine(settings: &Settings, root: bool) -> Machine {
         named: settings.resources.iter().map(|(name, count)| (name.clone(), *count)).collect(),
         labels: settings.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         capabilities: vec![
-            word("tree_kill", "guardian"),
-            word("memory_limit", "no"),
+            // The keeper says itself what it enforces.
             word("run_as", if root { "yes" } else { "no" }),
         ],
         os: os::describe(),

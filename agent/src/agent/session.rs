@@ -383,7 +383,8 @@ impl Session<'_> {
                 | kind::USAGE
                 | kind::PREPARING
                 | kind::TAKING
-                | kind::RESOLVED => {
+                | kind::RESOLVED
+                | kind::ENFORCED => {
                     if frame.kind == kind::STARTED {
                         crash::point("agent.started-unsent");
                     }

@@ -153,7 +153,10 @@ impl Guardian<'_> {
         if libc::WIFEXITED(status) {
             return match libc::WEXITSTATUS(status) {
                 0 => Cause::Ok,
-                code => Cause::Exit { code },
+                // Somebody of its tree was killed for memory, and the command gave up over it.
+                code => self.confined.verdict().map_or(Cause::Exit { code }, |detail| Cause::Oom {
+                    detail: format!("{detail}; the command then ended with exit code {code}"),
+                }),
             };
         }
         match libc::WTERMSIG(status) {
@@ -164,7 +167,10 @@ impl Guardian<'_> {
 
     /// A KILL that is not ours: by the kernel for memory, if the cgroup says so.
     fn killed_cause(&self) -> Cause {
-        match (self.task.oom_kills, memory::oom_kills()) {
+        if let Some(detail) = self.confined.verdict() {
+            return Cause::Oom { detail };
+        }
+        match (self.confined.kills_before().or(self.task.oom_kills), memory::oom_kills()) {
             (Some(before), Some(now)) if now > before => Cause::Oom {
                 detail: format!("killed by signal 9 while the cgroup's count of oom kills rose to {now}"),
             },
@@ -233,8 +239,12 @@ impl Guardian<'_> {
         if self.ending.phase == Phase::Running && self.ending.deadline.is_some_and(|at| at <= now) {
             self.stop(&Cause::Timeout, self.task.start.grace_ms);
         }
+        if self.ending.phase == Phase::Running {
+            self.look_at_memory(now);
+        }
         if self.ending.kill_at.is_some_and(|at| at <= now) {
             self.ending.killing = true;
+            self.confined.freeze();
             self.ending.kill_at = Some(now + KILL_ROUND);
             tree::kill(self.state.guardian_pid, self.leader());
             self.reap();
@@ -254,6 +264,8 @@ impl Guardian<'_> {
     pub(super) fn finish(&mut self, cause: &Cause) {
         crash::point("guardian.ended");
         self.drain_all();
+        self.note_refused(cause);
+        self.confined.release();
         self.promise_tree(cause);
         (self.stdout, self.stderr, self.lease) = (None, None, None);
         let result = if self.state.pid == 0 { None } else { self.read_result() };

@@ -18,6 +18,8 @@ pub(crate) struct Order<'a> {
     /// `None`: as the keeper's own user.
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) no_new_privs: bool,
+    /// The lists of control groups that it enters.
+    pub(crate) groups: &'a [i32],
     pub(crate) facts: Facts<'a>,
 }
 
@@ -61,6 +63,7 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
             stdout_end.as_raw_fd(),
             stderr_end.as_raw_fd(),
         ],
+        groups: order.groups,
         user: order.identity,
         no_new_privs: order.no_new_privs,
     };

@@ -5,6 +5,7 @@
 //! Forked from the single-threaded keeper without exec: everything it needs is in its memory already. When its attempt
 //! is forgotten it may hold another one, which saves a fork: the message for that, [`NEXT`], is taken only from the keeper
 //! that forked it, so it may change with any version.
+mod confine;
 mod ending;
 pub(crate) mod environment;
 mod launch;
@@ -17,7 +18,9 @@ pub(crate) mod sys;
 pub(crate) mod tree;
 mod workdir;
 
+use crate::groups::{Bounds, Hierarchies};
 use crate::peer::{Peer, SCRATCH, is_trusted};
+use confine::Confinement;
 use ending::{Ending, Phase};
 use environment::Account;
 use lease::Lease;
@@ -60,7 +63,10 @@ pub(crate) struct Setting<'a> {
     /// Users besides our own and root whose processes may ask.
     pub(crate) trusted: &'a [u32],
     /// Writing `0` to these moves the writer into the control group of attempts.
-    pub(crate) cgroups: &'a [File],
+    pub(crate) cgroups: Vec<&'a File>,
+    /// The slot of control groups that this guardian and its attempts live in.
+    pub(crate) slot: Option<(&'a Hierarchies, u32)>,
+    pub(crate) bounds: &'a Bounds,
 }
 
 /// One attempt, as the keeper gives it to a guardian.
@@ -100,12 +106,17 @@ pub(crate) struct Guardian<'a> {
     signals: SignalFd,
     lease: Option<Lease>,
     scratch: Vec<u8>,
+    confined: Confinement,
 }
 
-/// The life of a guardian; `keeper` is its end of a socket pair.
-pub(crate) fn run(setting: &Setting<'_>, task: Task, keeper: UnixStream) -> ! {
-    let attempt = task.start.attempt;
-    let held = Guardian::prepare(setting, task, keeper).and_then(|mut guardian| {
+/// The life of a guardian; `keeper` is its end of a socket pair. Without a task it waits for one: it has entered its
+/// control groups by then, which takes longer than starting a command.
+pub(crate) fn run(setting: &Setting<'_>, task: Option<Task>, keeper: UnixStream) -> ! {
+    let attempt = task.as_ref().map(|task| task.start.attempt);
+    let held = become_guardian(setting, keeper).and_then(|mut fresh| {
+        let first = task.or_else(|| serve::next_task(&mut fresh.keeper, &mut vec![0; UNTOUCHED]));
+        let Some(task) = first else { return Ok(()) };
+        let mut guardian = Guardian::new(setting, task, fresh)?;
         let result = guardian.hold_all();
         guardian.workdir.remove();
         let _ = std::fs::remove_file(resting_place());
@@ -113,9 +124,40 @@ pub(crate) fn run(setting: &Setting<'_>, task: Task, keeper: UnixStream) -> ! {
     });
     // The keeper sees the socket pair end without a State and answers for the attempt.
     if let Err(error) = &held {
-        tracing::error!(%attempt, %error, "a guardian could not be set up");
+        tracing::error!(?attempt, %error, "a guardian could not be set up");
     }
     sys::exit_now(i32::from(held.is_err()))
+}
+
+/// What a process has that has just become a guardian.
+struct Fresh {
+    keeper: Client,
+    signals: SignalFd,
+    confined: Confinement,
+}
+
+fn become_guardian(setting: &Setting<'_>, keeper: UnixStream) -> io::Result<Fresh> {
+    // Before anything else: whoever stops the keeper's own group must not find us there.
+    for mut door in setting.cgroups.iter().copied() {
+        door.write_all(b"0")?;
+    }
+    sys::move_fd(keeper.as_raw_fd(), KEEPER_FD)?;
+    std::mem::forget(keeper);
+    sys::close_from(KEEPER_FD + 1);
+    let keeper = sys::adopt_stream(KEEPER_FD);
+    sys::guardian_signals();
+    rustix::process::setsid()?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    // HUP, INT and PIPE are ignored already; TERM to everybody (a stopping service) ends the command, and its end must be
+    // remembered here.
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGTERM);
+    blocked.add(Signal::SIGCHLD);
+    blocked.thread_block()?;
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    Ok(Fresh { keeper: Client::keeper(Peer::new(keeper)?), signals, confined: Confinement::enter(setting) })
 }
 
 /// Bytes per read of a pipe. Memory of this size comes from the kernel as zeroes: only what is used costs anything.
@@ -126,27 +168,7 @@ const UNVISITED: Duration = Duration::from_mins(1);
 const KEEPER_FD: i32 = 3;
 
 impl<'a> Guardian<'a> {
-    fn prepare(setting: &'a Setting<'a>, task: Task, keeper: UnixStream) -> io::Result<Self> {
-        // Before anything else: whoever stops the keeper's own group must not find us there.
-        for mut door in setting.cgroups {
-            door.write_all(b"0")?;
-        }
-        sys::move_fd(keeper.as_raw_fd(), KEEPER_FD)?;
-        std::mem::forget(keeper);
-        sys::close_from(KEEPER_FD + 1);
-        let keeper = sys::adopt_stream(KEEPER_FD);
-        sys::guardian_signals();
-        rustix::process::setsid()?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        // HUP, INT and PIPE are ignored already; TERM to everybody (a stopping service) ends the command, and its end
-        // must be remembered here.
-        let mut blocked = SigSet::empty();
-        blocked.add(Signal::SIGTERM);
-        blocked.add(Signal::SIGCHLD);
-        blocked.thread_block()?;
-        let mut children = SigSet::empty();
-        children.add(Signal::SIGCHLD);
-        let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    fn new(setting: &'a Setting<'a>, task: Task, fresh: Fresh) -> io::Result<Self> {
         let start = &task.start;
         Ok(Self {
             setting,
@@ -158,11 +180,12 @@ impl<'a> Guardian<'a> {
             ending: Ending::new(start.grace_ms),
             preparation: None,
             keep_tree: None,
-            clients: vec![Client::keeper(Peer::new(keeper)?)],
+            clients: vec![fresh.keeper],
             listener: listen(start.attempt, setting)?,
-            signals,
+            signals: fresh.signals,
             lease: Lease::new(start.stop_after_ms, task.heard)?,
             scratch: vec![0; UNTOUCHED],
+            confined: fresh.confined,
             task,
         })
     }
@@ -221,10 +244,12 @@ impl<'a> Guardian<'a> {
     /// Starts the command itself.
     fn launch(&mut self) -> Result<(), reeve_protocol::Cause> {
         let socket = self.socket();
+        self.confined.prepare(self.task.start.cpu_milli, self.task.start.memory_bytes);
         let order = launch::Order {
             start: &self.task.start,
             identity: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
+            groups: &self.confined.doors(),
             facts: self.facts(&socket),
         };
         let running = launch::launch(&order)?;
@@ -265,6 +290,9 @@ impl<'a> Guardian<'a> {
             if ready.stderr {
                 self.drain(STDERR, 16);
             }
+            if ready.alarm {
+                self.heard_alarm();
+            }
             if self.serve(&ready) {
                 return;
             }
@@ -300,8 +328,11 @@ impl<'a> Guardian<'a> {
             let streams = [self.watched(STDOUT), self.watched(STDERR), self.lease.as_ref().map(|l| &l.timer)];
             fds.extend(streams.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
         }
+        let alarm_at = fds.len();
+        let alarm = self.confined.alarm().filter(|_| running);
+        fds.extend(alarm.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = if running {
-            self.ending.next_check()
+            [self.ending.next_check(), self.confined.next_look()].into_iter().flatten().min()
         } else {
             self.clients.is_empty().then(|| Instant::now() + UNVISITED)
         };
@@ -325,6 +356,7 @@ impl<'a> Guardian<'a> {
             stdout: next(running && self.watched(STDOUT).is_some()),
             stderr: next(running && self.watched(STDERR).is_some()),
             listener: is(0),
+            alarm: alarm.is_some() && is(alarm_at),
             clients: (1..base).map(is).collect(),
         }
     }
@@ -418,6 +450,7 @@ fn first_state(start: &Start) -> State {
 #[derive(Default)]
 struct Ready {
     listener: bool,
+    alarm: bool,
     clients: Vec<bool>,
     signals: bool,
     stdout: bool,

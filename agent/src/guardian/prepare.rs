@@ -53,6 +53,7 @@ impl Guardian<'_> {
             env: &environment::strings(&env),
             cwd: &name(self.workdir.path())?,
             stdio: [stdin.as_raw_fd(), stdout_end.as_raw_fd(), stderr_end.as_raw_fd()],
+            groups: &[],
             user: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
         };

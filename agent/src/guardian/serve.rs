@@ -39,6 +39,25 @@ impl Client {
     }
 }
 
+/// Waits for a task of the keeper that forked us. `None`: it has none, or it is gone.
+pub(super) fn next_task(parent: &mut Client, scratch: &mut Vec<u8>) -> Option<Task> {
+    loop {
+        while let Some(frame) = parent.peer.next_frame().ok()? {
+            // Anything else was about the attempt that is forgotten.
+            if frame.kind == NEXT {
+                return frame.decode().ok();
+            }
+        }
+        if !parent.peer.flush() {
+            return None;
+        }
+        poll(&mut [PollFd::new(&parent.peer, PollFlags::IN)], None).ok()?;
+        if !parent.peer.fill(scratch) {
+            return None;
+        }
+    }
+}
+
 impl Guardian<'_> {
     /// Takes what clients said. `true`: forgotten.
     pub(super) fn serve(&mut self, ready: &Ready) -> bool {
@@ -70,22 +89,7 @@ impl Guardian<'_> {
     /// `None`: it has none, or it is gone.
     pub(super) fn wait_for_task(&mut self) -> Option<Task> {
         self.clients.retain(|client| client.is_parent);
-        let parent = self.clients.first_mut()?;
-        loop {
-            while let Some(frame) = parent.peer.next_frame().ok()? {
-                // Anything else was about the attempt that is forgotten.
-                if frame.kind == NEXT {
-                    return frame.decode().ok();
-                }
-            }
-            if !parent.peer.flush() {
-                return None;
-            }
-            poll(&mut [PollFd::new(&parent.peer, PollFlags::IN)], None).ok()?;
-            if !parent.peer.fill(&mut self.scratch) {
-                return None;
-            }
-        }
+        next_task(self.clients.first_mut()?, &mut self.scratch)
     }
 
     fn accept(&mut self) {

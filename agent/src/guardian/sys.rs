@@ -28,6 +28,8 @@ pub(crate) struct ChildSpec<'a> {
     pub(crate) cwd: &'a CString,
     /// Standard input, output and error; each above 2, or in its own place already.
     pub(crate) stdio: [RawFd; 3],
+    /// The lists of control groups that the child enters.
+    pub(crate) groups: &'a [RawFd],
     /// `None`: stay who we are.
     pub(crate) user: Option<&'a Identity>,
     pub(crate) no_new_privs: bool,
@@ -40,6 +42,8 @@ pub(crate) enum Stage {
     Clone,
     /// Session, user or descriptors.
     Prepare,
+    /// Its control group.
+    Group,
     /// The working directory.
     Cwd,
     /// `execve` of the last candidate that said something else than "not there".
@@ -224,6 +228,10 @@ fn become_command(shared: &Shared<'_>) -> Result<(), Failure> {
             libc::syscall(libc::SYS_rt_sigaction, signal, default_action.as_ptr(), ptr::null::<c_void>(), 8);
         }
         libc::syscall(libc::SYS_umask, 0o022);
+        // While we are still who may do so.
+        for group in spec.groups {
+            check(libc::syscall(libc::SYS_write, *group, c"0".as_ptr(), 1), Stage::Group)?;
+        }
         if let Some(user) = spec.user {
             prepare(libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()))?;
             prepare(libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid))?;

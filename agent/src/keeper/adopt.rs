@@ -83,7 +83,8 @@ impl Keeper {
 
     fn adopt_living(&mut self, id: AttemptId, stream: UnixStream, state: Option<State>, rest: &[u8]) {
         let guardian_pid = state.as_ref().map_or(0, |s| s.guardian_pid);
-        let Ok(link) = self.add_link(stream, id, guardian_pid, false) else { return };
+        let slot = self.groups.slot_of(guardian_pid);
+        let Ok(link) = self.add_link(stream, id, guardian_pid, false, slot) else { return };
         let attempt = Attempt {
             link: Some(link),
             guardian_pid,

@@ -41,7 +41,8 @@ impl Keeper {
     /// Says something to the agent, if there is one; whoever comes later asks for the inventory.
     pub(super) fn say<T: Serialize>(&mut self, kind: u16, body: &T) {
         if let Some(agent) = &mut self.agent {
-            let optional = [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING].contains(&kind);
+            let optional =
+                [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING, kind::ENFORCED].contains(&kind);
             let flags = if optional { OPTIONAL } else { 0 };
             agent.peer.say(kind, flags, body);
         }
@@ -147,6 +148,7 @@ impl Keeper {
         self.say(kind::INVENTORY_END, &InventoryEnd { count: items.len() as u32 });
         self.tell_prepared();
         self.tell_taking_anew();
+        self.tell_enforced();
     }
 
     fn reconcile(&mut self, reconcile: Reconcile) {

@@ -8,6 +8,7 @@ use super::queue::{Queue, Size, Tombstones, Turn};
 use super::users::Users;
 use super::watch::Watch;
 use crate::clock::boot_ms;
+use crate::groups::{Bounds, Groups};
 use crate::guardian::tree::Stat;
 use crate::machine::memory;
 use crate::peer::{Peer, SCRATCH};
@@ -31,6 +32,8 @@ pub(super) struct Keeper {
     /// Users besides our own and root who may connect.
     pub(super) trusted: Vec<u32>,
     pub(super) jobs: JobsCgroup,
+    pub(super) groups: Groups,
+    pub(super) bounds: Bounds,
     pub(super) life: String,
     pub(super) machine: String,
     /// Up to when the coordinator is known to have heard this machine, boot-time milliseconds.
@@ -60,6 +63,8 @@ pub(super) struct Keeper {
     pub(super) scratch: Vec<u8>,
     pub(super) watched_at: Instant,
     pub(super) rounds: u64,
+    /// When a guardian was last forked.
+    pub(super) forked_at: Instant,
     /// When a guardian was last added to the idle ones.
     pub(super) rested_at: Instant,
     pub(super) oom: (Instant, Option<u64>),
@@ -78,6 +83,8 @@ pub(super) struct Link {
     pub(super) guardian_pid: u32,
     /// Forked by this very keeper, so that it takes another attempt from it.
     pub(super) is_own: bool,
+    /// The slot of control groups that it and its attempts live in.
+    pub(super) slot: Option<u32>,
 }
 
 /// An attempt that has started, or has ended without.
@@ -114,6 +121,7 @@ impl Keeper {
         listener: UnixListener,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let (groups, bounds) = super::slots::open(args, &place.word);
         let data = epoll::EventData::new_u64(super::event::LISTENER);
         epoll::add(&epoll, &listener, data, epoll::EventFlags::IN)?;
         Ok(Self {
@@ -121,6 +129,8 @@ impl Keeper {
             args: args.clone(),
             trusted,
             jobs: JobsCgroup::new(args.jobs_cgroup.clone()),
+            groups,
+            bounds,
             life,
             machine: crate::machine::os::hostname(),
             heard: 0,
@@ -143,6 +153,7 @@ impl Keeper {
             scratch: vec![0; SCRATCH],
             watched_at: Instant::now(),
             rounds: 0,
+            forked_at: Instant::now(),
             rested_at: Instant::now(),
             oom: (Instant::now(), memory::oom_kills()),
             pace: super::pace::Pace::default(),
@@ -325,7 +336,8 @@ impl Keeper {
     pub(super) fn lose(&mut self, token: u64) {
         let Some(link) = self.links.remove(&token) else { return };
         self.idle.retain(|idle| *idle != token);
-        let (id, guardian_pid) = (link.attempt, link.guardian_pid);
+        let (id, guardian_pid, slot) = (link.attempt, link.guardian_pid, link.slot);
+        self.groups.give_back(slot);
         // Closing alone does not take it out while a guardian that was just forked still holds a copy.
         let _ = epoll::delete(&self.epoll, &link.peer);
         drop(link);
@@ -352,6 +364,9 @@ impl Keeper {
         let end = plain_end(id, Cause::KeeperLost.to_wire(), attempt.started_ms, attempt.pid);
         attempt.end = Some(end.clone());
         let size = attempt.size;
+        if let Some(slot) = slot {
+            self.groups.kill(slot);
+        }
         self.kill_leftovers(id, leader);
         self.remove_files(id, guardian_pid, &lineage);
         self.queue.release(size);

@@ -50,6 +50,7 @@ impl Keeper {
             self.watch_if_due();
             self.tell_if_due();
             self.part_if_due();
+            self.spare_if_due();
             self.flush();
             if self.may_leave() {
                 return Ok(());
@@ -199,14 +200,16 @@ impl Keeper {
     /// Nothing has ended for a while: memory is worth more than the next start.
     fn part_if_due(&mut self) {
         if self.rested_at.elapsed() >= REST {
-            for token in std::mem::take(&mut self.idle) {
+            let kept = self.idle.len().min(self.spares());
+            for token in self.idle.drain(..self.idle.len() - kept).collect::<Vec<_>>() {
                 self.part(token);
             }
         }
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let rest = (!self.idle.is_empty()).then(|| REST.saturating_sub(self.rested_at.elapsed()));
+        let rest =
+            (self.idle.len() > self.spares()).then(|| REST.saturating_sub(self.rested_at.elapsed()));
         let left = if self.is_watching() {
             LOOK.saturating_sub(self.watched_at.elapsed())
         } else if self.is_idle() && !self.args.stay {
@@ -216,6 +219,7 @@ impl Keeper {
         };
         let left = rest.map_or(left, |rest| rest.min(left));
         let left = self.jobs_due().map_or(left, |due| due.min(left));
+        let left = self.spare_due().map_or(left, |due| due.min(left));
         let untold = (!self.untold.1.is_empty()).then(|| SOON.saturating_sub(self.untold.0.elapsed()));
         let left = untold.map_or(left, |soon| soon.min(left));
         if let Some(held) = self.held {

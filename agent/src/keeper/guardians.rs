@@ -48,7 +48,7 @@ impl Keeper {
         };
         let (link, guardian_pid) = match self.employ(&task) {
             Some(employed) => employed,
-            None => self.fork(task)?,
+            None => self.fork(Some(task))?,
         };
         let attempt = Attempt {
             link: Some(link),
@@ -88,21 +88,26 @@ impl Keeper {
         Some((token, guardian_pid))
     }
 
-    fn fork(&mut self, task: Task) -> io::Result<(u64, u32)> {
+    /// A new guardian; without a task it waits for its first.
+    pub(super) fn fork(&mut self, task: Option<Task>) -> io::Result<(u64, u32)> {
         let (ours, theirs) = UnixStream::pair()?;
+        let slot = self.groups.take();
         let setting = Setting {
             path: self.args.path.as_deref().unwrap_or(super::DEFAULT_PATH),
             root: &self.place.root,
             work: &self.place.work,
             nonce: &self.place.nonce,
             trusted: &self.trusted,
-            cgroups: self.jobs.doors(),
+            cgroups: self.jobs.doors(self.groups.hierarchies().divided()),
+            slot: slot.map(|number| (self.groups.hierarchies(), number)),
+            bounds: &self.bounds,
         };
-        let attempt = task.start.attempt;
+        let attempt = task.as_ref().map(|task| task.start.attempt).unwrap_or_default();
         let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };
         drop(theirs);
         crash::point("keeper.forked");
-        Ok((self.add_link(ours, attempt, guardian_pid, true)?, guardian_pid))
+        self.forked_at = Instant::now();
+        Ok((self.add_link(ours, attempt, guardian_pid, true, slot)?, guardian_pid))
     }
 
     pub(super) fn add_link(
@@ -111,11 +116,12 @@ impl Keeper {
         attempt: AttemptId,
         guardian_pid: u32,
         is_own: bool,
+        slot: Option<u32>,
     ) -> io::Result<u64> {
         let token = self.token();
         let data = epoll::EventData::new_u64(token);
         epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid, is_own });
+        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid, is_own, slot });
         Ok(token)
     }
 
@@ -162,6 +168,7 @@ impl Keeper {
         if let Some(mut link) = self.links.remove(&token) {
             link.peer.flush();
             let _ = epoll::delete(&self.epoll, &link.peer);
+            self.groups.give_back(link.slot);
         }
     }
 

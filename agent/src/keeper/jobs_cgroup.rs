@@ -36,6 +36,8 @@ pub(super) struct JobsCgroup {
     /// Device and inode of what is open: the holder writes a new file each time.
     known: (u64, u64),
     doors: Vec<File>,
+    /// The directories of the doors, in their order.
+    dirs: Vec<PathBuf>,
     looked_at: Option<Instant>,
     /// What the coordinator was told last: that nothing may start, and why.
     told: Option<&'static str>,
@@ -44,7 +46,15 @@ pub(super) struct JobsCgroup {
 impl JobsCgroup {
     pub(super) fn new(source: Option<PathBuf>) -> Self {
         let gate = if source.is_some() { Gate::Closed } else { Gate::Open };
-        Self { source, gate, known: (0, 0), doors: Vec::new(), looked_at: None, told: None }
+        Self {
+            source,
+            gate,
+            known: (0, 0),
+            doors: Vec::new(),
+            dirs: Vec::new(),
+            looked_at: None,
+            told: None,
+        }
     }
 
     /// Whether an attempt may start now.
@@ -52,9 +62,10 @@ impl JobsCgroup {
         self.gate == Gate::Open
     }
 
-    /// What a guardian writes to.
-    pub(super) fn doors(&self) -> &[File] {
-        &self.doors
+    /// What a guardian writes to, but for a group that it enters further down.
+    pub(super) fn doors(&self, but: Option<&Path>) -> Vec<&File> {
+        let each = self.dirs.iter().zip(&self.doors);
+        each.filter(|(dir, _)| Some(dir.as_path()) != but).map(|(_, door)| door).collect()
     }
 
     /// Why nothing may start, for people.
@@ -68,24 +79,34 @@ impl JobsCgroup {
         }
     }
 
-    fn look(&mut self) {
-        let Some(source) = &self.source else { return };
+    /// The groups that attempts live in.
+    pub(super) fn dirs(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
+    /// True if it was opened just now.
+    fn look(&mut self) -> bool {
+        let Some(source) = &self.source else { return false };
         self.looked_at = Some(Instant::now());
         let gate = match find(source, self.known) {
-            Ok(None) => return,
+            Ok(None) => return false,
             Ok(Some((id, doors))) => {
                 tracing::info!(source = %source.display(), groups = doors.len(), "attempts have a place to live in");
-                (self.known, self.doors) = (id, doors);
-                Gate::Open
+                self.known = id;
+                (self.dirs, self.doors) = doors.into_iter().unzip();
+                self.gate = Gate::Open;
+                return true;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (self.known, self.doors) = ((0, 0), Vec::new());
+                self.known = (0, 0);
+                self.doors.clear();
+                self.dirs.clear();
                 Gate::Closed
             }
             // A passing failure, such as too many open files, must not end what runs.
             Err(error) => {
                 if self.gate == Gate::Open {
-                    return;
+                    return false;
                 }
                 if self.gate != Gate::Unusable {
                     tracing::error!(source = %source.display(), %error, "the jobs' control group cannot be used");
@@ -97,6 +118,7 @@ impl JobsCgroup {
             tracing::warn!(source = %source.display(), "the jobs' control group is closed: attempts are drained");
         }
         self.gate = gate;
+        false
     }
 }
 
@@ -110,7 +132,9 @@ impl Keeper {
         if self.queue.is_empty() && !is_due {
             return;
         }
-        self.jobs.look();
+        if self.jobs.look() {
+            self.reopen_slots();
+        }
         if self.jobs.refuses() != self.jobs.told {
             self.tell_taking();
         }
@@ -130,7 +154,9 @@ impl Keeper {
 
     /// Looks, and says whether attempts may start, to an agent that has just asked for everything.
     pub(super) fn tell_taking_anew(&mut self) {
-        self.jobs.look();
+        if self.jobs.look() {
+            self.reopen_slots();
+        }
         self.jobs.told = None;
         if self.leaving || !self.jobs.is_open() {
             self.tell_taking();
@@ -152,7 +178,7 @@ impl Keeper {
 }
 
 /// What has to be opened: `None` when what is known is still good.
-type Found = Option<((u64, u64), Vec<File>)>;
+type Found = Option<((u64, u64), Vec<(PathBuf, File)>)>;
 
 /// `NotFound`: there is no group, or nobody holds it.
 fn find(source: &Path, known: (u64, u64)) -> io::Result<Found> {
@@ -176,11 +202,12 @@ fn find(source: &Path, known: (u64, u64)) -> io::Result<Found> {
 }
 
 /// The file through which processes enter the attempts' part of a group. Errors name what is missing, never NotFound.
-fn door(dir: &Path) -> io::Result<File> {
+fn door(dir: &Path) -> io::Result<(PathBuf, File)> {
     let attempts = dir.join(ATTEMPTS);
-    let open = || {
+    let open = || -> io::Result<_> {
         DirBuilder::new().recursive(true).create(&attempts)?;
-        File::options().write(true).open(attempts.join(PROCS))
+        let door = File::options().write(true).open(attempts.join(PROCS))?;
+        Ok((attempts.clone(), door))
     };
     open().map_err(|error| io::Error::other(format!("{}: {error}", attempts.display())))
 }
@@ -203,12 +230,12 @@ mod tests {
     fn without_the_setting_everything_may_start() {
         let mut jobs = JobsCgroup::new(None);
         jobs.look();
-        assert!(jobs.is_open() && jobs.doors().is_empty());
+        assert!(jobs.is_open() && jobs.doors(None).is_empty());
     }
 
     #[test]
     fn it_is_open_only_while_somebody_holds_it() {
-        let (_dir, file) = made();
+        let (dir, file) = made();
         let mut jobs = JobsCgroup::new(Some(file.clone()));
         assert!(!jobs.is_open());
         jobs.look();
@@ -216,12 +243,14 @@ mod tests {
         let holder = File::open(&file).unwrap();
         flock(&holder, FlockOperation::LockExclusive).unwrap();
         jobs.look();
-        assert!(jobs.is_open() && jobs.doors().len() == 1);
-        jobs.look();
-        assert!(jobs.is_open(), "what is known is not opened again");
+        assert!(jobs.is_open() && jobs.doors(None).len() == 1);
+        let inside = dir.path().join(ATTEMPTS);
+        assert_eq!(jobs.dirs(), [inside.clone()]);
+        assert!(jobs.doors(Some(&inside)).is_empty(), "it is entered further down");
+        assert!(!jobs.look() && jobs.is_open(), "what is known is not opened again");
         std::fs::remove_file(&file).unwrap();
         jobs.look();
-        assert_eq!((jobs.gate, jobs.doors().len()), (Gate::Closed, 0));
+        assert_eq!((jobs.gate, jobs.doors(None).len()), (Gate::Closed, 0));
     }
 
     #[test]

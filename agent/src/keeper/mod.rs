@@ -6,6 +6,7 @@ mod attempts;
 mod checkouts;
 mod event;
 mod guardians;
+mod slots;
 mod jobs_cgroup;
 mod pace;
 pub(crate) mod place;
@@ -14,7 +15,7 @@ mod remains;
 mod users;
 mod watch;
 
-use crate::config::Settings;
+use crate::config::{CgroupUse, CpuLimit, Settings};
 use crate::guardian::sys;
 use attempts::Keeper;
 use place::Place;
@@ -70,6 +71,15 @@ pub struct Args {
     /// while it is absent.
     #[arg(long, value_name = "PATH")]
     pub jobs_cgroup: Option<PathBuf>,
+    /// Control groups for what attempts may use: auto, or off (memory limits are watched by reeve itself then).
+    #[arg(long, value_enum)]
+    pub cgroups: Option<CgroupUse>,
+    /// Processes and threads of one attempt, at most [default: 16384].
+    #[arg(long)]
+    pub processes: Option<u64>,
+    /// What cpus mean to the kernel: weight (a share when all are busy) or quota (never more) [default: weight].
+    #[arg(long, value_enum)]
+    pub cpu_limit: Option<CpuLimit>,
     /// May check out every directory of this machine.
     #[arg(long)]
     pub allow_file_repositories: bool,
@@ -108,11 +118,13 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let mut keeper =
         Keeper::new(place, life, args, agent.map(|(uid, _)| uid).into_iter().collect(), listener)?;
     keeper.adopt();
+    keeper.clean_slots();
     // Outside a service nobody waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     keeper.serve()?;
     // In a directory that was replaced this is nobody's any more, and the other one's socket is not ours.
     let _ = std::fs::remove_file(SOCKET);
+    keeper.close_slots();
     Ok(())
 }
 
@@ -127,6 +139,9 @@ impl Args {
             args.run_as = settings.run_as;
         }
         args.jobs_cgroup = args.jobs_cgroup.or(settings.jobs_cgroup);
+        args.cgroups = args.cgroups.or(Some(settings.cgroups));
+        args.processes = args.processes.or(Some(settings.processes));
+        args.cpu_limit = args.cpu_limit.or(Some(settings.cpu_limit));
         Ok(args)
     }
 }

@@ -93,6 +93,8 @@ pub struct Machine {
     pub rtt_us: Option<u64>,
     /// How busy it is.
     pub sample: Option<wire::Sample>,
+    /// What its keeper enforces, and how, as it said last.
+    pub enforced: Vec<(String, String)>,
     /// Attempts it holds that nobody here knows.
     pub orphans: u32,
     /// Something it held was taken for lost: it has to tell what runs before it is up again.
@@ -138,6 +140,7 @@ impl Machine {
             heard: None,
             rtt_us: None,
             sample: None,
+            enforced: Vec::new(),
             orphans: 0,
             must_tell: false,
             clash: None,

@@ -45,6 +45,7 @@ impl Core {
                 AgentSaid::Taking(refuses) => self.taking(now, machine, refuses, step),
                 AgentSaid::Usage(_) => {}
                 AgentSaid::Sample(sample) => m.sample = Some(sample),
+                AgentSaid::Enforced(words) => m.enforced = words,
                 AgentSaid::Silent => self.down(now, machine, true),
                 AgentSaid::Heard { rtt_us } => {
                     m.rtt_us = Some(rtt_us);

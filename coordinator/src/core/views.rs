@@ -96,7 +96,7 @@ impl Core {
             gpus_used: total.gpus - free.gpus,
             running,
             labels: m.info.labels.iter().cloned().collect(),
-            capabilities: m.info.capabilities.iter().cloned().collect(),
+            capabilities: m.info.capabilities.iter().chain(&m.enforced).cloned().collect(),
             cpu_busy: m.sample.as_ref().map(|s| s.cpu),
             memory_busy: m.sample.as_ref().map(|s| s.memory_used),
             load1: m.sample.as_ref().map(|s| s.load1),

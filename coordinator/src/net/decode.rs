@@ -55,6 +55,7 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         kind::RETURNED => AgentSaid::Returned(frame.decode::<wire::Revoke>()?.attempt),
         kind::USAGE => AgentSaid::Usage(frame.decode()?),
         kind::SAMPLE => sample(frame.decode()?),
+        kind::ENFORCED => enforced(frame.decode()?)?,
         // Leave has no body; a later version may give it one.
         kind::LEAVE => AgentSaid::Leave,
         kind::RENEW => return renew(frame.decode()?),
@@ -134,6 +135,13 @@ fn inventory(mut page: wire::Inventory) -> Result<AgentSaid, End> {
         item.started_ms = moment(item.started_ms);
     }
     Ok(AgentSaid::Inventory(page.items))
+}
+
+fn enforced(enforced: wire::Enforced) -> Result<AgentSaid, End> {
+    limit("a list of Enforced", enforced.words.len(), LIST)?;
+    let longest = enforced.words.iter().map(|(name, word)| name.len().max(word.len())).max();
+    limit("a word of Enforced", longest.unwrap_or(0), MESSAGE)?;
+    Ok(AgentSaid::Enforced(enforced.words))
 }
 
 /// Shares and loads that are no numbers would be `null` to every client that reads them.
@@ -253,6 +261,10 @@ mod tests {
                 Said::Core(AgentSaid::RenewalKept("f".into())),
             ),
             (
+                framed(kind::ENFORCED, &wire::Enforced { words: vec![("n".into(), "w".into())] }),
+                Said::Core(AgentSaid::Enforced(vec![("n".into(), "w".into())])),
+            ),
+            (
                 framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "r".into() }),
                 Said::Core(AgentSaid::RenewalFailed("r".into())),
             ),
@@ -280,6 +292,8 @@ mod tests {
             ),
             framed(kind::RENEW, &wire::Renew { csr: vec![0; MAX_CSR + 1] }),
             framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "x".repeat(MESSAGE + 1) }),
+            framed(kind::ENFORCED, &wire::Enforced { words: vec![(String::new(), "x".repeat(MESSAGE + 1))] }),
+            framed(kind::ENFORCED, &wire::Enforced { words: vec![Default::default(); LIST + 1] }),
             framed(kind::RENEWAL_KEPT, &wire::RenewalKept { fingerprint: "x".repeat(WORD + 1) }),
             framed(kind::MACHINE, &wire::Machine { os: "x".repeat(WORD + 1), ..Default::default() }),
             framed(

@@ -44,6 +44,7 @@ impl Order {
             | kind::USAGE
             | kind::EXITED
             | kind::TAKING
+            | kind::ENFORCED
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

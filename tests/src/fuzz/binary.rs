@@ -65,6 +65,7 @@ pub(super) fn wire_body(input: &[u8]) -> String {
         kind::RENEWAL_FAILED => canonical::<wire::RenewalFailed>(body),
         kind::EXITED => canonical::<wire::Exited>(body),
         kind::TAKING => canonical::<wire::Taking>(body),
+        kind::ENFORCED => canonical::<wire::Enforced>(body),
         _ => canonical::<()>(body),
     };
     format!("{kind} {outcome}")
