@@ -21,7 +21,10 @@ fn confined(test: &str, arguments: &[&str]) -> Option<Rig> {
     let mut rig = Rig::with(|_| arguments.iter().map(|word| (*word).to_owned()).collect());
     let words = enforced(&mut rig);
     let lacks = |name: &str, part: &str| !words[name].contains(part);
-    if lacks("memory_limit", "kernel") || lacks("process_limit", "per attempt") || lacks("cpu_limit", "cgroup") {
+    if lacks("memory_limit", "kernel")
+        || lacks("process_limit", "per attempt")
+        || lacks("cpu_limit", "cgroup")
+    {
         println!("SKIPPED: {test}: this machine enforces {words:?}");
         return None;
     }
@@ -79,7 +82,9 @@ fn a_fork_bomb_is_bounded_told_and_ended_as_a_tree() {
     bomb.grace_ms = 100;
     let pid = rig.start(&bomb).pid;
     let group = group(pid, "pids");
-    until("the bound is reached", || said(group.clone(), "pids.current").parse::<u32>().ok().filter(|n| *n >= 40));
+    until("the bound is reached", || {
+        said(group.clone(), "pids.current").parse::<u32>().ok().filter(|n| *n >= 40)
+    });
     let quiet = rig.sh("echo fine");
     assert_eq!(common::stdout(&rig.run(&quiet)), "fine\n");
     rig.send(kind::STOP, &Stop { attempt: bomb.attempt, cause: Cause::Cancelled.to_wire(), grace_ms: 100 });
@@ -129,7 +134,8 @@ fn a_quiet_attempt_finds_a_guardian_that_is_in_its_slot_already() {
 fn limits_hold_after_the_keeper_was_killed_and_what_a_killed_guardian_leaves_is_ended() {
     let Some(mut rig) = confined("limits_hold_after_the_keeper_was_killed", &[]) else { return };
     let go = rig.root.join("go");
-    let mut job = rig.sh(&format!("while ! test -e {}; do sleep 0.05; done; {EATER}; sleep 1000", go.display()));
+    let mut job =
+        rig.sh(&format!("while ! test -e {}; do sleep 0.05; done; {EATER}; sleep 1000", go.display()));
     job.memory_bytes = 64 << 20;
     rig.start(&job);
     let file = rig.root.join("pid");

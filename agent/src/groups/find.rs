@@ -120,15 +120,15 @@ pub(super) fn two(group: &Path, name: &str, cpus: u32) -> io::Result<Hierarchies
 /// Lets the groups below a group have controllers.
 pub(super) fn turn_on(dir: &Path, controllers: &[&str]) -> io::Result<()> {
     for controller in controllers {
-        fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")).map_err(|error| {
-            match error.raw_os_error() {
+        fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")).map_err(
+            |error| match error.raw_os_error() {
                 Some(libc::EBUSY) => io::Error::other(format!(
                     "{} holds processes itself, so none below it can have limits",
                     dir.display()
                 )),
                 _ => error,
-            }
-        })?;
+            },
+        )?;
     }
     Ok(())
 }
@@ -217,7 +217,7 @@ mod tests {
         fs::write(dir.path().join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
         let found = two(dir.path(), "reeve-x", 4).unwrap();
         let base = dir.path().join("reeve-x");
-        assert_eq!(found.bases(), [base.clone()]);
+        assert_eq!(found.bases().first(), Some(&base));
         assert_eq!(found.version, Version::Two);
         assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+cpu");
         assert_eq!(fs::read_to_string(base.join("cgroup.subtree_control")).unwrap(), "+cpu");

@@ -29,7 +29,10 @@ fn a_slot_of_version_two_has_its_processes_in_leaves() {
     assert_eq!(text(&slot_dir.join("cpu.weight")), "150");
     assert_eq!(text(&slot_dir.join("cpu.max")), "150000 100000");
     slot.share(0).unwrap();
-    assert_eq!((text(&slot_dir.join("cpu.weight")), text(&slot_dir.join("cpu.max"))), ("1".into(), "max 100000".into()));
+    assert_eq!(
+        (text(&slot_dir.join("cpu.weight")), text(&slot_dir.join("cpu.max"))),
+        ("1".into(), "max 100000".into())
+    );
     slot.freeze();
     assert_eq!(text(&slot_dir.join("pids.max")), "0");
     slot.thaw(false).unwrap();
@@ -65,10 +68,14 @@ fn a_memory_limit_of_version_two_kills_the_whole_group_and_is_told_with_its_peak
     assert_eq!(text(&limited.join("memory.oom.group")), "1");
     assert_eq!(text(&limited.join("memory.swap.max")), "0");
     assert!(memory.alarm().is_none() && memory.verdict().is_none());
-    fs::write(limited.join("memory.events"), "low 0\nhigh 0\nmax 9\noom 1\noom_kill 3\noom_group_kill 1\n").unwrap();
+    fs::write(limited.join("memory.events"), "low 0\nhigh 0\nmax 9\noom 1\noom_kill 3\noom_group_kill 1\n")
+        .unwrap();
     fs::write(limited.join("memory.peak"), "67108864\n").unwrap();
     let told = memory.verdict().unwrap();
-    assert_eq!(told, "its limit of 64.0 MiB of memory was reached, peak 64.0 MiB; the kernel killed 3 of its processes");
+    assert_eq!(
+        told,
+        "its limit of 64.0 MiB of memory was reached, peak 64.0 MiB; the kernel killed 3 of its processes"
+    );
 }
 
 #[test]
@@ -95,7 +102,9 @@ fn slots_are_used_again_once_they_are_empty_and_the_next_keeper_finds_them() {
 
 #[test]
 fn the_words_say_what_is_enforced_and_why_not() {
-    let words = |groups: &Groups, bounds: &Bounds| groups.words(bounds).into_iter().collect::<std::collections::BTreeMap<_, _>>();
+    let words = |groups: &Groups, bounds: &Bounds| {
+        groups.words(bounds).into_iter().collect::<std::collections::BTreeMap<_, _>>()
+    };
     let none = words(&Groups::none("cgroups = \"off\""), &Bounds::default());
     assert_eq!(none["memory_limit"], "reeve's own watch, sampled (cgroups = \"off\")");
     assert_eq!(none["process_limit"], "no (cgroups = \"off\")");
@@ -126,7 +135,10 @@ fn what_a_dead_guardian_left_in_its_slot_is_ended_however_it_hides() {
     let number = groups.take().unwrap();
     let slot = groups.found.pids.as_ref().unwrap().join(number.to_string());
     fs::create_dir_all(&slot).unwrap();
-    let enter = format!("echo 0 > {}/{PROCS}; setsid env -i sleep 1000 & exec setsid env -i sleep 1000", slot.display());
+    let enter = format!(
+        "echo 0 > {}/{PROCS}; setsid env -i sleep 1000 & exec setsid env -i sleep 1000",
+        slot.display()
+    );
     let mut child = std::process::Command::new("sh").args(["-c", &enter]).spawn().unwrap();
     while groups.found.members(number).len() < 2 {
         assert_eq!(child.try_wait().unwrap(), None);
@@ -149,7 +161,9 @@ fn groups_of_a_keeper_that_is_gone_are_removed_by_another() {
         Err(why) => return println!("SKIPPED: groups_of_a_keeper_that_is_gone_are_removed: {why}"),
     };
     let left: Vec<PathBuf> = gone.found.bases().iter().map(|base| base.join("0")).collect();
-    left.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+    for dir in &left {
+        fs::create_dir_all(dir).unwrap();
+    }
     let other = real("testnextxxxxxxxx").unwrap();
     assert!(left.iter().all(|dir| !dir.exists()));
     other.close();

@@ -166,10 +166,17 @@ impl Groups {
         vec![
             word("memory_limit", memory),
             word("cpu_limit", or_not(self.found.cpu.is_some(), cpu)),
-            word("process_limit", or_not(self.found.pids.is_some(), format!("{} per attempt, {by}", bounds.processes))),
+            word(
+                "process_limit",
+                or_not(self.found.pids.is_some(), format!("{} per attempt, {by}", bounds.processes)),
+            ),
             word(
                 "tree_kill",
-                if self.found.pids.is_some() { "guardian, no births while it kills".into() } else { "guardian".into() },
+                if self.found.pids.is_some() {
+                    "guardian, no births while it kills".into()
+                } else {
+                    "guardian".into()
+                },
             ),
         ]
     }

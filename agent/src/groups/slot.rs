@@ -49,9 +49,11 @@ impl Slot {
     pub(crate) fn enter(&mut self) -> io::Result<()> {
         let bases: Vec<&PathBuf> = match self.found.version {
             Version::One => [&self.found.pids, &self.found.cpu].into_iter().flatten().collect(),
-            Version::Two => {
-                [&self.found.pids, &self.found.cpu, &self.found.memory].into_iter().flatten().take(1).collect()
-            }
+            Version::Two => [&self.found.pids, &self.found.cpu, &self.found.memory]
+                .into_iter()
+                .flatten()
+                .take(1)
+                .collect(),
         };
         for dir in bases.into_iter().map(|base| self.dir(base)) {
             fs::create_dir_all(&dir)?;
@@ -88,14 +90,16 @@ impl Slot {
             Version::One => {
                 fs::write(dir.join("cpu.shares"), (SHARES * milli / 1000).max(2).to_string())?;
                 if self.bounds.cpu_quota {
-                    let quota = if milli == 0 { "-1".to_owned() } else { (milli * 100).max(1000).to_string() };
+                    let quota =
+                        if milli == 0 { "-1".to_owned() } else { (milli * 100).max(1000).to_string() };
                     fs::write(dir.join("cpu.cfs_quota_us"), quota)?;
                 }
             }
             Version::Two => {
                 fs::write(dir.join("cpu.weight"), (WEIGHT * milli / 1000).clamp(1, 10_000).to_string())?;
                 if self.bounds.cpu_quota {
-                    let quota = if milli == 0 { "max".to_owned() } else { (milli * 100).max(1000).to_string() };
+                    let quota =
+                        if milli == 0 { "max".to_owned() } else { (milli * 100).max(1000).to_string() };
                     fs::write(dir.join("cpu.max"), format!("{quota} 100000"))?;
                 }
             }

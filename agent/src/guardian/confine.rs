@@ -61,7 +61,9 @@ impl Confinement {
         }
         self.memory = self.slot.as_ref().and_then(|slot| {
             slot.limit_memory(memory_bytes)
-                .inspect_err(|error| tracing::warn!(%error, "a memory limit cannot be set; reeve watches itself"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "a memory limit cannot be set; reeve watches itself"),
+                )
                 .ok()
                 .flatten()
         });
@@ -82,7 +84,10 @@ impl Confinement {
 
     /// When to look next.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        [self.watch.as_ref().map(|watch| watch.next), self.again.map(|(at, _)| at)].into_iter().flatten().min()
+        [self.watch.as_ref().map(|watch| watch.next), self.again.map(|(at, _)| at)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What the kernel has killed for in the attempt's own group, in words.

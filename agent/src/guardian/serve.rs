@@ -40,7 +40,7 @@ impl Client {
 }
 
 /// Waits for a task of the keeper that forked us. `None`: it has none, or it is gone.
-pub(super) fn next_task(parent: &mut Client, scratch: &mut Vec<u8>) -> Option<Task> {
+pub(super) fn next_task(parent: &mut Client, scratch: &mut [u8]) -> Option<Task> {
     loop {
         while let Some(frame) = parent.peer.next_frame().ok()? {
             // Anything else was about the attempt that is forgotten.

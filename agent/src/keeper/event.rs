@@ -208,8 +208,7 @@ impl Keeper {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let rest =
-            (self.idle.len() > self.spares()).then(|| REST.saturating_sub(self.rested_at.elapsed()));
+        let rest = (self.idle.len() > self.spares()).then(|| REST.saturating_sub(self.rested_at.elapsed()));
         let left = if self.is_watching() {
             LOOK.saturating_sub(self.watched_at.elapsed())
         } else if self.is_idle() && !self.args.stay {

@@ -46,15 +46,7 @@ pub(super) struct JobsCgroup {
 impl JobsCgroup {
     pub(super) fn new(source: Option<PathBuf>) -> Self {
         let gate = if source.is_some() { Gate::Closed } else { Gate::Open };
-        Self {
-            source,
-            gate,
-            known: (0, 0),
-            doors: Vec::new(),
-            dirs: Vec::new(),
-            looked_at: None,
-            told: None,
-        }
+        Self { source, gate, known: (0, 0), doors: Vec::new(), dirs: Vec::new(), looked_at: None, told: None }
     }
 
     /// Whether an attempt may start now.
@@ -245,7 +237,7 @@ mod tests {
         jobs.look();
         assert!(jobs.is_open() && jobs.doors(None).len() == 1);
         let inside = dir.path().join(ATTEMPTS);
-        assert_eq!(jobs.dirs(), [inside.clone()]);
+        assert_eq!(jobs.dirs().first(), Some(&inside));
         assert!(jobs.doors(Some(&inside)).is_empty(), "it is entered further down");
         assert!(!jobs.look() && jobs.is_open(), "what is known is not opened again");
         std::fs::remove_file(&file).unwrap();

@@ -6,12 +6,12 @@ mod attempts;
 mod checkouts;
 mod event;
 mod guardians;
-mod slots;
 mod jobs_cgroup;
 mod pace;
 pub(crate) mod place;
 mod queue;
 mod remains;
+mod slots;
 mod users;
 mod watch;
 
