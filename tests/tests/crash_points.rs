@@ -342,6 +342,10 @@ impl Cluster {
             self.coordinator.run_again();
         } else {
             self.agent.env.extend(env);
+            if at == "keeper.forked" {
+                // Without control groups no guardian is made ahead: the fork is that of the attempt.
+                self.agent.env.push(("REEVE_CGROUPS".to_owned(), "off".to_owned()));
+            }
             self.agent.daemon.take().unwrap().finish(Signal::KILL);
             self.kill_keeper();
             self.agent.run();

@@ -72,13 +72,13 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     pub jobs_cgroup: Option<PathBuf>,
     /// Control groups for what attempts may use: auto, or off (memory limits are watched by reeve itself then).
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, env = "REEVE_CGROUPS")]
     pub cgroups: Option<CgroupUse>,
     /// Processes and threads of one attempt, at most [default: 16384].
-    #[arg(long)]
+    #[arg(long, env = "REEVE_PROCESSES", value_parser = clap::value_parser!(u64).range(16..=4_194_304))]
     pub processes: Option<u64>,
     /// What cpus mean to the kernel: weight (a share when all are busy) or quota (never more) [default: weight].
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, env = "REEVE_CPU_LIMIT")]
     pub cpu_limit: Option<CpuLimit>,
     /// May check out every directory of this machine.
     #[arg(long)]
