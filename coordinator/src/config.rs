@@ -1,9 +1,13 @@
 //! The coordinator's settings: flags > environment (`REEVE_..`) > file > default. An unknown key is an error that names
 //! the nearest. Nothing else in this crate reads the environment.
+mod brokers;
+
+use crate::backend::settings::Settings;
 use crate::identity::MACHINE_LIFE;
 use reeve_protocol::nearest::nearest;
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::parse_duration_s;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -33,6 +37,18 @@ pub enum Error {
         key: String,
         /// The nearest, or all.
         hint: String,
+    },
+    /// A broker that cannot be used.
+    #[error("{place}: {key} = {value} of a backend is not usable: {why}")]
+    Broker {
+        /// The file.
+        place: String,
+        /// Its key.
+        key: &'static str,
+        /// As written, if it holds no secret.
+        value: String,
+        /// What would be.
+        why: String,
     },
     /// A value that does not fit.
     #[error("{place}: {key} = {value} is not usable: {why}")]
@@ -77,6 +93,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long machines' certificates are good; they are renewed at two thirds of it.
     pub certificate_life: Duration,
+    /// Brokers that queues may be kept at, by name.
+    pub backends: BTreeMap<String, Settings>,
     /// With port 0: take the port of the last run again, if it is free.
     pub keep_port: bool,
 }
@@ -92,6 +110,7 @@ impl Default for Config {
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             certificate_life: MACHINE_LIFE,
+            backends: BTreeMap::new(),
             keep_port: false,
         }
     }
@@ -116,9 +135,12 @@ pub struct Layer {
     pub log_format: Option<String>,
     /// See [`Config::certificate_life`]; `certificate_life` of the table `agents` in the file.
     pub certificate_life: Option<String>,
+    /// See [`Config::backends`]; from the file alone.
+    pub backends: Option<BTreeMap<String, Settings>>,
 }
 
-const KEYS: [&str; 8] = ["dir", "socket", "listen", "name", "advertise", "log", "log_format", "agents"];
+const KEYS: [&str; 9] =
+    ["dir", "socket", "listen", "name", "advertise", "log", "log_format", "agents", "backends"];
 /// Keys of the table `agents`.
 const AGENT_KEYS: [&str; 1] = ["certificate_life"];
 /// Bounds of a certificate's life, seconds. Tests on debug binaries renew every few seconds.
@@ -201,6 +223,9 @@ impl Config {
                 _ => return Err(wrong("log_format", &format, "write text or json")),
             };
         }
+        if let Some(backends) = layer.backends {
+            self.backends = backends;
+        }
         if let Some(life) = layer.certificate_life {
             let seconds = parse_duration_s(&life).ok().filter(|s| LIVES.contains(s));
             let why = "write a time between 1h and 3650d, for example 90d";
@@ -263,6 +288,7 @@ fn parse(path: &Path, text: &str) -> Result<Layer, Error> {
         log: word("log")?,
         log_format: word("log_format")?,
         certificate_life: word("certificate_life")?,
+        backends: brokers::parse(&table, &place)?,
     })
 }
 
@@ -296,6 +322,7 @@ fn environment(env: impl Fn(&str) -> Option<String>) -> Layer {
         log: env("REEVE_LOG"),
         log_format: env("REEVE_LOG_FORMAT"),
         certificate_life: env("REEVE_CERTIFICATE_LIFE"),
+        backends: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Everything that can go out: facts to record, and effects to release once the facts are on disk.
 use crate::input::{Segment, Ticket};
+use crate::orchestrator::link::Order;
 use crate::row::{ArrayRow, AuditRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
 use reeve_protocol::api::{
     Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Stats, Submitted, Why,
@@ -108,10 +109,27 @@ pub enum Fact {
         /// Why it was given up.
         dead: Option<String>,
     },
+    /// A message came back from the queue's broker: it is the store's again.
+    MessageArrived(u64),
+    /// A key was used to publish.
+    MessageKeyUsed {
+        /// By whom.
+        owner_uid: u32,
+        /// In which queue.
+        queue: Arc<str>,
+        /// The key.
+        key: String,
+        /// Of the message.
+        digest: String,
+        /// The message.
+        id: u64,
+        /// Wall milliseconds.
+        at: i64,
+    },
     /// A message is no more.
     MessageGone(u64),
-    /// Every message of a queue in this standing is no more: ready and delayed, or dead.
-    MessagesCleaned(Arc<str>, bool),
+    /// These messages of a queue are no more.
+    MessagesCleaned(Arc<str>, Vec<u64>),
     /// A worker was registered.
     WorkerPut(Box<WorkerRow>),
     /// A machine joined, or said something that is kept.
@@ -191,10 +209,12 @@ pub enum Effect {
     Send(String, u64, ToAgent),
     /// End a session.
     Close(String, u64, u32, String),
+    /// Tell whoever speaks to this broker.
+    Broker(Arc<str>, Order),
 }
 
 /// A message that was handed out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Leased {
     /// Which.
     pub id: u64,
@@ -202,6 +222,8 @@ pub struct Leased {
     pub lease: String,
     /// Wall milliseconds.
     pub until: i64,
+    /// The message, when it has no row.
+    pub kept: Option<Arc<MessageRow>>,
 }
 
 /// What the coordinator tells a machine; one frame each.
@@ -240,14 +262,23 @@ pub enum Reply {
     ReceivedMessages(Vec<reeve_protocol::api::MessageView>),
     /// ack, nack, extend: the message's or job's id.
     Settled(String),
-    /// clean_queue.
-    Cleaned(Cleaned),
+    /// clean_queue. More lies at this broker: so much, as last heard.
+    Cleaned(Cleaned, Option<(Arc<str>, u64)>),
     /// count_queue_messages.
     Count(QueueCount),
     /// A queue, and whether it is new.
     Queue(Box<QueueView>, bool),
-    /// The ids of what would come next, and whether they are messages (else jobs).
-    Peeked(Vec<u64>, bool),
+    /// What would come next.
+    Peeked {
+        /// Those with rows.
+        ids: Vec<u64>,
+        /// They are messages, else jobs.
+        are_messages: bool,
+        /// Messages without rows.
+        kept: Vec<Arc<MessageRow>>,
+        /// More lie at this broker.
+        broker: Option<Arc<str>>,
+    },
     /// get_queue_stats.
     Stats(Box<Stats>),
     /// Every queue.

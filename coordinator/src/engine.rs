@@ -157,7 +157,7 @@ impl Handle {
 fn weight(input: &Input) -> u32 {
     match input {
         Input::Agent { said, .. } => said.len().min(WORDS) as u32,
-        Input::Call { .. } | Input::Gone(_) | Input::Refused { .. } | Input::Tick => 0,
+        Input::Call { .. } | Input::Gone(_) | Input::Refused { .. } | Input::Broker { .. } | Input::Tick => 0,
     }
 }
 

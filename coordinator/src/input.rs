@@ -1,4 +1,5 @@
 //! Everything that can come in. Inputs are plain comparable data: a run can be written down and replayed.
+use crate::orchestrator::link::Said;
 use crate::row::{Caller, JobRow, TaskRow};
 use reeve_protocol::api::{LeaseRequest, Plan, QueueSettings, StatusRequest, WorkerRequest};
 use reeve_protocol::wire;
@@ -48,6 +49,13 @@ pub enum Input {
         session: u64,
         /// What it said.
         said: Vec<AgentSaid>,
+    },
+    /// A broker spoke, in this order.
+    Broker {
+        /// As queues name it.
+        name: Arc<str>,
+        /// What it said.
+        said: Vec<Said>,
     },
     /// The time asked for has come, or nothing else did.
     Tick,
@@ -289,6 +297,8 @@ pub enum Call {
         queue: String,
         /// Pause, or resume.
         paused: bool,
+        /// Why, for people.
+        reason: Option<String>,
     },
     /// The ids of messages that would come next.
     Peek {

@@ -10,6 +10,7 @@
 
 mod admission;
 pub mod api;
+pub mod backend;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -169,7 +169,17 @@ fn perform(command: Command) -> Result<(), Failure> {
 
 fn load(settings: Settings) -> Result<Config, Failure> {
     let Settings { config, dir, socket, listen, name, log, log_format } = settings;
-    let flags = Layer { dir, socket, listen, name, advertise: None, log, log_format, certificate_life: None };
+    let flags = Layer {
+        dir,
+        socket,
+        listen,
+        name,
+        advertise: None,
+        log,
+        log_format,
+        certificate_life: None,
+        backends: None,
+    };
     Ok(Config::load(flags, config.as_deref(), |key| std::env::var(key).ok()).map_err(|e| (USAGE, e))?)
 }
 

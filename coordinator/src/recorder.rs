@@ -1,9 +1,12 @@
 //! Record, then release: the facts of a step are on disk before anything that depends on them leaves the process.
+use crate::backend::{Backends, Work};
 use crate::clock;
 use crate::effect::{Effect, Fact, Leased, Reply, Step, ToAgent};
 use crate::engine::Callers;
 use crate::hub::Hub;
 use crate::net::sessions::Sessions;
+use crate::orchestrator::link::Order;
+use crate::row::MessageRow;
 use crate::store::Error;
 use crate::store::query::records;
 use crate::store::writer::Writer;
@@ -20,12 +23,19 @@ pub struct Recorder {
     callers: Arc<Callers>,
     sessions: Arc<Sessions>,
     hub: Arc<Hub>,
+    backends: Arc<Backends>,
 }
 
 impl Recorder {
     /// Over the writer.
-    pub const fn new(writer: Writer, callers: Arc<Callers>, sessions: Arc<Sessions>, hub: Arc<Hub>) -> Self {
-        Self { writer, callers, sessions, hub }
+    pub const fn new(
+        writer: Writer,
+        callers: Arc<Callers>,
+        sessions: Arc<Sessions>,
+        hub: Arc<Hub>,
+        backends: Arc<Backends>,
+    ) -> Self {
+        Self { writer, callers, sessions, hub, backends }
     }
 
     /// Records a step, tells observers, releases the effects. A step without facts is released at once: everything
@@ -62,6 +72,7 @@ impl Recorder {
                 Effect::Send(machine, session, frame) => {
                     frames.entry((machine, session)).or_default().push(frame);
                 }
+                Effect::Broker(name, order) => self.tell_broker(&name, order),
                 Effect::Close(machine, session, code, reason) => {
                     self.sessions.close(&machine, session, code, reason);
                 }
@@ -74,14 +85,37 @@ impl Recorder {
         }
     }
 
+    /// Messages to forward are read here: their rows were written by this step or one before.
+    fn tell_broker(&self, name: &Arc<str>, order: Order) {
+        let work = match order {
+            Order::Forward(queue, ids) => match self.rows(&ids) {
+                Ok(rows) => Work::Forward(queue, rows),
+                Err(error) => {
+                    tracing::error!(%error, "messages could not be read for their broker");
+                    return;
+                }
+            },
+            other => Work::Order(other),
+        };
+        self.backends.tell(name, work);
+    }
+
+    fn rows(&self, ids: &[u64]) -> Result<Vec<MessageRow>, Error> {
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            rows.extend(records::message_row(self.writer.conn(), *id)?);
+        }
+        Ok(rows)
+    }
+
     /// The bodies of messages that were just handed out.
     fn messages(&self, leased: &[Leased]) -> Result<Vec<MessageView>, Error> {
         let mut views = Vec::with_capacity(leased.len());
         for l in leased {
-            if let Some(mut view) = records::message(self.writer.conn(), l.id)? {
-                view.lease = Some(l.lease.clone());
-                view.lease_until = Some(Wall(l.until));
-                views.push(view);
+            if let Some(row) = &l.kept {
+                views.push(leased_view(records::view_of(row)?, l));
+            } else if let Some(view) = records::message(self.writer.conn(), l.id)? {
+                views.push(leased_view(view, l));
             }
         }
         Ok(views)
@@ -107,6 +141,12 @@ impl Recorder {
     pub fn close(self) -> Result<(), Error> {
         self.writer.close()
     }
+}
+
+fn leased_view(mut view: MessageView, leased: &Leased) -> MessageView {
+    view.lease = Some(leased.lease.clone());
+    view.lease_until = Some(Wall(leased.until));
+    view
 }
 
 /// Jobs and tasks that ended with this step.

@@ -179,8 +179,12 @@ pub struct QueueRow {
     pub name: Arc<str>,
     /// What it holds.
     pub kind: QueueKind,
+    /// Where what waits is kept.
+    pub backend: Backend,
     /// Handing nothing out.
     pub paused: bool,
+    /// Who paused it, why, and when, wall milliseconds.
+    pub paused_by: Option<Box<Paused>>,
     /// Share among queues.
     pub weight: u32,
     /// Jobs at once; 0 for no limit.
@@ -193,6 +197,57 @@ pub struct QueueRow {
     pub owner: Arc<str>,
     /// Wall milliseconds.
     pub created_at: i64,
+}
+
+/// Who keeps a queue from handing out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paused {
+    /// The user.
+    pub by: Arc<str>,
+    /// In that user's words.
+    pub why: Option<String>,
+    /// Wall milliseconds.
+    pub at: i64,
+}
+
+/// Where a queue keeps what waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// In the store.
+    #[default]
+    Local,
+    /// Messages in memory alone, gone with the process.
+    Memory,
+    /// At a broker, named as in the configuration or by its URL.
+    Broker(Arc<str>),
+}
+
+impl Backend {
+    /// The word in store and API.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Local => "local",
+            Self::Memory => "memory",
+            Self::Broker(name) => name,
+        }
+    }
+
+    /// The inverse.
+    pub fn of(word: &str) -> Self {
+        match word {
+            "local" => Self::Local,
+            "memory" => Self::Memory,
+            name => Self::Broker(name.into()),
+        }
+    }
+
+    /// The broker's name.
+    pub const fn broker(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Broker(name) => Some(name),
+            Self::Local | Self::Memory => None,
+        }
+    }
 }
 
 /// What a queue holds, fixed by its first use.
@@ -253,6 +308,10 @@ pub struct MessageRow {
     pub lease: Option<(String, i64)>,
     /// Why it was given up.
     pub dead: Option<String>,
+    /// On its way to the queue's broker.
+    pub outgoing: bool,
+    /// What the queue's broker called it, if others published it there.
+    pub source: Option<String>,
     /// Idempotency key and digest.
     pub key: Option<(String, String)>,
 }

@@ -2,6 +2,7 @@
 //! Down: no new callers, no new machines, then the engine drains, then the store closes.
 use crate::admission;
 use crate::api;
+use crate::backend::Backends;
 use crate::clock;
 use crate::config::Config;
 use crate::core::{Core, Identity};
@@ -137,6 +138,7 @@ struct Parts {
     authority: Arc<Authority>,
     machines: Arc<Machines>,
     reads: Arc<store::read::ReadPool>,
+    backends: Arc<Backends>,
     who: Identity,
     /// The store has to be checked while it is used.
     unchecked: bool,
@@ -182,10 +184,13 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     let full = Full::default();
     let unchecked = opened.unchecked;
     let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone())?;
-    let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone());
+    let backends = Arc::new(Backends::new(config.backends.clone(), &who.lineage));
+    let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone(), backends.clone());
     let (engine, handle) = Engine::new(core, clock, recorder);
     let handle = handle.guarded(full.clone());
-    Ok((Parts { handle, full, hub, sessions, segments, authority, machines, reads, who, unchecked }, engine))
+    let parts =
+        Parts { handle, full, hub, sessions, segments, authority, machines, reads, backends, who, unchecked };
+    Ok((parts, engine))
 }
 
 /// Output of jobs is for the coordinator's user alone, whatever the mode of the directory above.
@@ -225,6 +230,7 @@ struct Running {
     engine: oneshot::Receiver<Result<(), store::Error>>,
     thread: std::thread::JoinHandle<()>,
     check: oneshot::Receiver<store::Error>,
+    backends: Arc<Backends>,
 }
 
 fn start(
@@ -240,6 +246,7 @@ fn start(
         .build()
         .map_err(|e| Error::Io("/".into(), e))?;
     let callers = parts.handle.callers();
+    parts.backends.start(parts.handle.clone());
     let thread = std::thread::Builder::new().name("engine".to_owned());
     let thread = thread
         .spawn(move || {
@@ -249,7 +256,8 @@ fn start(
         })
         .map_err(|e| Error::Io("/".into(), e))?;
     let listen = sockets.address();
-    let Parts { handle, full, hub, sessions, segments, authority, machines, reads, who, unchecked } = parts;
+    let Parts { handle, full, hub, sessions, segments, authority, machines, reads, backends, who, unchecked } =
+        parts;
     let mint = api::TokenMint {
         cluster: who.cluster.clone(),
         ca_hash: authority.ca_hash().to_owned(),
@@ -280,9 +288,20 @@ fn start(
         chores.spawn(ping);
     }
     let owner_uid = rustix::process::geteuid().as_raw();
-    let state = api::State { handle, hub, reads, segments, sessions, mint, info, owner_uid };
+    let state = api::State {
+        handle,
+        hub,
+        reads,
+        segments,
+        sessions,
+        backends: backends.clone(),
+        mint,
+        info,
+        owner_uid,
+    };
     let api = tokio::spawn(api::serve(state, listener, stopping));
-    Ok(Running { net, api, api_stop, chores, engine: engine_done, thread, check: check(config, unchecked) })
+    let check = check(config, unchecked);
+    Ok(Running { net, api, api_stop, chores, engine: engine_done, thread, check, backends })
 }
 
 /// Checks the store beside the work, if that is due. Whatever it finds ends the process: what is damaged is not served.
@@ -318,6 +337,7 @@ impl Running {
         tracing::info!("stopping");
         let _ = self.api_stop.send(true);
         self.chores.shutdown().await;
+        self.backends.stop();
         let _ = tokio::join!(self.net.stop(), self.api);
         let ended = match failed {
             Some(ended) => Ok(ended),

@@ -114,6 +114,10 @@ codes! {
     Internal "internal" 500 "The coordinator made a mistake";
     /// Designed, not built yet.
     NotYet "not-yet" 501 "This version cannot do that yet";
+    /// A queue's backend has no such thing.
+    BackendCannot "backend-cannot" 409 "The queue's backend cannot do this";
+    /// A queue's broker is not there, or cannot be used.
+    BackendUnusable "backend-unusable" 503 "A broker cannot be used";
     /// The coordinator is stopping, or lost its store.
     Unavailable "unavailable" 503 "The coordinator cannot answer now";
     /// The disk is nearly full.

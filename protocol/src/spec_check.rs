@@ -8,6 +8,8 @@ use crate::text::Clean;
 pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
 /// Bytes of all arguments and variables together: half of a control frame, so that Start always fits one.
 pub const MAX_COMMAND: usize = 512 * 1024;
+/// Bytes of a message's body.
+pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// Bytes of payload, standard input and result, each.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
 /// Bytes of everything large in a git job, so that its start fits one frame.

@@ -5,7 +5,9 @@
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used, clippy::panic, reason = "this package is tests")]
 
 pub mod bench;
+pub mod broker;
 pub mod chaos;
+pub mod conformance;
 pub mod disk;
 pub mod evil;
 pub mod fuzz;

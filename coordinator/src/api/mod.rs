@@ -30,6 +30,7 @@ mod views;
 pub use server::serve;
 pub use socket::bind;
 
+use crate::backend::Backends;
 use crate::engine::Handle;
 use crate::hub::Hub;
 use crate::input::Call;
@@ -57,6 +58,8 @@ pub struct State {
     pub segments: Arc<Segments>,
     /// The machines' sessions, for output while it is written.
     pub sessions: Arc<Sessions>,
+    /// The brokers that queues are kept at.
+    pub backends: Arc<Backends>,
     /// What join tokens are made of.
     pub mint: TokenMint,
     /// What does not change while it runs.

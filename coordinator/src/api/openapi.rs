@@ -55,8 +55,8 @@ operations! {
     "post" "/v1/queues/{queue}/nack" "Not done: back into the queue." [] "LeaseRequest" -> "Settled";
     "post" "/v1/queues/{queue}/extend" "More time for a lease." [] "LeaseRequest" -> "Settled";
     "post" "/v1/queues/{queue}/clean" "clean_queue: remove what waits, or the dead." [] "CleanRequest" -> "Cleaned";
-    "post" "/v1/queues/{queue}/pause" "Hand nothing out." [] "{}" -> "Queue";
-    "post" "/v1/queues/{queue}/resume" "Hand out again." [] "{}" -> "Queue";
+    "post" "/v1/queues/{queue}/pause" "Hand nothing out." [] "PauseRequest" -> "Queue";
+    "post" "/v1/queues/{queue}/resume" "Hand out again." [] "PauseRequest" -> "Queue";
     "get" "/v1/queues/{queue}/count" "count_queue_messages." [] "" -> "QueueCount";
     "get" "/v1/queues/{queue}/peek" "What would come next, leased to nobody." ["limit"] "" -> "Received";
     "get" "/v1/machines" "Every machine." [] "" -> "MachineList";
@@ -194,7 +194,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("QueueSettings", "kind:text? backend:text? weight:int? limit:int? max_len:int?"),
     (
         "Queue",
-        "name:text kind:text backend:text paused:bool weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]",
+        "name:text kind:text backend:text degraded:text? degraded_since:time? backend_version:text? capabilities:{text} hints:int? paused:bool paused_by:text? paused_why:text? paused_at:time? weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]",
     ),
     (
         "PublishRequest",
@@ -205,11 +205,12 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("Received", "items:[any]"),
     ("LeaseRequest", "lease:text result:any delay_s:number? lease_s:number? error:text?"),
     ("Settled", "ok:bool id:text"),
+    ("PauseRequest", "reason:text?"),
     ("CleanRequest", "filter:text? dead:bool dry_run:bool"),
     ("Cleaned", "removed:int dry_run:bool"),
     (
         "QueueCount",
-        "queue:text kind:text ready:int delayed:int leased:int dead:int oldest_age_s:number? as_of_seq:int",
+        "queue:text kind:text ready:int delayed:int leased:int dead:int oldest_age_s:number? as_of_seq:int degraded:text?",
     ),
     (
         "Machine",

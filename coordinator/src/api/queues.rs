@@ -3,27 +3,31 @@ use super::App;
 use super::jobs::{check_size, view};
 use super::listing::{SEARCH, asker, parse};
 use super::reply::{Answer, Failure, json, json_with, missing, unexpected};
-use super::request::{Cx, Nothing, millis};
+use super::request::{Cx, millis};
 use super::submit::{self, key_of, replayed, reused};
 use crate::effect::Reply;
 use crate::input::{Call, Key, NewMessage, Settle};
-use crate::row::Caller;
+use crate::orchestrator::link::Incoming;
+use crate::row::{Backend, Caller, MessageRow, QueueKind};
 use crate::store::query::{base64, records, sets};
 use crate::store::read;
 use axum::http::StatusCode;
 use reeve_protocol::api::{
-    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, PublishRequest, Published, QueueSettings,
-    QueueView, ReceiveRequest, Received, Total,
+    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, PauseRequest, PublishRequest,
+    Published, QueueSettings, QueueView, ReceiveRequest, Received, Total,
 };
 use reeve_protocol::error::parse_json;
-use reeve_protocol::spec_check::{MAX_PAYLOAD, check_name};
+use reeve_protocol::spec_check::{MAX_MESSAGE, check_name};
 use reeve_protocol::time::Wall;
 use reeve_protocol::token::sha256_hex;
 use reeve_protocol::{Code, JobSpec, Problem};
 use serde_json::json;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+/// A message of the largest size, in whatever way JSON may write it.
+const MESSAGE_BODY: usize = 8 * MAX_MESSAGE;
 /// Longest delay or life of a message: the same ten years as everywhere.
 const YEARS: f64 = 315_360_000.0;
 
@@ -58,7 +62,27 @@ async fn all(app: &App, caller: &Caller) -> Result<Vec<QueueView>, Failure> {
 pub(super) async fn set(cx: Cx) -> Answer {
     let (app, caller, queue) = begin(&cx)?;
     let settings: QueueSettings = cx.json_or_default().await?;
+    if let Some(backend) = &settings.backend {
+        try_backend(&app, &caller, &queue, backend, settings.kind.as_deref()).await?;
+    }
     one_queue(app.ask(&caller, Call::SetQueue { queue, settings }).await?)
+}
+
+/// A broker is tried before a queue is kept there: what is wrong with it is said to whoever can mend it.
+async fn try_backend(
+    app: &App,
+    caller: &Caller,
+    queue: &str,
+    backend: &str,
+    kind: Option<&str>,
+) -> Result<(), Failure> {
+    if Backend::of(backend).broker().is_none() {
+        return Ok(());
+    }
+    let queues = all(app, caller).await?;
+    let known = queues.iter().find(|q| q.name == queue).map(|q| q.kind.as_str());
+    let kind = kind.or(known).and_then(QueueKind::parse).unwrap_or(QueueKind::Unset);
+    Ok(app.backends.probe(backend, queue, kind).await?)
 }
 
 /// `POST /v1/queues/{queue}/pause`.
@@ -73,8 +97,11 @@ pub(super) async fn resume(cx: Cx) -> Answer {
 
 async fn set_paused(cx: Cx, paused: bool) -> Answer {
     let (app, caller, queue) = begin(&cx)?;
-    let Nothing {} = cx.json_or_default().await?;
-    one_queue(app.ask(&caller, Call::PauseQueue { queue, paused }).await?)
+    let PauseRequest { reason } = cx.json_or_default().await?;
+    if reason.as_ref().is_some_and(|r| r.len() > 1_000) {
+        return Err(Problem::new(Code::TooLarge, "a reason takes at most 1,000 bytes").into());
+    }
+    one_queue(app.ask(&caller, Call::PauseQueue { queue, paused, reason }).await?)
 }
 
 fn one_queue(reply: Reply) -> Answer {
@@ -90,7 +117,7 @@ pub(super) async fn publish(cx: Cx) -> Answer {
     let (app, caller, queue) = begin(&cx)?;
     let key = key_of(&cx.parts.headers)?;
     super::request::expect_json(&cx.parts.headers)?;
-    let body = cx.bytes(super::request::BODY).await?;
+    let body = cx.bytes(MESSAGE_BODY).await?;
     let fields: BTreeMap<String, Box<RawValue>> = parse_json(&body)?;
     let has = |names: &[&str]| names.iter().any(|name| fields.contains_key(*name));
     match (has(&["body", "body_text", "body_base64"]), has(&["command", "worker", "git"])) {
@@ -164,9 +191,9 @@ fn message_of(request: PublishRequest, key: Option<Key>) -> Result<NewMessage, F
             .into());
         }
     };
-    if body.len() > MAX_PAYLOAD {
+    if body.len() > MAX_MESSAGE {
         return Err(
-            Problem::new(Code::TooLarge, format!("a message takes at most {MAX_PAYLOAD} bytes")).into()
+            Problem::new(Code::TooLarge, format!("a message takes at most {MAX_MESSAGE} bytes")).into()
         );
     }
     if request.headers.len() > 64
@@ -267,8 +294,17 @@ pub(super) async fn clean_queue(cx: Cx) -> Answer {
             Some(app.reads.scan(SEARCH, move |conn| sets::waiting_in(conn, &queue, &filter, asker)).await?)
         }
     };
+    let name = queue.clone();
     match app.ask(&caller, Call::CleanQueue { queue, ids, dead, dry_run }).await? {
-        Reply::Cleaned(cleaned) => Ok(json(&cleaned)),
+        Reply::Cleaned(mut cleaned, outside) => {
+            // What lies at the broker goes as well; the store's part is gone by then.
+            cleaned.removed += match outside {
+                Some((broker, _)) if !dry_run => app.backends.purge(&broker, &name).await?,
+                Some((_, depth)) => depth,
+                None => 0,
+            };
+            Ok(json(&cleaned))
+        }
         other => Err(unexpected(&other)),
     }
 }
@@ -286,11 +322,12 @@ pub(super) async fn count_queue_messages(cx: Cx) -> Answer {
 pub(super) async fn peek(cx: Cx) -> Answer {
     let max = cx.query(&["limit"])?.number("limit", 1..=1000)?.unwrap_or(10);
     let queue = name_of(&cx)?;
-    let (ids, are_messages) = match cx.app.ask(&cx.caller, Call::Peek { queue, max }).await? {
-        Reply::Peeked(ids, are_messages) => (ids, are_messages),
-        other => return Err(unexpected(&other)),
-    };
+    let asked = cx.app.ask(&cx.caller, Call::Peek { queue: queue.clone(), max }).await?;
+    let Reply::Peeked { ids, are_messages, kept, broker } = asked else { return Err(unexpected(&asked)) };
     let mut items = Vec::with_capacity(ids.len());
+    for row in &kept {
+        items.push(json!(records::view_of(row).map_err(Failure::from)?));
+    }
     for id in ids {
         // What was taken between the two looks is left out.
         let item = cx.app.reads.point(|conn| {
@@ -302,10 +339,45 @@ pub(super) async fn peek(cx: Cx) -> Answer {
         })?;
         items.extend(item);
     }
+    let more = (max as usize).saturating_sub(items.len());
+    if let Some(broker) = broker.filter(|_| more > 0) {
+        for message in cx.app.backends.peek(&broker, &queue, more).await? {
+            items.push(json!(outside_view(&queue, message)?));
+        }
+    }
     Ok(json(&json!({"items": items})))
 }
 
-fn begin(cx: &Cx) -> Result<(std::sync::Arc<App>, Caller, String), Failure> {
+/// A message as it lies at a broker. One that others published has no number of ours yet.
+fn outside_view(queue: &str, m: Incoming) -> Result<MessageView, Failure> {
+    let row = MessageRow {
+        id: m.id.unwrap_or(0),
+        queue: queue.into(),
+        owner_uid: 0,
+        owner: "".into(),
+        kind: m.kind,
+        body: m.body,
+        headers: m.headers,
+        priority: m.priority,
+        published_at: 0,
+        run_at: None,
+        expires_at: m.expires_at,
+        deliveries: 0,
+        lease: None,
+        dead: m.unusable,
+        outgoing: false,
+        source: None,
+        key: None,
+    };
+    let mut view = records::view_of(&row)?;
+    view.published_at = None;
+    if m.id.is_none() {
+        view.id = m.tag.name.to_string();
+    }
+    Ok(view)
+}
+
+fn begin(cx: &Cx) -> Result<(Arc<App>, Caller, String), Failure> {
     cx.query(&[])?;
     Ok((cx.app.clone(), cx.caller.clone(), name_of(cx)?))
 }
@@ -343,7 +415,7 @@ mod tests {
         ] {
             assert_eq!(message(json).unwrap_err(), code, "{json}");
         }
-        let large = format!(r#"{{"body_text":"{}"}}"#, "x".repeat(MAX_PAYLOAD + 1));
+        let large = format!(r#"{{"body_text":"{}"}}"#, "x".repeat(MAX_MESSAGE + 1));
         assert_eq!(message(&large).unwrap_err(), "too-large");
     }
 }

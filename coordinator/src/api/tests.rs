@@ -88,6 +88,7 @@ impl Bench {
 
     fn state(&self, owner_uid: u32) -> State {
         State {
+            backends: Arc::default(),
             handle: self.handle.clone(),
             hub: self.hub.clone(),
             reads: self.reads.clone(),

@@ -62,7 +62,7 @@ impl Audit {
             let (ticket, refused) = match effect {
                 Effect::Reply(ticket, answer) => (ticket, answer.as_ref().as_ref().err()),
                 Effect::ReplyMessages(ticket, _) => (ticket, None),
-                Effect::Send(..) | Effect::Close(..) => continue,
+                Effect::Send(..) | Effect::Close(..) | Effect::Broker(..) => continue,
             };
             let Some(mut open) = self.open.remove(ticket) else { continue };
             match (effect, refused) {
@@ -149,7 +149,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         ),
         Call::CleanQueue { queue: name, dry_run: false, .. } => ("clean_queue", queue(name)),
         Call::SetQueue { queue: name, .. } => ("set_queue", queue(name)),
-        Call::PauseQueue { queue: name, paused } => {
+        Call::PauseQueue { queue: name, paused, .. } => {
             (if *paused { "pause_queue" } else { "resume_queue" }, queue(name))
         }
         Call::PutPlan { plan, .. } => ("plan", format!("{} of {} jobs", plan.action, plan.matched)),
@@ -202,7 +202,7 @@ fn outcome(object: &str, reply: &Reply) -> Option<String> {
             format!("{object}{}", span(" jobs", jobs.iter().map(|(task, ..)| task.job)))
         }
         Reply::Settled(id) => format!("{object} {id}"),
-        Reply::Cleaned(cleaned) => format!("{object}, {} removed", cleaned.removed),
+        Reply::Cleaned(cleaned, _) => format!("{object}, {} removed", cleaned.removed),
         Reply::Plan(plan) => format!("plan:{} {object}", plan.id),
         Reply::Removed(id, lost) if *lost > 0 => format!("{object} ({id}), {lost} attempts lost"),
         Reply::Removed(id, _) => format!("{object} ({id})"),

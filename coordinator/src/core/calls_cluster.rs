@@ -7,8 +7,7 @@ use crate::effect::{Effect, Fact, Reply, Step};
 use crate::input::{Key, Now, Stored, Target};
 use crate::job_manager::lifecycle::Move;
 use crate::job_manager::{Body, Holder, Job, Task, new_array};
-use crate::orchestrator::queue::Queue;
-use crate::row::{Caller, JobRow, QueueKind, QueueRow, Standing};
+use crate::row::{Backend, Caller, JobRow, QueueKind, QueueRow, Standing};
 use reeve_protocol::api::{Changed, Submitted};
 use reeve_protocol::spec_check::check_name;
 use reeve_protocol::time::Wall;
@@ -149,7 +148,9 @@ impl Core {
         let row = QueueRow {
             name: name.into(),
             kind,
+            backend: Backend::Local,
             paused: false,
+            paused_by: None,
             weight: 1,
             limit: 0,
             max_len: 0,
@@ -159,7 +160,7 @@ impl Core {
         };
         step.facts.push(Fact::QueuePut(Box::new(row.clone())));
         self.events.note(now.wall, "queue", name, "created", &caller.actor());
-        self.queues.insert(Queue::new(row));
+        self.insert_queue(row);
         Ok(true)
     }
 

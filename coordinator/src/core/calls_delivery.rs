@@ -41,11 +41,39 @@ impl Core {
         self.check_room(queue, 1)?;
         let id = self.next_message;
         self.next_message += 1;
+        if let (Some(memory), Some(key)) = (memory, &message.key) {
+            self.recent.insert(memory.clone(), (key.digest.clone(), id));
+            self.recent_order.push_back(memory);
+            step.facts.push(Fact::MessageKeyUsed {
+                owner_uid: caller.uid,
+                queue: queue.into(),
+                key: key.key.clone(),
+                digest: key.digest.clone(),
+                id,
+                at: now.wall,
+            });
+        }
+        self.enter_message(now, caller, queue, id, message, step);
+        let seq = self.events.note(now.wall, "message", queue, "published", &caller.actor());
+        Ok(Reply::Published(Published { id: id.to_string(), queue: queue.to_owned(), seq, created }, false))
+    }
+
+    /// Puts a message into a queue that is there: at hand, delayed, or on its way to the queue's broker.
+    pub(super) fn enter_message(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        id: u64,
+        message: NewMessage,
+        step: &mut Step,
+    ) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let outgoing = q.row.backend.broker().is_some();
         let run_at = (message.delay_ms > 0).then(|| now.wall + message.delay_ms as i64);
-        let expires_at = message.ttl_ms.map(|ms| now.wall + ms as i64);
         let row = MessageRow {
             id,
-            queue: queue.into(),
+            queue: q.row.name.clone(),
             owner_uid: caller.uid,
             owner: caller.name.clone(),
             kind: message.kind,
@@ -54,32 +82,33 @@ impl Core {
             priority: message.priority,
             published_at: now.wall,
             run_at,
-            expires_at,
+            expires_at: message.ttl_ms.map(|ms| now.wall + ms as i64),
             deliveries: 0,
             lease: None,
             dead: None,
-            key: message.key.map(|k| (k.key, k.digest)),
+            outgoing,
+            source: None,
+            key: None,
         };
-        if let (Some(memory), Some((_, digest))) = (memory, &row.key) {
-            self.recent.insert(memory.clone(), (digest.clone(), id));
-            self.recent_order.push_back(memory);
-        }
-        let name = row.queue.clone();
-        let place = run_at.map_or(Where::Ready, Where::Delayed);
+        let place = match run_at {
+            Some(at) => Where::Delayed(at),
+            None if outgoing => Where::Outgoing(false),
+            None => Where::Ready,
+        };
         if let Some(at) = run_at {
-            self.due.at(now, at, What::MessageDelay(name.clone(), id));
+            self.due.at(now, at, What::MessageDelay(row.queue.clone(), id));
         }
-        if let Some(at) = expires_at {
-            self.due.at(now, at, What::MessageExpiry(name.clone(), id));
+        if let Some(at) = row.expires_at {
+            self.due.at(now, at, What::MessageExpiry(row.queue.clone(), id));
         }
-        let meta =
-            Message { priority: row.priority, deliveries: 0, published_at: now.wall, expires_at, place };
-        if let Some(q) = self.queues.get_mut(queue) {
-            q.messages.insert(id, meta);
+        let (priority, expires_at, has_rows) = (row.priority, row.expires_at, q.has_rows());
+        let kept = (!has_rows).then(|| Arc::new(row.clone()));
+        let published_at = now.wall;
+        q.messages
+            .insert(id, Message { priority, deliveries: 0, published_at, expires_at, place, outgoing, kept });
+        if has_rows {
+            step.facts.push(Fact::MessageAdded(Box::new(row)));
         }
-        let seq = self.events.note(now.wall, "message", queue, "published", &caller.actor());
-        step.facts.push(Fact::MessageAdded(Box::new(row)));
-        Ok(Reply::Published(Published { id: id.to_string(), queue: queue.to_owned(), seq, created }, false))
     }
 
     /// `receive_message`: now, or when something comes. `None`: the caller waits.
@@ -104,6 +133,10 @@ impl Core {
         if !q.waiters.iter().any(|w| w.ticket == ticket) {
             return None;
         }
+        if wait_ms == 0 && self.ask_broker(now, ticket, &name, step) {
+            return None;
+        }
+        let q = self.queues.get_mut(queue)?;
         if wait_ms == 0 {
             q.waiters.retain(|w| w.ticket != ticket);
             return Some(Ok(nothing(q.row.kind)));
@@ -161,21 +194,25 @@ impl Core {
     fn hand_messages(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
         let mut out = Vec::new();
         let (until, ends) = (now.wall + waiter.lease_ms as i64, now.mono + waiter.lease_ms);
-        while let (true, Some(id)) =
-            (out.len() < waiter.max as usize, self.queues.get(name).and_then(|q| q.messages.first()))
-        {
+        while out.len() < waiter.max as usize {
+            let Some(id) = self.next_message_of(name, step) else { break };
             let lease = self.random.word();
             let Some(q) = self.queues.get_mut(name) else { break };
             let deliveries = q.messages.lease(id, lease.clone(), ends);
-            step.facts.push(Fact::MessageMoved {
-                id,
-                deliveries,
-                lease: Some((lease.clone(), until)),
-                run_at: None,
-                dead: None,
-            });
+            let mut kept = q.messages.get(id).and_then(|m| m.kept.clone());
+            if let Some(row) = &mut kept {
+                Arc::make_mut(row).deliveries = deliveries;
+            } else {
+                step.facts.push(Fact::MessageMoved {
+                    id,
+                    deliveries,
+                    lease: Some((lease.clone(), until)),
+                    run_at: None,
+                    dead: None,
+                });
+            }
             self.due.push(ends, What::MessageLease(name.clone(), id));
-            out.push(Leased { id, lease, until });
+            out.push(Leased { id, lease, until, kept });
         }
         if out.is_empty() {
             return false;
@@ -185,14 +222,32 @@ impl Core {
         true
     }
 
+    /// The next message that can be handed out. While the queue's broker is away that may be one that was never given to
+    /// it: what was given, and not confirmed, may lie there.
+    fn next_message_of(&mut self, name: &Arc<str>, step: &mut Step) -> Option<u64> {
+        let q = self.queues.get(name)?;
+        if let Some(id) = q.messages.first() {
+            return Some(id);
+        }
+        let away = q.trouble.is_some() || self.queues.link_of(q).is_some_and(|link| !link.up);
+        let id = q.messages.unsent(1).first().copied().filter(|_| away)?;
+        self.queues.get_mut(name)?.messages.put(id, Where::Ready);
+        step.facts.push(Fact::MessageArrived(id));
+        Some(id)
+    }
+
     fn hand_jobs(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
         let machine: Arc<str> = format!("consumer:{}", waiter.caller.name).into();
         let (until, ends) = (now.wall + waiter.lease_ms as i64, now.mono + waiter.lease_ms);
         let mut out = Vec::new();
         while out.len() < waiter.max as usize {
-            let Some(place) =
-                self.queues.get(name).filter(|q| q.may_hand_out()).and_then(|q| q.first(&HashSet::new()))
-            else {
+            let first = |core: &Self| {
+                core.queues.get(name).filter(|q| q.may_hand_out()).and_then(|q| q.first(&HashSet::new()))
+            };
+            let Some(place) = first(self).or_else(|| {
+                self.absorb(now, &HashSet::new());
+                first(self)
+            }) else {
                 break;
             };
             let Some(task) = self.next_task(place.job) else { break };
@@ -272,7 +327,9 @@ impl Core {
         match how {
             Settle::Ack => {
                 q.messages.remove(id);
-                step.facts.push(Fact::MessageGone(id));
+                if q.has_rows() {
+                    step.facts.push(Fact::MessageGone(id));
+                }
                 self.events.note(now.wall, "message", queue, "acked", &actor);
             }
             Settle::Nack => {
@@ -286,13 +343,15 @@ impl Core {
                 let until = now.wall + more as i64;
                 let deliveries = q.messages.get(id).map_or(0, |m| m.deliveries);
                 q.messages.put(id, Where::Leased(request.lease.clone(), now.mono + more));
-                step.facts.push(Fact::MessageMoved {
-                    id,
-                    deliveries,
-                    lease: Some((request.lease.clone(), until)),
-                    run_at: None,
-                    dead: None,
-                });
+                if q.has_rows() {
+                    step.facts.push(Fact::MessageMoved {
+                        id,
+                        deliveries,
+                        lease: Some((request.lease.clone(), until)),
+                        run_at: None,
+                        dead: None,
+                    });
+                }
                 self.due.after(now, more, What::MessageLease(name, id));
             }
         }
@@ -323,7 +382,10 @@ impl Core {
             self.events.note(now.wall, "message", queue, "dead", "coordinator");
         }
         q.messages.put(id, place);
-        step.facts.push(Fact::MessageMoved { id, deliveries, lease: None, run_at, dead });
+        q.messages.note_dead(id, dead.as_deref());
+        if q.has_rows() {
+            step.facts.push(Fact::MessageMoved { id, deliveries, lease: None, run_at, dead });
+        }
     }
 
     fn settle_job(

@@ -2,9 +2,10 @@
 use super::Core;
 use super::calls_cluster::wrong_kind;
 use crate::effect::{Fact, Reply, Step};
-use crate::input::Now;
+use crate::input::{Now, Ticket};
 use crate::job_manager::Body;
-use crate::row::{Caller, QueueKind};
+use crate::orchestrator::queue::Queue;
+use crate::row::{Backend, Caller, Paused, QueueKind};
 use reeve_protocol::api::{Cleaned, QueueCount, QueueSettings};
 use reeve_protocol::nearest::nearest;
 use reeve_protocol::{Code, JobId, Problem, State, Substate};
@@ -39,9 +40,11 @@ impl Core {
     ) -> Result<Reply, Problem> {
         self.known_queue(queue)?;
         let Some(q) = self.queues.get_mut(queue) else {
-            return Ok(Reply::Cleaned(Cleaned { removed: 0, dry_run }));
+            return Err(Self::unknown_job(queue));
         };
+        let mut outside = None;
         let removed = if q.row.kind == QueueKind::Messages {
+            outside = q.row.backend.broker().filter(|_| !dead).map(|broker| (broker.clone(), q.depth));
             if ids.is_some() {
                 return Err(Problem::new(Code::BadFilter, "messages have no fields to filter by")
                     .hint("clean the whole queue, or receive and ack"));
@@ -51,7 +54,9 @@ impl Core {
                 for id in &list {
                     q.messages.remove(*id);
                 }
-                step.facts.push(Fact::MessagesCleaned(q.row.name.clone(), dead));
+                if q.has_rows() {
+                    step.facts.push(Fact::MessagesCleaned(q.row.name.clone(), list.clone()));
+                }
                 self.events.note(now.wall, "queue", queue, "cleaned", &caller.actor());
             }
             list.len() as u64
@@ -60,7 +65,7 @@ impl Core {
         } else {
             self.clean_jobs(now, caller, queue, ids, dry_run, step)?
         };
-        Ok(Reply::Cleaned(Cleaned { removed, dry_run }))
+        Ok(Reply::Cleaned(Cleaned { removed, dry_run }, outside))
     }
 
     fn clean_jobs(
@@ -102,13 +107,32 @@ impl Core {
         Ok(removed)
     }
 
-    /// `count_queue_messages`.
-    pub(super) fn count_queue_messages(&self, now: Now, queue: &str) -> Result<Reply, Problem> {
-        self.known_queue(queue)?;
+    /// `count_queue_messages`. `None`: the queue's broker is asked first.
+    pub(super) fn count_queue_messages(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        queue: &str,
+        step: &mut Step,
+    ) -> Option<Result<Reply, Problem>> {
+        if let Err(problem) = self.known_queue(queue) {
+            return Some(Err(problem));
+        }
+        match self.count_outside(now, ticket, queue, step) {
+            Some(()) => None,
+            None => Some(self.count_of(now, queue).map(Reply::Count)),
+        }
+    }
+
+    /// What is in a queue, at this moment.
+    pub(super) fn count_of(&self, now: Now, queue: &str) -> Result<QueueCount, Problem> {
         let Some(q) = self.queues.get(queue) else { return Err(Self::unknown_job(queue)) };
         let age = |at: i64| (now.wall - at).max(0) as f64 / 1000.0;
         let (ready, delayed, leased, dead) = match q.row.kind {
-            QueueKind::Messages => q.messages.counts(),
+            QueueKind::Messages => {
+                let (ready, delayed, leased, dead) = q.messages.counts();
+                (ready + q.depth, delayed, leased, dead)
+            }
             QueueKind::Jobs | QueueKind::Unset => {
                 let later = [Substate::Held, Substate::Blocked, Substate::Delayed, Substate::Retrying]
                     .map(|s| q.waiting_in(s))
@@ -122,7 +146,7 @@ impl Core {
             QueueKind::Messages => q.messages.oldest(),
             QueueKind::Jobs | QueueKind::Unset => self.oldest_waiting(q),
         };
-        Ok(Reply::Count(QueueCount {
+        Ok(QueueCount {
             queue: queue.to_owned(),
             kind: q.row.kind.as_str().to_owned(),
             ready,
@@ -131,7 +155,8 @@ impl Core {
             dead,
             oldest_age_s: oldest.map(age),
             as_of_seq: self.seq(),
-        }))
+            degraded: self.degraded(q),
+        })
     }
 
     /// Makes a queue, or changes its settings.
@@ -149,13 +174,6 @@ impl Core {
                 Problem::new(Code::BadValue, format!("kind {word:?} is not known")).hint("jobs or messages")
             })?,
         };
-        if let Some(backend) = settings.backend.as_deref().filter(|b| *b != "local") {
-            return Err(Problem::new(
-                Code::NotYet,
-                format!("backend {backend:?} comes with a later version"),
-            )
-            .hint("local is durable in the coordinator's store"));
-        }
         if settings.weight.is_some_and(|w| !(1..=1000).contains(&w)) {
             return Err(Problem::new(Code::OutOfRange, "weight must be between 1 and 1000"));
         }
@@ -167,6 +185,10 @@ impl Core {
             }
             q.row.kind = kind;
         }
+        if let Some(word) = settings.backend.as_deref() {
+            self.set_backend(queue, Backend::of(word))?;
+        }
+        let Some(q) = self.queues.get_mut(queue) else { return Err(Self::unknown_job(queue)) };
         q.row.weight = settings.weight.unwrap_or(q.row.weight);
         q.row.limit = settings.limit.unwrap_or(q.row.limit);
         q.row.max_len = settings.max_len.unwrap_or(q.row.max_len);
@@ -177,18 +199,64 @@ impl Core {
         Ok(Reply::Queue(Box::new(self.queue_view(now, queue)), created))
     }
 
-    /// Pauses or resumes a queue: it takes things in, and hands nothing out.
+    /// Keeps a queue elsewhere from now on. Jobs go along: their records stay, their hints are made anew. Messages would be
+    /// left behind, so they are moved by `migrate`.
+    fn set_backend(&mut self, queue: &str, backend: Backend) -> Result<(), Problem> {
+        if let Some(broker) = backend.broker() {
+            self.queues.links.entry(broker.clone()).or_default();
+        }
+        let Some(q) = self.queues.get_mut(queue).filter(|q| q.row.backend != backend) else { return Ok(()) };
+        let (ready, delayed, leased, dead) = q.messages.counts();
+        if ready + delayed + leased + dead + q.depth > 0 {
+            return Err(Problem::new(
+                Code::QueueState,
+                format!("queue {queue} holds messages in backend {}", q.row.backend.as_str()),
+            )
+            .hint(format!("move them along with: reeve queue migrate {queue} --to {}", backend.as_str())));
+        }
+        q.row.backend = backend;
+        q.trouble = None;
+        q.room = 0;
+        let mut places = q.places();
+        places.extend(q.away.places());
+        places.sort_unstable_by_key(|p| (std::cmp::Reverse(p.priority), p.job));
+        for place in &places {
+            q.withdraw(*place);
+        }
+        for place in places {
+            self.queues.offer(queue, place);
+        }
+        Ok(())
+    }
+
+    /// Why a queue's backend cannot be relied on now.
+    pub(super) fn degraded(&self, q: &Queue) -> Option<String> {
+        let link = self.queues.link_of(q)?;
+        if let Some(trouble) = &q.trouble {
+            return Some(trouble.clone());
+        }
+        match (link.up, link.silent) {
+            (true, false) => None,
+            (false, _) if link.since.is_none() => None,
+            (true, true) => Some("it says nothing: hints are not waited for".to_owned()),
+            (false, _) => Some(link.reason.clone().unwrap_or_default()),
+        }
+    }
+
+    /// Pauses a queue or resumes it: it takes things in, and hands nothing out.
     pub(super) fn pause_queue(
         &mut self,
         now: Now,
         caller: &Caller,
         queue: &str,
-        paused: bool,
+        (paused, reason): (bool, Option<String>),
         step: &mut Step,
     ) -> Result<Reply, Problem> {
         self.known_queue(queue)?;
         if let Some(q) = self.queues.get_mut(queue).filter(|q| q.row.paused != paused) {
             q.row.paused = paused;
+            let by = Paused { by: caller.name.clone(), why: reason, at: now.wall };
+            q.row.paused_by = paused.then(|| Box::new(by));
             step.facts.push(Fact::QueuePut(Box::new(q.row.clone())));
             step.facts.push(Fact::Interval("queue_paused", queue.to_owned(), paused, caller.actor()));
             self.events.note(
@@ -206,9 +274,17 @@ impl Core {
     pub(super) fn peek(&self, queue: &str, max: u32) -> Result<Reply, Problem> {
         self.known_queue(queue)?;
         let Some(q) = self.queues.get(queue) else { return Err(Self::unknown_job(queue)) };
-        Ok(match q.row.kind {
-            QueueKind::Messages => Reply::Peeked(q.messages.peek(max as usize), true),
-            QueueKind::Jobs | QueueKind::Unset => Reply::Peeked(q.peek(max as usize), false),
-        })
+        if q.row.kind != QueueKind::Messages {
+            let ids = q.peek(max as usize);
+            return Ok(Reply::Peeked { ids, are_messages: false, kept: Vec::new(), broker: None });
+        }
+        let mut ids = q.messages.peek(max as usize);
+        ids.extend(q.messages.unsent(max as usize - ids.len()));
+        let kept: Vec<_> =
+            ids.iter().filter_map(|id| q.messages.get(*id)).filter_map(|m| m.kept.clone()).collect();
+        if !q.has_rows() {
+            ids.clear();
+        }
+        Ok(Reply::Peeked { ids, are_messages: true, kept, broker: q.row.backend.broker().cloned() })
     }
 }

@@ -83,7 +83,15 @@ impl Core {
                 Body::Single(task) => task.phase().is(Substate::Waiting),
                 Body::Array(array) => array.peek().is_some(),
             };
-        let stands = self.queues.get(&job.queue).is_some_and(|q| q.has(job.priority, job.id, job.shape));
+        let place =
+            crate::orchestrator::queue::Place { priority: job.priority, job: job.id, need: job.shape };
+        let queue = self.queues.get(&job.queue);
+        let at_hand = queue.is_some_and(|q| q.has(job.priority, job.id, job.shape));
+        let away = queue.is_some_and(|q| q.away.has(place));
+        if at_hand && away {
+            wrong.push(format!("job {} stands in queue {} twice", job.id, job.queue));
+        }
+        let stands = at_hand || away;
         if waits != stands {
             wrong.push(format!("job {} waits: {waits}, stands in queue {}: {stands}", job.id, job.queue));
         }

@@ -25,6 +25,10 @@ pub(super) enum What {
     MessageExpiry(Arc<str>, u64),
     /// A caller has waited long enough.
     Waiter(Arc<str>, Ticket),
+    /// Somebody who counts has waited long enough for a queue's broker.
+    Counting(Ticket),
+    /// Jobs stand at brokers: have their hints come?
+    Absorb,
     /// An attempt handed ahead has waited long: take it back if it has not started.
     Revoke(AttemptId),
     /// What still runs on a machine that is being emptied is stopped.

@@ -4,6 +4,7 @@
 //! named calls, `agents` what machines can say, `time` what falls due, `place` who gets the next slot.
 mod agents;
 mod audit;
+mod brokers;
 mod calls_bulk;
 mod calls_cluster;
 mod calls_delivery;
@@ -35,7 +36,6 @@ use crate::input::{Call, Input, Now, Ticket};
 use crate::job_manager::{Body, Holder, Job, JobManager};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::messages::{Message, Where};
-use crate::orchestrator::queue::Queue;
 use crate::row::{Caller, TokenRow, WorkerRow};
 use crate::store::load::Loaded;
 use audit::Audit;
@@ -98,6 +98,12 @@ pub struct Core {
     changes: Changes,
     random: Random,
     audit: Audit,
+    /// Deliveries of brokers that were taken lately, so that what comes again after a lost connection is not taken twice.
+    taken: brokers::Taken,
+    /// Callers that count a queue whose messages are at a broker.
+    counting: HashMap<Ticket, Arc<str>>,
+    /// A look at the jobs that stand at brokers is due.
+    absorb_armed: bool,
     /// Machines that are being emptied, and have not become empty yet.
     draining: BTreeSet<Arc<str>>,
 }
@@ -133,13 +139,16 @@ impl Core {
             changes: Changes::default(),
             random: Random { seed, counter: 0 },
             audit: Audit::default(),
+            taken: brokers::Taken::default(),
+            counting: HashMap::new(),
+            absorb_armed: false,
             draining: BTreeSet::new(),
         };
         for row in &loaded.machines {
             core.cluster.insert(Machine::restore(row));
         }
         for row in loaded.queues {
-            core.queues.insert(Queue::new(row));
+            core.insert_queue(row);
         }
         for (queue, counts) in loaded.counts {
             core.count_restored(&queue, counts);
@@ -169,6 +178,9 @@ impl Core {
 
     fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
         let Some(queue) = self.queues.get_mut(&row.queue) else { return };
+        if let Some(source) = row.source {
+            self.taken.note(source);
+        }
         let place = match (row.dead, row.lease, row.run_at) {
             (true, _, _) => Where::Dead,
             (false, Some((lease, until)), _) => {
@@ -181,6 +193,7 @@ impl Core {
                 self.due.at(now, at, What::MessageDelay(row.queue.clone(), row.id));
                 Where::Delayed(at)
             }
+            (false, None, _) if row.outgoing => Where::Outgoing(false),
             (false, None, _) => Where::Ready,
         };
         if let Some(at) = row.expires_at {
@@ -192,6 +205,8 @@ impl Core {
             published_at: row.published_at,
             expires_at: row.expires_at,
             place,
+            outgoing: row.outgoing,
+            kept: None,
         };
         queue.messages.insert(row.id, message);
     }
@@ -264,9 +279,11 @@ impl Core {
             Input::Tick => self.tick(now, step),
             Input::Gone(ticket) => {
                 self.audit.forget(ticket);
+                self.counting.remove(&ticket);
                 self.gone(ticket);
             }
             Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
+            Input::Broker { name, said } => self.broker_said(now, &name, said, step),
             Input::Agent { machine, session, said } => self.agent(now, &machine, session, said, step),
             Input::Call { ticket, caller, call } => {
                 self.audit.enter(ticket, &caller, &call);
@@ -315,9 +332,13 @@ impl Core {
             Call::CleanQueue { queue, ids, dead, dry_run } => {
                 self.clean_queue(now, caller, &queue, ids, (dead, dry_run), step)
             }
-            Call::CountQueueMessages { queue } => self.count_queue_messages(now, &queue),
+            Call::CountQueueMessages { queue } => {
+                return self.count_queue_messages(now, ticket, &queue, step);
+            }
             Call::SetQueue { queue, settings } => self.set_queue(now, caller, &queue, settings, step),
-            Call::PauseQueue { queue, paused } => self.pause_queue(now, caller, &queue, paused, step),
+            Call::PauseQueue { queue, paused, reason } => {
+                self.pause_queue(now, caller, &queue, (paused, reason), step)
+            }
             Call::Peek { queue, max } => self.peek(&queue, max),
             Call::GetQueueStats => Ok(Reply::Stats(Box::new(self.stats(now)))),
             Call::ListQueues => Ok(Reply::Queues(self.queue_views(now))),
@@ -356,6 +377,7 @@ impl Core {
     pub fn plan(&mut self, now: Now, step: &mut Step) {
         self.serve_waiters(now, step);
         self.place(now, step);
+        self.tell_brokers(now, step);
         if !self.draining.is_empty() {
             self.note_drained(now);
         }

@@ -63,8 +63,10 @@ impl Core {
                 Body::Array(array) => array.peek().is_some(),
             };
         let name = job.queue.clone();
-        if let Some(queue) = self.queues.get_mut(&name) {
-            if waits { queue.offer(place) } else { queue.withdraw(place) }
+        if waits {
+            self.queues.offer(&name, place);
+        } else if let Some(queue) = self.queues.get_mut(&name) {
+            queue.withdraw(place);
         }
     }
 

@@ -23,7 +23,12 @@ impl Core {
     pub(super) fn place(&mut self, now: Now, step: &mut Step) {
         let mut blocked = HashSet::new();
         for _ in 0..STEP_PLACEMENTS {
-            let Some((_, place)) = self.queues.next(&blocked) else { return };
+            let Some((_, place)) = self.queues.next(&blocked) else {
+                if self.absorb(now, &blocked) {
+                    continue;
+                }
+                return;
+            };
             let Some(task) = self.next_task(place.job) else {
                 self.offer(place.job);
                 if self.next_task(place.job).is_none() {

@@ -10,6 +10,7 @@ use reeve_protocol::{Cause, State, Substate};
 
 mod agents;
 mod audit;
+mod brokers;
 mod exits;
 mod git;
 mod jobs;
@@ -25,6 +26,7 @@ struct World {
     sent: Vec<ToAgent>,
     audit: Vec<crate::row::AuditRow>,
     closed: Vec<(u64, u32)>,
+    orders: Vec<crate::orchestrator::link::Order>,
     answers: HashMap<Ticket, Result<Reply, Problem>>,
     leased: Vec<crate::effect::Leased>,
     ticket: Ticket,
@@ -58,6 +60,7 @@ impl World {
             sent: Vec::new(),
             audit: Vec::new(),
             closed: Vec::new(),
+            orders: Vec::new(),
             answers: HashMap::new(),
             leased: Vec::new(),
             ticket: 0,
@@ -93,6 +96,7 @@ impl World {
                 Effect::ReplyMessages(_, leased) => self.leased.extend(leased),
                 Effect::Send(_, _, frame) => self.sent.push(frame),
                 Effect::Close(_, session, code, _) => self.closed.push((session, code)),
+                Effect::Broker(_, order) => self.orders.push(order),
             }
         }
     }

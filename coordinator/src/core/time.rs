@@ -74,6 +74,8 @@ impl Core {
             What::MessageDelay(queue, id) => self.message_ready(now, &queue, id),
             What::MessageExpiry(queue, id) => self.message_expired(now, &queue, id, step),
             What::Waiter(queue, ticket) => self.waiter_over(&queue, ticket, step),
+            What::Counting(ticket) => self.count_late(now, ticket, step),
+            What::Absorb => self.absorb_armed = false,
             What::Revoke(attempt) => self.revoke(attempt, step),
             What::DrainDeadline(machine) => self.drain_deadline(now, &machine, step),
             What::Again => {}
@@ -263,7 +265,10 @@ impl Core {
     fn message_ready(&mut self, now: Now, queue: &Arc<str>, id: u64) {
         let Some(q) = self.queues.get_mut(queue) else { return };
         match q.messages.get(id).map(|m| m.place.clone()) {
-            Some(Where::Delayed(at)) if at <= now.wall => q.messages.put(id, Where::Ready),
+            Some(Where::Delayed(at)) if at <= now.wall => {
+                let outgoing = q.messages.get(id).is_some_and(|m| m.outgoing);
+                q.messages.put(id, if outgoing { Where::Outgoing(false) } else { Where::Ready });
+            }
             Some(Where::Delayed(at)) => self.due.at(now, at, What::MessageDelay(queue.clone(), id)),
             _ => {}
         }
@@ -277,9 +282,11 @@ impl Core {
         if at > now.wall {
             return self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
         }
-        if matches!(message.place, Where::Ready | Where::Delayed(_)) {
+        if matches!(message.place, Where::Ready | Where::Delayed(_) | Where::Outgoing(false)) {
             q.messages.remove(id);
-            step.facts.push(Fact::MessageGone(id));
+            if q.has_rows() {
+                step.facts.push(Fact::MessageGone(id));
+            }
             self.events.note(now.wall, "message", queue, "expired", "coordinator");
         }
     }

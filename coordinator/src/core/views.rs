@@ -24,6 +24,8 @@ impl Core {
             QueueKind::Jobs | QueueKind::Unset => self.oldest_waiting(q),
         };
         let (ready, delayed, leased, dead) = q.messages.counts();
+        let ready = ready + if q.row.kind == QueueKind::Messages { q.depth } else { 0 };
+        let link = self.queues.link_of(q);
         let counts = if q.row.kind == QueueKind::Messages {
             StateCounts { queued: ready + delayed, running: leased, failed: dead, ..StateCounts::default() }
         } else {
@@ -44,7 +46,15 @@ impl Core {
         QueueView {
             name: name.to_owned(),
             kind: q.row.kind.as_str().to_owned(),
-            backend: "local".to_owned(),
+            backend: q.row.backend.as_str().to_owned(),
+            degraded: self.degraded(q),
+            degraded_since: link.filter(|l| !l.up).and_then(|l| l.since).map(Wall),
+            backend_version: link.map(|l| l.version.clone()).filter(|v| !v.is_empty()),
+            capabilities: crate::orchestrator::capability::of(&q.row.backend, link),
+            hints: (!q.away.is_empty()).then(|| q.away.len() as u64),
+            paused_by: q.row.paused_by.as_ref().map(|p| p.by.to_string()),
+            paused_why: q.row.paused_by.as_ref().and_then(|p| p.why.clone()),
+            paused_at: q.row.paused_by.as_ref().map(|p| Wall(p.at)),
             paused: q.row.paused,
             weight: q.row.weight,
             limit: q.row.limit,
@@ -156,7 +166,11 @@ impl Core {
     }
 
     fn alerts(&self, now: Now, queues: &[QueueView]) -> Vec<Alert> {
-        let mut alerts = Vec::new();
+        let degraded = |q: &QueueView| {
+            let text = format!("backend {} is degraded: {}", q.backend, q.degraded.as_ref()?);
+            Some(Alert { level: 2, subject: format!("queue {}", q.name), text })
+        };
+        let mut alerts: Vec<Alert> = queues.iter().filter_map(degraded).collect();
         for m in self.cluster.iter().filter(|m| !m.revoked) {
             let n = m.held().len();
             if m.disconnected {

@@ -56,7 +56,7 @@ impl Head {
                             tx.send((session, what)).unwrap();
                         }
                     }
-                    Input::Gone(_) | Input::Tick | Input::Refused { .. } => {}
+                    Input::Gone(_) | Input::Tick | Input::Refused { .. } | Input::Broker { .. } => {}
                 }
             }
         });

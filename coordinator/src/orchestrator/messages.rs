@@ -1,6 +1,8 @@
 //! Messages of one queue: ready, delayed, leased, dead. Bodies stay in the store; here is what order and leases need.
+use crate::row::MessageRow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Deliveries before a message is given up: the first and three more.
 pub const MAX_DELIVERIES: u32 = 4;
@@ -12,6 +14,8 @@ pub enum Where {
     Ready,
     /// Not before, wall milliseconds.
     Delayed(i64),
+    /// To be given to the queue's broker; true: given, and not confirmed yet.
+    Outgoing(bool),
     /// Handed out under this lease until, boot-time milliseconds.
     Leased(String, u64),
     /// Given up.
@@ -31,6 +35,10 @@ pub struct Message {
     pub expires_at: Option<i64>,
     /// Where it is.
     pub place: Where,
+    /// Once it is due it goes to the queue's broker, not to receivers.
+    pub outgoing: bool,
+    /// The whole message, for queues in memory: it has no row.
+    pub kept: Option<Arc<MessageRow>>,
 }
 
 /// The messages of one queue.
@@ -39,6 +47,8 @@ pub struct Messages {
     all: BTreeMap<u64, Message>,
     ready: BTreeSet<(Reverse<i32>, u64)>,
     leases: HashMap<String, u64>,
+    unsent: BTreeSet<u64>,
+    sent: BTreeSet<u64>,
     delayed: u64,
     dead: u64,
 }
@@ -65,6 +75,13 @@ impl Messages {
         }
     }
 
+    /// Why a message that has no row was given up.
+    pub fn note_dead(&mut self, id: u64, why: Option<&str>) {
+        if let Some(row) = self.all.get_mut(&id).and_then(|m| m.kept.as_mut()) {
+            Arc::make_mut(row).dead = why.map(str::to_owned);
+        }
+    }
+
     /// A message.
     pub fn get(&self, id: u64) -> Option<&Message> {
         self.all.get(&id)
@@ -78,6 +95,31 @@ impl Messages {
     /// The next few that can be handed out.
     pub fn peek(&self, max: usize) -> Vec<u64> {
         self.ready.iter().take(max).map(|(_, id)| *id).collect()
+    }
+
+    /// The next few to be given to the broker.
+    pub fn unsent(&self, max: usize) -> Vec<u64> {
+        self.unsent.iter().take(max).copied().collect()
+    }
+
+    /// Given to the broker, and not confirmed.
+    pub fn in_flight(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Whatever was given to the broker and not confirmed is to be given again.
+    pub fn resend(&mut self) {
+        for id in std::mem::take(&mut self.sent) {
+            self.unsent.insert(id);
+            if let Some(message) = self.all.get_mut(&id) {
+                message.place = Where::Outgoing(false);
+            }
+        }
+    }
+
+    /// To be given to the broker, or on the way.
+    pub fn outgoing(&self) -> u64 {
+        (self.unsent.len() + self.sent.len()) as u64
     }
 
     /// Hands one out.
@@ -95,19 +137,26 @@ impl Messages {
         self.leases.get(lease).copied()
     }
 
+    /// Can be handed out now.
+    pub fn at_hand(&self) -> u64 {
+        self.ready.len() as u64
+    }
+
     /// Ready, delayed, leased, dead.
     pub fn counts(&self) -> (u64, u64, u64, u64) {
-        (self.ready.len() as u64, self.delayed, self.leases.len() as u64, self.dead)
+        (self.ready.len() as u64 + self.outgoing(), self.delayed, self.leases.len() as u64, self.dead)
     }
 
     /// Ready and delayed.
     pub fn waiting(&self) -> u64 {
-        self.ready.len() as u64 + self.delayed
+        self.ready.len() as u64 + self.outgoing() + self.delayed
     }
 
     /// When the oldest ready one was published.
     pub fn oldest(&self) -> Option<i64> {
-        self.ready.iter().take(1000).filter_map(|(_, id)| self.all.get(id)).map(|m| m.published_at).min()
+        let at_hand = self.ready.iter().take(1000).map(|(_, id)| id);
+        let ids = at_hand.chain(self.sent.first()).chain(self.unsent.first());
+        ids.filter_map(|id| self.all.get(id)).map(|m| m.published_at).min()
     }
 
     /// Those that are dead, or those that wait: for `clean`.
@@ -116,8 +165,8 @@ impl Messages {
             .iter()
             .filter(|(_, m)| match m.place {
                 Where::Dead => dead,
-                Where::Ready | Where::Delayed(_) => !dead,
-                Where::Leased(..) => false,
+                Where::Ready | Where::Delayed(_) | Where::Outgoing(false) => !dead,
+                Where::Outgoing(true) | Where::Leased(..) => false,
             })
             .map(|(id, _)| *id)
             .collect()
@@ -129,6 +178,9 @@ impl Messages {
                 self.ready.insert((Reverse(priority), id));
             }
             Where::Delayed(_) => self.delayed += 1,
+            Where::Outgoing(sent) => {
+                if *sent { &mut self.sent } else { &mut self.unsent }.insert(id);
+            }
             Where::Leased(lease, _) => {
                 self.leases.insert(lease.clone(), id);
             }
@@ -142,6 +194,9 @@ impl Messages {
                 self.ready.remove(&(Reverse(priority), id));
             }
             Where::Delayed(_) => self.delayed -= 1,
+            Where::Outgoing(sent) => {
+                if *sent { &mut self.sent } else { &mut self.unsent }.remove(&id);
+            }
             Where::Leased(lease, _) => {
                 self.leases.remove(lease);
             }
@@ -155,7 +210,15 @@ mod tests {
     use super::*;
 
     fn message(priority: i32, place: Where) -> Message {
-        Message { priority, deliveries: 0, published_at: 5, expires_at: None, place }
+        Message {
+            priority,
+            deliveries: 0,
+            published_at: 5,
+            expires_at: None,
+            place,
+            outgoing: false,
+            kept: None,
+        }
     }
 
     #[test]

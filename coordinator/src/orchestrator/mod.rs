@@ -1,8 +1,11 @@
 //! Orchestrator: queues. Their order, their bounds, which may hand out next, messages and their leases. Knows jobs by
 //! number, needs by number, and no machine.
+pub mod capability;
+pub mod link;
 pub mod messages;
 pub mod queue;
 
+use link::Link;
 use queue::{Place, Queue};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +14,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Orchestrator {
     queues: BTreeMap<Arc<str>, Queue>,
+    /// Every broker that a queue is kept at, as last heard.
+    pub links: BTreeMap<Arc<str>, Link>,
 }
 
 impl Orchestrator {
@@ -39,6 +44,22 @@ impl Orchestrator {
         self.queues.values_mut()
     }
 
+    /// Puts a job's place into its queue: at hand, or as a hint at the queue's broker while that one can be relied on.
+    pub fn offer(&mut self, name: &str, place: Place) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let trusted =
+            queue.row.backend.broker().and_then(|b| self.links.get(b)).is_some_and(Link::is_trusted);
+        if queue.away.has(place) || queue.has(place.priority, place.job, place.need) {
+            return;
+        }
+        if trusted && queue.trouble.is_none() { queue.away.offer(place) } else { queue.offer(place) }
+    }
+
+    /// The broker that a queue is kept at.
+    pub fn link_of(&self, queue: &Queue) -> Option<&Link> {
+        queue.row.backend.broker().and_then(|name| self.links.get(name))
+    }
+
     /// The job that comes next among all queues, leaving out needs that fit nowhere now: the queue with the least use
     /// per weight first, inside it higher priority, then age.
     pub fn next(&self, blocked: &HashSet<u32>) -> Option<(Arc<str>, Place)> {
@@ -60,7 +81,9 @@ mod tests {
         Queue::new(QueueRow {
             name: name.into(),
             kind: QueueKind::Jobs,
+            backend: crate::row::Backend::Local,
             paused: false,
+            paused_by: None,
             weight,
             limit: 0,
             max_len: 0,

@@ -1,4 +1,5 @@
 //! One queue: what waits in it by need and order, who waits for it, and its counters.
+use super::link::Away;
 use super::messages::Messages;
 use crate::input::Ticket;
 use crate::row::{QueueKind, QueueRow};
@@ -6,6 +7,7 @@ use reeve_protocol::api::StateCounts;
 use reeve_protocol::{JobId, State, Substate};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
 
 /// A waiting job, or an array with a task that may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,16 @@ pub struct Queue {
     pub waiters: VecDeque<Waiter>,
     /// What happened lately.
     pub rates: Rates,
+    /// Waiting jobs that stand at the broker as a hint.
+    pub away: Away,
+    /// Why this queue alone cannot be kept at its broker.
+    pub trouble: Option<String>,
+    /// Messages at the broker when it was last asked.
+    pub depth: u64,
+    /// What was last said to the broker about room.
+    pub room: u64,
+    /// Which broker was told to keep it, and as what.
+    pub told: Option<(Arc<str>, QueueKind)>,
     /// Ordered by need, so that a need that fits nowhere hides nothing behind it.
     ready: BTreeMap<u32, BTreeSet<(Reverse<i32>, JobId)>>,
 }
@@ -66,6 +78,11 @@ impl Queue {
             messages: Messages::default(),
             waiters: VecDeque::new(),
             rates: Rates::default(),
+            away: Away::default(),
+            trouble: None,
+            depth: 0,
+            room: 0,
+            told: None,
             ready: BTreeMap::new(),
         }
     }
@@ -77,6 +94,7 @@ impl Queue {
 
     /// Takes a job out; again is harmless.
     pub fn withdraw(&mut self, place: Place) {
+        self.away.withdraw(place.job);
         if let Some(set) = self.ready.get_mut(&place.need) {
             set.remove(&(Reverse(place.priority), place.job));
             if set.is_empty() {
@@ -100,16 +118,40 @@ impl Queue {
             .map(|(Reverse(priority), job, need)| Place { priority, job, need })
     }
 
+    /// How many jobs are at hand.
+    pub fn at_hand(&self) -> u64 {
+        self.ready.values().map(|set| set.len() as u64).sum()
+    }
+
+    /// Every job at hand.
+    pub fn places(&self) -> Vec<Place> {
+        let of = |need: u32, set: &BTreeSet<(Reverse<i32>, JobId)>| {
+            set.iter()
+                .map(|(Reverse(priority), job)| Place { priority: *priority, job: *job, need })
+                .collect::<Vec<_>>()
+        };
+        self.ready.iter().flat_map(|(need, set)| of(*need, set)).collect()
+    }
+
     /// The jobs that would come next.
     pub fn peek(&self, max: usize) -> Vec<JobId> {
         let mut all: Vec<_> = self.ready.values().flat_map(|set| set.iter().take(max).copied()).collect();
+        if all.len() < max {
+            all.extend(self.away.places().into_iter().map(|p| (Reverse(p.priority), p.job)));
+        }
         all.sort_unstable();
         all.into_iter().take(max).map(|(_, job)| job).collect()
     }
 
     /// The oldest job that waits for a slot: of each need the first few are looked at.
     pub fn oldest(&self) -> Option<JobId> {
-        self.ready.values().flat_map(|set| set.iter().take(1000).map(|(_, job)| *job)).min()
+        let at_hand = self.ready.values().flat_map(|set| set.iter().take(1000).map(|(_, job)| *job)).min();
+        at_hand.into_iter().chain(self.away.oldest()).min()
+    }
+
+    /// Whether its messages have rows in the store.
+    pub fn has_rows(&self) -> bool {
+        self.row.backend != crate::row::Backend::Memory
     }
 
     /// Whether it hands anything out now.
@@ -124,7 +166,11 @@ impl Queue {
 
     /// How many things wait.
     pub fn len(&self) -> u64 {
-        if self.row.kind == QueueKind::Messages { self.messages.waiting() } else { self.counts.queued }
+        if self.row.kind == QueueKind::Messages {
+            self.messages.waiting() + self.depth
+        } else {
+            self.counts.queued
+        }
     }
 
     /// Whether nothing waits.
@@ -244,7 +290,9 @@ mod tests {
         let mut q = Queue::new(QueueRow {
             name: "q".into(),
             kind: QueueKind::Jobs,
+            backend: crate::row::Backend::Local,
             paused: false,
+            paused_by: None,
             weight: 1,
             limit: 2,
             max_len: 0,

@@ -71,11 +71,19 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             params![id, deliveries, lease.as_ref().map(|l| &l.0), lease.as_ref().map(|l| l.1), run_at, dead],
         ),
         Fact::MessageGone(id) => one(db, "DELETE FROM messages WHERE id = ?1", params![id]),
-        Fact::MessagesCleaned(queue, dead) => {
-            db.prepare_cached(
-                "DELETE FROM messages WHERE queue = ?1 AND lease IS NULL AND (dead IS NOT NULL) = ?2",
-            )?
-            .execute(params![&**queue, dead])?;
+        Fact::MessageArrived(id) => {
+            one(db, "UPDATE messages SET outgoing = 0 WHERE id = ?1 AND outgoing = 1", params![id])
+        }
+        Fact::MessageKeyUsed { owner_uid, queue, key, digest, id, at } => one(
+            db,
+            "INSERT INTO message_keys (owner_uid, queue, key, digest, id, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO UPDATE SET digest = ?4, id = ?5, at = ?6",
+            params![owner_uid, &**queue, key, digest, id, at],
+        ),
+        Fact::MessagesCleaned(queue, ids) => {
+            for id in ids {
+                one(db, "DELETE FROM messages WHERE id = ?1 AND queue = ?2", params![id, &**queue])?;
+            }
             Ok(())
         }
         Fact::WorkerPut(row) => worker_put(db, row),
@@ -330,10 +338,25 @@ fn attempt_late(db: Sql<'_>, attempt: AttemptId, machine: &str, cause: &Cause) -
 fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
     one(
         db,
-        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at)
-         VALUES (?1, ?2, 'local', ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (name) DO UPDATE SET kind = ?2, paused = ?3, weight = ?4, \"limit\" = ?5, max_len = ?6, generation = generation + 1",
-        params![&*q.name, q.kind.as_str(), q.paused, q.weight, q.limit, q.max_len, q.owner_uid, &*q.owner, q.created_at],
+        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, paused_by, paused_why, paused_at)
+         VALUES (?1, ?2, ?10, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?11, ?12, ?13)
+         ON CONFLICT (name) DO UPDATE SET kind = ?2, backend = ?10, paused = ?3, weight = ?4, \"limit\" = ?5, max_len = ?6,
+           paused_by = ?11, paused_why = ?12, paused_at = ?13, generation = generation + 1",
+        params![
+            &*q.name,
+            q.kind.as_str(),
+            q.paused,
+            q.weight,
+            q.limit,
+            q.max_len,
+            q.owner_uid,
+            &*q.owner,
+            q.created_at,
+            q.backend.as_str(),
+            q.paused_by.as_ref().map(|p| &*p.by),
+            q.paused_by.as_ref().and_then(|p| p.why.as_deref()),
+            q.paused_by.as_ref().map(|p| p.at),
+        ],
     )
 }
 
@@ -356,8 +379,8 @@ fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) ->
 fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
     one(
         db,
-        "INSERT INTO messages (id, queue, owner_uid, owner, kind, body, headers, priority, published_at, run_at, expires_at, key, digest)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        "INSERT INTO messages (id, queue, owner_uid, owner, kind, body, headers, priority, published_at, run_at, expires_at, outgoing, dead, source)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         params![
             m.id,
             &*m.queue,
@@ -370,8 +393,9 @@ fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
             m.published_at,
             m.run_at,
             m.expires_at,
-            m.key.as_ref().map(|k| &k.0),
-            m.key.as_ref().map(|k| &k.1)
+            m.outgoing,
+            m.dead,
+            m.source
         ],
     )
 }

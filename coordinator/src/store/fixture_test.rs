@@ -19,7 +19,9 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let conn = Connection::open(dir.path().join("store.db")).unwrap();
         conn.execute_batch("PRAGMA journal_mode = WAL;").unwrap();
-        conn.execute_batch(include_str!("../../migrations/0001_initial.sql")).unwrap();
+        for sql in crate::store::open::MIGRATIONS {
+            conn.execute_batch(sql).unwrap();
+        }
         Self { dir, conn }
     }
 

@@ -3,7 +3,9 @@
 use super::Error;
 use super::read::{live_job_rows, task_rows};
 use crate::core::Identity;
-use crate::row::{JobRow, LiveAttempt, MachineRow, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow};
+use crate::row::{
+    Backend, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow,
+};
 use reeve_protocol::api::StateCounts;
 use reeve_protocol::{JobId, State, TaskId};
 use rusqlite::{Connection, Row};
@@ -31,6 +33,10 @@ pub struct MessageMeta {
     pub lease: Option<(String, i64)>,
     /// Given up.
     pub dead: bool,
+    /// On its way to the queue's broker.
+    pub outgoing: bool,
+    /// What its broker called it.
+    pub source: Option<String>,
 }
 
 /// Everything the core starts from.
@@ -68,6 +74,9 @@ pub struct Loaded {
     pub attempts: Vec<LiveAttempt>,
 }
 
+const QUEUES: &str = "SELECT name, kind, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, backend, paused_by, paused_why,
+  paused_at FROM queues";
+
 /// Reads it.
 ///
 /// # Errors
@@ -93,7 +102,7 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         aliases: all(db, "SELECT owner_uid, alias, id FROM jobs WHERE alias IS NOT NULL", |r| {
             Ok(((r.get(0)?, r.get(1)?), r.get::<_, i64>(2)? as u64))
         })?,
-        queues: all(db, "SELECT name, kind, paused, weight, \"limit\", max_len, owner_uid, owner, created_at FROM queues", queue)?,
+        queues: all(db, QUEUES, queue)?,
         counts: counts(db)?,
         messages: messages(db)?,
         jobs,
@@ -152,7 +161,12 @@ fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
     Ok(QueueRow {
         name: r.get::<_, String>(0)?.into(),
         kind: QueueKind::parse(&r.get::<_, String>(1)?).unwrap_or(QueueKind::Unset),
+        backend: Backend::of(&r.get::<_, String>(9)?),
         paused: r.get(2)?,
+        paused_by: match (r.get::<_, Option<String>>(10)?, r.get(12)?) {
+            (Some(by), Some(at)) => Some(Box::new(Paused { by: by.into(), why: r.get(11)?, at })),
+            _ => None,
+        },
         weight: r.get(3)?,
         limit: r.get(4)?,
         max_len: r.get::<_, i64>(5)? as u64,
@@ -178,7 +192,7 @@ fn worker(r: &Row<'_>) -> rusqlite::Result<WorkerRow> {
 fn messages(db: &Connection) -> Result<Vec<MessageMeta>, Error> {
     all(
         db,
-        "SELECT id, queue, priority, published_at, run_at, expires_at, deliveries, lease, lease_until, dead FROM messages",
+        "SELECT id, queue, priority, published_at, run_at, expires_at, deliveries, lease, lease_until, dead, outgoing, source FROM messages",
         |r| {
             let lease: Option<String> = r.get(7)?;
             let until: Option<i64> = r.get(8)?;
@@ -192,6 +206,8 @@ fn messages(db: &Connection) -> Result<Vec<MessageMeta>, Error> {
                 deliveries: r.get(6)?,
                 lease: lease.zip(until),
                 dead: r.get::<_, Option<String>>(9)?.is_some(),
+                outgoing: r.get(10)?,
+                source: r.get(11)?,
             })
         },
     )

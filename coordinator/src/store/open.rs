@@ -16,9 +16,10 @@ const BALLAST_BYTES: usize = 4 * 1024 * 1024;
 const MARK: &str = "high-water";
 pub(super) const APPLICATION: i64 = 0x7265_6576;
 /// The schema this version writes.
-pub const SCHEMA: i64 = 1;
-/// The schema as SQL: what [`create`] makes, and what a store in memory is made of.
-pub const INITIAL: &str = include_str!("../../migrations/0001_initial.sql");
+pub const SCHEMA: i64 = MIGRATIONS.len() as i64;
+/// The schema as SQL, in order: a store of version N has the first N. An applied one never changes.
+pub const MIGRATIONS: [&str; 2] =
+    [include_str!("../../migrations/0001_initial.sql"), include_str!("../../migrations/0002_backends.sql")];
 /// Below this a store that was not closed in order is checked whole before it is used (a tenth of a second); below the
 /// second bound that is done beside the first work, so that a killed coordinator is back at once.
 const CHECK_FIRST_BELOW: u64 = 32 << 20;
@@ -58,7 +59,9 @@ pub fn create(dir: &Path, name: &str) -> Result<(), Error> {
     std::fs::create_dir_all(dir).map_err(io(dir))?;
     let conn = Connection::open(&file)?;
     pragmas(&conn)?;
-    conn.execute_batch(INITIAL)?;
+    for sql in MIGRATIONS {
+        conn.execute_batch(sql)?;
+    }
     conn.pragma_update(None, "application_id", APPLICATION)?;
     conn.pragma_update(None, "user_version", SCHEMA)?;
     for (key, value) in [
@@ -108,6 +111,7 @@ pub fn open(dir: &Path) -> Result<Opened, Error> {
         return Err(Error::Newer(version, SCHEMA));
     }
     pragmas(&conn)?;
+    migrate(&conn, version)?;
     let meta = |key: &str| {
         conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get::<_, String>(0))
             .map_err(damaged)
@@ -127,6 +131,20 @@ pub fn open(dir: &Path) -> Result<Opened, Error> {
     begin(&conn, dir, epoch + 1)?;
     conn.set_prepared_statement_cache_capacity(128);
     Ok(Opened { conn, lineage, epoch: epoch + 1, seq, cluster, name, mark, lock, unchecked })
+}
+
+/// Brings an older store to this version, each step of the way in a transaction of its own.
+fn migrate(conn: &Connection, version: i64) -> Result<(), Error> {
+    for (n, sql) in MIGRATIONS.iter().enumerate().skip(version.max(0) as usize) {
+        let to = n as i64 + 1;
+        tracing::info!(from = to - 1, to, "the store is brought to this version");
+        let done = conn.execute_batch(&format!("BEGIN IMMEDIATE; {sql} PRAGMA user_version = {to}; COMMIT"));
+        if done.is_err() {
+            let _ = conn.execute_batch("ROLLBACK");
+        }
+        done?;
+    }
+    Ok(())
 }
 
 /// Checks a store that is in use, on a connection of its own.
@@ -336,6 +354,34 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         Connection::open(other.path().join(FILE)).unwrap().execute_batch("CREATE TABLE x (y)").unwrap();
         assert!(matches!(open(other.path()), Err(Error::Damaged(..))));
+    }
+
+    #[test]
+    fn a_store_of_the_first_version_is_brought_up_with_what_it_holds() {
+        let dir = made();
+        let old = tempfile::tempdir().unwrap();
+        {
+            let conn = Connection::open(old.path().join(FILE)).unwrap();
+            conn.execute_batch(MIGRATIONS[0]).unwrap();
+            conn.pragma_update(None, "application_id", APPLICATION).unwrap();
+            conn.pragma_update(None, "user_version", 1).unwrap();
+            conn.execute_batch(&format!(
+                "ATTACH '{}' AS new; INSERT INTO meta SELECT * FROM new.meta;
+                 INSERT INTO queues (name, kind, backend, owner_uid, owner, created_at) VALUES ('q', 'messages', 'local', 0, 'a', 1);
+                 INSERT INTO messages (queue, owner_uid, owner, kind, body, headers, priority, published_at)
+                   VALUES ('q', 0, 'a', 1, x'61', '{{}}', 0, 1)",
+                dir.path().join(FILE).display()
+            ))
+            .unwrap();
+        }
+        let opened = open(old.path()).unwrap();
+        let version: i64 = opened.conn.query_row("PRAGMA user_version", [], |r| r.get(0)).unwrap();
+        assert_eq!(version, SCHEMA);
+        let loaded = super::super::load::load(&opened.conn, crate::core::Identity::default(), 0).unwrap();
+        assert_eq!((loaded.queues.len(), loaded.messages.len()), (1, 1));
+        assert_eq!(loaded.queues[0].backend, crate::row::Backend::Local);
+        drop(opened);
+        assert_eq!(open(old.path()).unwrap().epoch, 2, "once is enough");
     }
 
     #[test]

@@ -332,8 +332,7 @@ pub fn message_by_key(
     queue: &str,
     key: &str,
 ) -> Result<Option<(u64, String)>, Error> {
-    let sql =
-        "SELECT id, coalesce(digest, '') FROM messages WHERE owner_uid = ?1 AND queue = ?2 AND key = ?3";
+    let sql = "SELECT id, digest FROM message_keys WHERE owner_uid = ?1 AND queue = ?2 AND key = ?3";
     let mut statement = conn.prepare_cached(sql)?;
     Ok(statement
         .query_row(params![uid, queue, key], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?)))

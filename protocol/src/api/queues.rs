@@ -35,6 +35,9 @@ pub struct MessageView {
     /// When it goes back unless extended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_until: Option<Wall>,
+    /// Why it was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead: Option<String>,
     /// When it was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_at: Option<Wall>,
@@ -217,6 +220,9 @@ pub struct QueueCount {
     pub oldest_age_s: Option<f64>,
     /// The last event this takes into account.
     pub as_of_seq: u64,
+    /// Why the queue's backend cannot be asked: what lies there is as last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
 }
 
 /// The answer to `clean_queue`.
@@ -241,6 +247,15 @@ pub struct CleanRequest {
     pub dry_run: bool,
 }
 
+/// The body of `pause` and `resume`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PauseRequest {
+    /// Why, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// The body of `PUT /v1/queues/{queue}`; absent fields stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -248,7 +263,7 @@ pub struct QueueSettings {
     /// `jobs` or `messages`: only while it is unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// `local`; others in later versions.
+    /// `local`, `memory`, the name of a configured broker, or a URL `redis://host:port`, `amqp://host:port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// Share among queues, 1 to 1,000.
@@ -269,10 +284,34 @@ pub struct QueueView {
     pub name: String,
     /// `jobs`, `messages` or `unset`.
     pub kind: String,
-    /// `local`.
+    /// `local`, `memory`, or the broker's name or URL.
     pub backend: String,
+    /// Why the backend cannot be relied on now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded_since: Option<Wall>,
+    /// The broker and its version, as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_version: Option<String>,
+    /// What the backend can and cannot do.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capabilities: BTreeMap<String, String>,
+    /// Waiting jobs that stand at the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hints: Option<u64>,
     /// Handing nothing out.
     pub paused: bool,
+    /// Who paused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_by: Option<String>,
+    /// In that user's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_why: Option<String>,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_at: Option<Wall>,
     /// Share among queues.
     pub weight: u32,
     /// Jobs at once; 0 for no limit.

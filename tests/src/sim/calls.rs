@@ -37,7 +37,7 @@ pub(super) fn change_call(change: &Change, target: Target, stored: Stored) -> Ca
 pub(super) fn queue_call(rng: &mut Rng) -> Call {
     let queue = (*rng.pick(&["a", "b", "cons", "msgs"])).to_owned();
     match rng.below(4) {
-        0 | 1 => Call::PauseQueue { queue, paused: rng.chance(50) },
+        0 | 1 => Call::PauseQueue { queue, paused: rng.chance(50), reason: Some("sim".to_owned()) },
         2 => Call::SetQueue {
             queue: "b".to_owned(),
             settings: QueueSettings { limit: Some(rng.range(1, 4) as u32), ..QueueSettings::default() },

@@ -382,7 +382,7 @@ impl World {
         let at = self.now + 45_000;
         self.agenda.at(at, Due::Client(Box::new(Action::Tidy)));
         for queue in ["a", "b", "cons", "msgs"] {
-            let pause = Call::PauseQueue { queue: queue.to_owned(), paused: false };
+            let pause = Call::PauseQueue { queue: queue.to_owned(), paused: false, reason: None };
             self.client(Action::Other(Box::new(pause)));
         }
         for host in 0..self.hosts.len() {

@@ -186,7 +186,7 @@ impl World {
                     self.answer(ticket, Ok(answer));
                 }
                 Effect::Send(machine, session, frame) => self.send(&machine, session, frame),
-                Effect::Close(..) => {}
+                Effect::Close(..) | Effect::Broker(..) => {}
             }
         }
     }

@@ -29,7 +29,9 @@ impl Store {
     /// From SQLite.
     pub fn new(machines: Vec<MachineRow>) -> Result<Self, Error> {
         let mut conn = Connection::open_in_memory()?;
-        conn.execute_batch(open::INITIAL)?;
+        for sql in open::MIGRATIONS {
+            conn.execute_batch(sql)?;
+        }
         conn.execute_batch("INSERT INTO meta (key, value) VALUES ('next_job', '1')")?;
         conn.set_prepared_statement_cache_capacity(128);
         let facts = machines.into_iter().map(|row| Fact::MachinePut(Box::new(row))).collect();

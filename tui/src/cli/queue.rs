@@ -7,7 +7,9 @@ use super::table::Table;
 use super::{delivery, values};
 use crate::client::escape;
 use hyper::Method;
-use reeve_protocol::api::{CleanRequest, Cleaned, LeaseRequest, List, QueueCount, QueueSettings, QueueView};
+use reeve_protocol::api::{
+    CleanRequest, Cleaned, LeaseRequest, List, PauseRequest, QueueCount, QueueSettings, QueueView,
+};
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::{show_count, show_duration};
 use reeve_protocol::{Code, Problem};
@@ -39,12 +41,23 @@ pub enum Queue {
     /// Look at what comes next without taking it
     Peek(Peek),
     /// Hand nothing out until resumed
-    Pause(Name),
+    Pause(Pause),
     /// Hand out again
     Resume(Name),
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<String>),
+}
+
+/// Hand nothing out until resumed.
+#[derive(Debug, clap::Args)]
+pub struct Pause {
+    /// The queue
+    #[arg(value_name = "QUEUE")]
+    pub queue: String,
+    /// Why, shown to whoever looks
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 /// A queue.
@@ -64,7 +77,7 @@ pub struct Set {
     /// jobs or messages
     #[arg(long, value_name = "KIND", value_parser = ["jobs", "messages"])]
     pub kind: Option<String>,
-    /// local, or the name or URL of another
+    /// local, memory, the name of a broker in the configuration, or redis://HOST:PORT, amqp://HOST:PORT
     #[arg(long, value_name = "BACKEND")]
     pub backend: Option<String>,
     /// Share among queues
@@ -136,7 +149,7 @@ pub struct Peek {
 pub async fn run(queue: Queue, context: &mut Context) -> Result<(), Error> {
     match queue {
         Queue::Ls => ls(context).await,
-        Queue::Show(name) => show(Method::GET, &path(&name.queue, ""), context).await,
+        Queue::Show(name) => show(Method::GET, &path(&name.queue, ""), None, context).await,
         Queue::Set(given) => set(given, context).await,
         Queue::Publish(publish) => delivery::publish(publish, context).await,
         Queue::Receive(receive) => delivery::receive(receive, context).await,
@@ -146,8 +159,13 @@ pub async fn run(queue: Queue, context: &mut Context) -> Result<(), Error> {
         Queue::Count(name) => count(&name.queue, context).await,
         Queue::Clean(given) => clean(given, context).await,
         Queue::Peek(given) => peek(given, context).await,
-        Queue::Pause(name) => show(Method::POST, &path(&name.queue, "/pause"), context).await,
-        Queue::Resume(name) => show(Method::POST, &path(&name.queue, "/resume"), context).await,
+        Queue::Pause(given) => {
+            let body = json!(PauseRequest { reason: given.reason });
+            show(Method::POST, &path(&given.queue, "/pause"), Some(body), context).await
+        }
+        Queue::Resume(name) => {
+            show(Method::POST, &path(&name.queue, "/resume"), Some(json!({})), context).await
+        }
         Queue::Other(words) => Err(other("queue", &words)),
     }
 }
@@ -193,14 +211,19 @@ async fn ls(context: &mut Context) -> Result<(), Error> {
 /// Queues as a table.
 pub fn table(queues: &[QueueView]) -> Table {
     let mut table = Table::new(&[
-        "QUEUE", "KIND", "STATE", ">QUEUED", ">RUNNING", ">DONE", ">FAILED", ">LIMIT", ">WEIGHT", ">OLDEST",
+        "QUEUE", "KIND", "BACKEND", "STATE", ">QUEUED", ">RUNNING", ">DONE", ">FAILED", ">LIMIT", ">WEIGHT",
+        ">OLDEST",
     ]);
     for queue in queues {
         let counts = &queue.counts;
         let numbers = [counts.queued, counts.running, counts.completed, counts.failed].map(show_count);
         let limit = if queue.limit == 0 { "-".to_owned() } else { queue.limit.to_string() };
-        let state = if queue.paused { "paused" } else { "open" };
-        let head = [queue.name.clone(), queue.kind.clone(), state.to_owned()];
+        let state = match (queue.paused, queue.degraded.is_some()) {
+            (true, _) => "paused",
+            (false, true) => "degraded",
+            (false, false) => "open",
+        };
+        let head = [queue.name.clone(), queue.kind.clone(), queue.backend.clone(), state.to_owned()];
         let tail =
             [limit, queue.weight.to_string(), queue.oldest_age_s.map(show_duration).unwrap_or_default()];
         table.row(head.into_iter().chain(numbers).chain(tail).map(Into::into));
@@ -208,14 +231,32 @@ pub fn table(queues: &[QueueView]) -> Table {
     table
 }
 
-async fn show(method: Method, path: &str, context: &mut Context) -> Result<(), Error> {
-    let body = (method == Method::POST).then(|| json!({}));
+async fn show(method: Method, path: &str, body: Option<Value>, context: &mut Context) -> Result<(), Error> {
     let Some(queue) = context.ask::<QueueView>(method, path, body.as_ref()).await? else { return Ok(()) };
     print(&queue, context)
 }
 
 fn print(queue: &QueueView, context: &mut Context) -> Result<(), Error> {
     context.table(&table(std::slice::from_ref(queue)))?;
+    if let Some(why) = &queue.degraded {
+        let since = queue.degraded_since.map_or_else(String::new, |at| format!(" since {at}"));
+        context.line(format!("degraded{since}: {}", Clean::line(why)))?;
+    }
+    if let Some(by) = &queue.paused_by {
+        let why =
+            queue.paused_why.as_deref().map_or_else(String::new, |why| format!(": {}", Clean::line(why)));
+        let at = queue.paused_at.map_or_else(String::new, |at| format!(" at {at}"));
+        context.line(format!("paused by {}{at}{why}", Clean::line(by)))?;
+    }
+    let version =
+        queue.backend_version.as_deref().map_or_else(String::new, |v| format!(" ({})", Clean::line(v)));
+    context.line(format!("backend: {}{version}", Clean::line(&queue.backend)))?;
+    for (what, words) in &queue.capabilities {
+        context.line(format!("  {what}: {}", Clean::line(words)))?;
+    }
+    if let Some(hints) = queue.hints {
+        context.line(format!("at the broker: {} hints", show_count(hints)))?;
+    }
     let waiting: Vec<String> =
         queue.waiting.iter().map(|(why, n)| format!("{} {why}", show_count(*n))).collect();
     if !waiting.is_empty() {

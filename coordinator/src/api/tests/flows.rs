@@ -240,7 +240,9 @@ async fn consumers_get_jobs_and_settle_them() {
             Ok(Reply::ReceivedJobs(vec![(TaskId::single(4), 1, "l1".into(), NOW)]))
         }
         Call::Settle { how: Settle::Ack, request, .. } => Ok(Reply::Settled(request.lease)),
-        Call::Peek { .. } => Ok(Reply::Peeked(vec![5, 99], false)),
+        Call::Peek { .. } => {
+            Ok(Reply::Peeked { ids: vec![5, 99], are_messages: false, kept: vec![], broker: None })
+        }
         other => panic!("{other:?}"),
     });
     let received = bench.post("/v1/queues/default/receive", r#"{"max":2,"wait_s":1.5}"#).await.json();

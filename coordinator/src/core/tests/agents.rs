@@ -57,7 +57,7 @@ fn an_end_reported_after_the_loss_counts_as_long_as_nothing_newer_was_dispatched
     w.says(1, vec![AgentSaid::Closed]);
     w.pass(301_000);
     assert_eq!(w.standing(1).0, State::Queued);
-    w.ask(Call::PauseQueue { queue: "default".into(), paused: true }).unwrap();
+    w.ask(Call::PauseQueue { queue: "default".into(), paused: true, reason: None }).unwrap();
     assert_eq!(w.connect(2, "life", "keeper", 1, vec![item(one(), 3)]), [(one(), Verdict::Report)]);
     w.finish(2, one(), Cause::Exit { code: 4 });
     assert_eq!(w.standing(1), (State::Failed, None));

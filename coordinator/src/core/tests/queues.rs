@@ -51,7 +51,7 @@ fn a_lease_that_ends_gives_the_message_back_until_it_is_dead() {
     let Ok(Reply::Count(count)) = w.ask(Call::CountQueueMessages { queue: "q".into() }) else { panic!() };
     assert_eq!((count.ready, count.leased, count.dead), (0, 0, 1));
     w.ask(Call::CleanQueue { queue: "q".into(), ids: None, dead: true, dry_run: false }).unwrap();
-    assert!(w.facts.contains(&Fact::MessagesCleaned("q".into(), true)));
+    assert!(w.facts.contains(&Fact::MessagesCleaned("q".into(), vec![1])));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn the_first_use_fixes_the_kind() {
     let problem = w.ask(Call::Publish { queue: "work".into(), message: message("a") }).unwrap_err();
     assert_eq!(problem.code, "queue-kind");
     assert_eq!(code(w.ask(Call::CountQueueMessages { queue: "wrok".into() })), "unknown-queue");
-    let problem = w.ask(Call::PauseQueue { queue: "wrok".into(), paused: true }).unwrap_err();
+    let problem = w.ask(Call::PauseQueue { queue: "wrok".into(), paused: true, reason: None }).unwrap_err();
     assert!(problem.hint.contains("work"), "{problem}");
 }
 
@@ -109,14 +109,14 @@ fn the_first_use_fixes_the_kind() {
 fn a_paused_queue_takes_in_and_hands_nothing_out() {
     let mut w = World::with_machine(4);
     w.ask(Call::SetQueue { queue: "default".into(), settings: QueueSettings::default() }).unwrap();
-    w.ask(Call::PauseQueue { queue: "default".into(), paused: true }).unwrap();
+    w.ask(Call::PauseQueue { queue: "default".into(), paused: true, reason: None }).unwrap();
     w.submit(spec());
     assert!(w.started_frames().is_empty());
     let Ok(Reply::Why(why)) = w.ask(Call::Why { target: target(1), stored: Stored::default() }) else {
         panic!()
     };
     assert!(why.reasons[0].text.contains("paused"), "{why:?}");
-    w.ask(Call::PauseQueue { queue: "default".into(), paused: false }).unwrap();
+    w.ask(Call::PauseQueue { queue: "default".into(), paused: false, reason: None }).unwrap();
     assert_eq!(w.started_frames().len(), 1);
 }
 
@@ -141,8 +141,8 @@ fn cleaning_a_queue_of_jobs_cancels_what_waits() {
     }
     w.start(TaskId::single(1).attempt(1));
     let clean = |dry_run| Call::CleanQueue { queue: "default".into(), ids: None, dead: false, dry_run };
-    assert!(matches!(w.ask(clean(true)), Ok(Reply::Cleaned(c)) if c.removed == 2 && c.dry_run));
-    assert!(matches!(w.ask(clean(false)), Ok(Reply::Cleaned(c)) if c.removed == 2));
+    assert!(matches!(w.ask(clean(true)), Ok(Reply::Cleaned(c, None)) if c.removed == 2 && c.dry_run));
+    assert!(matches!(w.ask(clean(false)), Ok(Reply::Cleaned(c, None)) if c.removed == 2));
     assert_eq!(
         (w.standing(1).0, w.standing(2).0, w.standing(3).0),
         (State::Running, State::Cancelled, State::Cancelled)

@@ -1,5 +1,6 @@
 //! Records beside jobs: attempts and their output, events, messages, workers, plans.
 use crate::input::Segment;
+use crate::row::MessageRow;
 use crate::store::Error;
 use crate::store::read::json;
 use reeve_protocol::JobId;
@@ -95,7 +96,7 @@ pub fn first_event(conn: &Connection, job: JobId) -> Result<Option<u64>, Error> 
 /// From SQLite, or a value that makes no sense.
 pub fn message(conn: &Connection, id: u64) -> Result<Option<MessageView>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT queue, kind, body, headers, priority, deliveries, published_at FROM messages WHERE id = ?1",
+        "SELECT queue, kind, body, headers, priority, deliveries, published_at, dead FROM messages WHERE id = ?1",
     )?;
     let mut rows = statement.query([id as i64])?;
     let Some(row) = rows.next()? else { return Ok(None) };
@@ -106,16 +107,73 @@ pub fn message(conn: &Connection, id: u64) -> Result<Option<MessageView>, Error>
         priority: row.get(4)?,
         deliveries: row.get(5)?,
         published_at: Some(Wall(row.get(6)?)),
+        dead: row.get(7)?,
         ..MessageView::default()
     };
-    let body: Vec<u8> = row.get(2)?;
-    let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
-    match row.get::<_, i64>(1)? {
-        0 => view.body = Some(json(&text(&body))?),
-        1 => view.body_text = Some(text(&body)),
-        _ => view.body_base64 = Some(crate::store::query::base64::encode(&body)),
-    }
+    put_body(&mut view, row.get(1)?, &row.get::<_, Vec<u8>>(2)?)?;
     Ok(Some(view))
+}
+
+fn put_body(view: &mut MessageView, kind: u8, body: &[u8]) -> Result<(), Error> {
+    let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
+    match kind {
+        0 => view.body = Some(json(&text(body))?),
+        1 => view.body_text = Some(text(body)),
+        _ => view.body_base64 = Some(crate::store::query::base64::encode(body)),
+    }
+    Ok(())
+}
+
+/// A message that has no row, as shown.
+///
+/// # Errors
+/// When its headers or body make no sense.
+pub fn view_of(row: &MessageRow) -> Result<MessageView, Error> {
+    let mut view = MessageView {
+        id: row.id.to_string(),
+        queue: row.queue.to_string(),
+        headers: json(&row.headers)?,
+        priority: row.priority,
+        deliveries: row.deliveries,
+        published_at: Some(Wall(row.published_at)),
+        dead: row.dead.clone(),
+        ..MessageView::default()
+    };
+    put_body(&mut view, row.kind, &row.body)?;
+    Ok(view)
+}
+
+/// A message, whole: what its queue's broker gets.
+///
+/// # Errors
+/// From SQLite.
+pub fn message_row(conn: &Connection, id: u64) -> Result<Option<MessageRow>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT queue, owner_uid, owner, kind, body, headers, priority, published_at, run_at, expires_at, deliveries, dead, outgoing, source
+         FROM messages WHERE id = ?1",
+    )?;
+    let row = statement.query_row([id as i64], |r| {
+        Ok(MessageRow {
+            id,
+            queue: r.get::<_, String>(0)?.into(),
+            owner_uid: r.get(1)?,
+            owner: r.get::<_, String>(2)?.into(),
+            kind: r.get(3)?,
+            body: r.get::<_, Vec<u8>>(4)?.into(),
+            headers: r.get::<_, String>(5)?.into(),
+            priority: r.get(6)?,
+            published_at: r.get(7)?,
+            run_at: r.get(8)?,
+            expires_at: r.get(9)?,
+            deliveries: r.get(10)?,
+            lease: None,
+            dead: r.get(11)?,
+            outgoing: r.get(12)?,
+            source: r.get(13)?,
+            key: None,
+        })
+    });
+    Ok(row.optional()?)
 }
 
 const WORKER: &str = "SELECT name, version, kind, owner, queue, spec, created_at FROM workers AS w \

@@ -280,6 +280,7 @@ pub(in crate::console) fn stats() -> Stats {
         wait_p95_s: Some(130.0),
         owner: "mira".into(),
         history: (0..60).map(|n| (n * 7) % 23).collect(),
+        ..QueueView::default()
     };
     Stats {
         cluster: "lab-main".into(),

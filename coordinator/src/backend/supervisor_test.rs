@@ -1,0 +1,1 @@
+//! The supervisor against a broker that a test plays.

@@ -1,0 +1,297 @@
+//! Queues at a broker: hints that come, or do not; messages on their way there and back.
+use super::*;
+use crate::orchestrator::link::{Hint, Incoming, Order, SILENT_MS, Said, Tag};
+use reeve_protocol::api::QueueSettings;
+
+const BROKER: &str = "fast";
+
+impl World {
+    fn with_broker(kind: &str, cpus: u32) -> Self {
+        let mut world = Self::with_machine(cpus);
+        let settings = QueueSettings {
+            kind: Some(kind.into()),
+            backend: Some(BROKER.into()),
+            ..QueueSettings::default()
+        };
+        world.ask(Call::SetQueue { queue: "q".into(), settings }).unwrap();
+        world.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+        world
+    }
+
+    fn broker(&mut self, said: Said) {
+        self.feed(vec![Input::Broker { name: BROKER.into(), said: vec![said] }]);
+    }
+
+    /// The hints given to the broker since the last look.
+    fn hints(&mut self) -> Vec<Hint> {
+        let orders = std::mem::take(&mut self.orders);
+        orders.into_iter().flat_map(|o| if let Order::Hints(_, hints) = o { hints } else { vec![] }).collect()
+    }
+
+    fn job(&mut self) -> u64 {
+        self.submit(JobSpec { queue: Some("q".into()), ..spec() }).id
+    }
+
+    fn view(&mut self) -> reeve_protocol::api::QueueView {
+        let Ok(Reply::Queues(mut queues)) = self.ask(Call::ListQueues) else { panic!() };
+        queues.remove(0)
+    }
+
+    fn publish_one(&mut self, text: &str) -> u64 {
+        let message = NewMessage {
+            kind: 1,
+            body: text.as_bytes().into(),
+            headers: "{}".into(),
+            priority: 0,
+            delay_ms: 0,
+            ttl_ms: None,
+            key: None,
+        };
+        match self.ask(Call::Publish { queue: "q".into(), message: Box::new(message) }) {
+            Ok(Reply::Published(published, _)) => published.id.parse().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn forwarded(&mut self) -> Vec<u64> {
+        let orders = std::mem::take(&mut self.orders);
+        orders.into_iter().flat_map(|o| if let Order::Forward(_, ids) = o { ids } else { vec![] }).collect()
+    }
+
+    fn take(&mut self, wait_ms: u64) -> Option<Result<Reply, Problem>> {
+        self.ask_as(1000, Call::ReceiveMessage { queue: "q".into(), max: 1, wait_ms, lease_ms: 10_000 })
+    }
+}
+
+fn incoming(name: &str, id: Option<u64>) -> Incoming {
+    let tag = Tag { band: crate::orchestrator::link::Band::Normal, name: name.into() };
+    Incoming {
+        unique: Some(name.into()),
+        tag,
+        id,
+        kind: 1,
+        body: (*b"a").into(),
+        headers: "{}".into(),
+        priority: 0,
+        expires_at: None,
+        unusable: None,
+    }
+}
+
+#[test]
+fn a_job_waits_for_its_hint_and_starts_when_it_comes() {
+    let mut w = World::with_broker("jobs", 4);
+    let job = w.job();
+    let hints = w.hints();
+    assert_eq!((hints.len(), hints[0].job, w.started_frames().len()), (1, job, 0));
+    w.broker(Said::Hints("q".into(), hints.clone()));
+    assert_eq!(w.started_frames().len(), 1);
+    w.broker(Said::Hints("q".into(), hints));
+    assert_eq!(w.started_frames().len(), 1, "a doubled hint is nothing");
+}
+
+#[test]
+fn hints_of_another_store_or_an_earlier_offer_are_nothing() {
+    let mut w = World::with_broker("jobs", 4);
+    let job = w.job();
+    let hint = w.hints().remove(0);
+    w.broker(Said::Hints("q".into(), vec![Hint { lineage: "other".into(), ..hint.clone() }]));
+    w.ask(Call::HoldJob { target: target(job), hold: true, stored: Stored::default() }).unwrap();
+    w.broker(Said::Hints("q".into(), vec![hint.clone()]));
+    w.ask(Call::HoldJob { target: target(job), hold: false, stored: Stored::default() }).unwrap();
+    w.broker(Said::Hints("q".into(), vec![hint]));
+    assert!(w.started_frames().is_empty());
+    let fresh = w.hints();
+    w.broker(Said::Hints("q".into(), fresh));
+    assert_eq!(w.started_frames().len(), 1);
+}
+
+#[test]
+fn a_broker_that_says_nothing_is_not_waited_for_longer_than_a_moment() {
+    let mut w = World::with_broker("jobs", 4);
+    w.wait(10_000);
+    w.job();
+    w.wait(SILENT_MS / 2);
+    assert!(w.started_frames().is_empty());
+    w.wait(SILENT_MS);
+    assert_eq!(w.started_frames().len(), 1);
+    assert!(w.view().degraded.unwrap().contains("says nothing"));
+    w.job();
+    assert_eq!(w.started_frames().len(), 2, "from now on nothing is waited for");
+    w.broker(Said::Heard);
+    assert_eq!(w.view().degraded, None);
+    w.job();
+    assert_eq!(w.started_frames().len(), 2, "it is relied on again");
+}
+
+#[test]
+fn a_lost_hint_is_made_up_for_from_the_store_while_others_come() {
+    let mut w = World::with_broker("jobs", 4);
+    let lost = w.job();
+    w.hints();
+    for _ in 0..60 {
+        w.wait(100);
+        w.broker(Said::Heard);
+    }
+    assert_eq!(w.started_frames(), [TaskId::single(lost).attempt(1)]);
+}
+
+#[test]
+fn while_the_broker_is_down_everything_is_taken_from_the_store() {
+    let mut w = World::with_broker("jobs", 4);
+    w.job();
+    w.broker(Said::Down("refused".into()));
+    assert_eq!(w.started_frames().len(), 1);
+    w.job();
+    assert_eq!(w.started_frames().len(), 2);
+    let view = w.view();
+    assert_eq!(view.degraded.as_deref(), Some("refused"));
+    assert!(view.degraded_since.is_some());
+}
+
+#[test]
+fn after_a_flush_the_hints_of_what_still_waits_are_made_anew() {
+    let mut w = World::with_broker("jobs", 0);
+    let jobs: Vec<u64> = (0..3).map(|_| w.job()).collect();
+    let first = w.hints();
+    w.broker(Said::Hints("q".into(), first[..1].to_vec()));
+    w.broker(Said::Lost("q".into()));
+    let again: Vec<u64> = w.hints().iter().map(|h| h.job).collect();
+    assert_eq!(again, jobs[1..]);
+}
+
+#[test]
+fn one_queue_that_cannot_be_kept_there_goes_on_alone() {
+    let mut w = World::with_broker("jobs", 4);
+    w.broker(Said::Trouble("q".into(), Some("no stream".into())));
+    w.job();
+    assert_eq!(w.started_frames().len(), 1);
+    assert_eq!(w.view().degraded.as_deref(), Some("no stream"));
+    w.broker(Said::Trouble("q".into(), None));
+    w.job();
+    assert_eq!(w.started_frames().len(), 1);
+}
+
+#[test]
+fn a_consumer_gets_jobs_of_a_broker_too() {
+    let mut w = World::with_broker("jobs", 0);
+    assert!(w.take(5_000).is_none());
+    let waiter = w.ticket;
+    w.job();
+    let hints = w.hints();
+    w.broker(Said::Hints("q".into(), hints));
+    assert!(matches!(w.answers.remove(&waiter), Some(Ok(Reply::ReceivedJobs(jobs))) if jobs.len() == 1));
+}
+
+#[test]
+fn a_queue_that_moves_between_backends_takes_its_jobs_along() {
+    let mut w = World::with_broker("jobs", 0);
+    for _ in 0..3 {
+        w.job();
+    }
+    let set = |backend: &str| Call::SetQueue {
+        queue: "q".into(),
+        settings: QueueSettings { backend: Some(backend.into()), ..QueueSettings::default() },
+    };
+    w.ask(set("local")).unwrap();
+    assert_eq!(w.view().hints, None);
+    assert!(w.orders.iter().any(|o| matches!(o, Order::Leave(_))));
+    w.hints();
+    w.ask(set(BROKER)).unwrap();
+    assert_eq!((w.view().hints, w.hints().len()), (Some(3), 3));
+}
+
+#[test]
+fn a_message_is_the_stores_until_the_broker_has_it_and_again_once_it_is_taken_back() {
+    let mut w = World::with_broker("messages", 0);
+    let id = w.publish_one("a");
+    assert_eq!(w.forwarded(), [id]);
+    w.broker(Said::Confirmed("q".into(), vec![id]));
+    assert!(w.facts.contains(&Fact::MessageGone(id)));
+    assert!(w.take(5_000).is_none());
+    assert!(w.orders.iter().any(|o| *o == Order::Room("q".into(), 1)), "{:?}", w.orders);
+    w.broker(Said::Messages("q".into(), vec![incoming("1-0", Some(id))]));
+    assert_eq!((w.leased.len(), w.leased[0].id), (1, id), "it keeps its number");
+    assert!(w.orders.iter().any(|o| matches!(o, Order::Taken(_, tags) if tags.len() == 1)));
+    w.broker(Said::Messages("q".into(), vec![incoming("1-0", Some(id))]));
+    assert!(w.take(0).is_none(), "the broker is asked");
+    assert_eq!(w.leased.len(), 1, "what comes again is not taken twice");
+}
+
+#[test]
+fn a_message_that_overtakes_its_confirmation_is_one_message() {
+    let mut w = World::with_broker("messages", 0);
+    let id = w.publish_one("a");
+    assert!(w.take(5_000).is_none());
+    w.broker(Said::Messages("q".into(), vec![incoming("1-0", Some(id))]));
+    assert_eq!(w.leased.len(), 1);
+    w.broker(Said::Confirmed("q".into(), vec![id]));
+    assert!(!w.facts.contains(&Fact::MessageGone(id)), "it is leased");
+}
+
+#[test]
+fn what_a_broker_may_have_is_given_again_and_what_it_never_had_is_handed_out() {
+    let mut w = World::with_broker("messages", 0);
+    let first = w.publish_one("a");
+    w.broker(Said::Down("gone".into()));
+    let second = w.publish_one("b");
+    assert!(w.take(0).is_none());
+    assert_eq!(w.leased[0].id, second, "the first may lie at the broker");
+    w.orders.clear();
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    assert_eq!(w.forwarded(), [first]);
+}
+
+#[test]
+fn what_others_publish_without_sense_is_kept_among_the_dead_with_the_reason() {
+    let mut w = World::with_broker("messages", 0);
+    let broken = Incoming { unusable: Some("no body".into()), ..incoming("5-0", None) };
+    w.broker(Said::Messages("q".into(), vec![broken]));
+    let dead =
+        w.facts.iter().find_map(|f| if let Fact::MessageAdded(row) = f { row.dead.clone() } else { None });
+    assert_eq!(dead.as_deref(), Some("no body"));
+    assert_eq!(w.view().counts.failed, 1);
+}
+
+#[test]
+fn counting_asks_the_broker_and_waits_for_it_only_so_long() {
+    let mut w = World::with_broker("messages", 0);
+    let count = || Call::CountQueueMessages { queue: "q".into() };
+    assert!(w.ask_as(1000, count()).is_none());
+    let asked = w.ticket;
+    w.broker(Said::Depth { queue: "q".into(), depth: 7, coming: 0, ticket: Some(asked) });
+    assert!(matches!(w.answers.remove(&asked), Some(Ok(Reply::Count(c))) if c.ready == 7));
+    assert!(w.ask_as(1000, count()).is_none());
+    let asked = w.ticket;
+    w.wait(2_001);
+    assert!(matches!(w.answers.remove(&asked), Some(Ok(Reply::Count(c))) if c.ready == 7));
+}
+
+#[test]
+fn whoever_does_not_want_to_wait_hears_that_nothing_is_there() {
+    let mut w = World::with_broker("messages", 0);
+    assert!(w.take(0).is_none());
+    let asked = w.ticket;
+    w.broker(Said::Depth { queue: "q".into(), depth: 0, coming: 0, ticket: Some(asked) });
+    assert!(matches!(w.answers.remove(&asked), Some(Ok(Reply::ReceivedMessages(m))) if m.is_empty()));
+}
+
+#[test]
+fn messages_in_memory_leave_nothing_in_the_store() {
+    let mut w = World::new();
+    let settings = QueueSettings {
+        kind: Some("messages".into()),
+        backend: Some("memory".into()),
+        ..QueueSettings::default()
+    };
+    w.ask(Call::SetQueue { queue: "q".into(), settings }).unwrap();
+    w.publish_one("a");
+    assert!(w.take(0).is_none());
+    assert_eq!(
+        w.leased[0].kept.as_ref().map(|row| (row.body.to_vec(), row.deliveries)),
+        Some((b"a".to_vec(), 1))
+    );
+    let lease = LeaseRequest { lease: w.leased[0].lease.clone(), ..LeaseRequest::default() };
+    w.ask(Call::Settle { queue: "q".into(), how: Settle::Nack, request: Box::new(lease) }).unwrap();
+    assert!(!w.facts.iter().any(|f| matches!(f, Fact::MessageAdded(_) | Fact::MessageMoved { .. })));
+}

@@ -1,0 +1,192 @@
+//! Order, priority, delay, leases, the dead, who waits, many at once.
+use super::{Bench, Case, texts};
+use crate::eventually;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+pub(super) const CASES: &[Case] = &[
+    ("what was published first comes first", order),
+    ("higher bands come first, and inside a band as the backend says", priority),
+    ("what is delayed comes when it is due, and not before", delay),
+    ("a lease that ends gives the message back, with its deliveries counted", lease),
+    ("a message that is given back comes again, at once or later; a settled lease is gone", nack),
+    ("a message that nobody can handle is dead after four deliveries, with the cause", dead),
+    ("whoever waits is served when something comes", waiting),
+    ("a key publishes once, and never something else", once),
+    ("what is too old is not handed out", expiry),
+    ("of many publishers and receivers each message is had once", concurrency),
+];
+
+fn order(bench: &mut Bench) {
+    let queue = bench.queue();
+    let wanted: Vec<String> = (0..60).map(|n| n.to_string()).collect();
+    for text in &wanted {
+        bench.publish(&queue, &json!({"body_text": text}));
+    }
+    assert_eq!(texts(&bench.receive_all(&queue, 60)), wanted);
+    assert!(bench.receive(&queue, 1, 0.0).is_empty());
+}
+
+fn priority(bench: &mut Bench) {
+    let queue = bench.queue();
+    for priority in [-5, 0, 1, 7] {
+        bench.publish(&queue, &json!({"body_text": priority.to_string(), "priority": priority}));
+    }
+    let exact = bench.says(&queue, "priority").starts_with("exact");
+    let mut found = Vec::new();
+    while found.len() < 4 {
+        // One by one, so that the backend alone decides what comes next.
+        let some = bench.receive(&queue, 1, 20.0);
+        found.extend(texts(&some));
+    }
+    if exact {
+        assert_eq!(found, ["7", "1", "0", "-5"]);
+    } else {
+        assert_eq!(found[2..], ["0", "-5"], "{found:?}");
+    }
+}
+
+fn delay(bench: &mut Bench) {
+    let queue = bench.queue();
+    bench.publish(&queue, &json!({"body_text": "later", "delay_s": 0.8}));
+    assert_eq!(bench.counts(&queue), [0, 1, 0, 0]);
+    assert!(bench.receive(&queue, 1, 0.0).is_empty());
+    assert_eq!(texts(&bench.receive(&queue, 1, 20.0)), ["later"]);
+}
+
+fn lease(bench: &mut Bench) {
+    let queue = bench.queue();
+    bench.publish(&queue, &json!({"body_text": "a"}));
+    let first = bench.receive_for(&queue, 1, 20.0, 1.0).remove(0);
+    assert_eq!(first["deliveries"], 1);
+    let second = bench.receive(&queue, 1, 20.0).remove(0);
+    assert_eq!((second["deliveries"].as_u64(), &second["id"]), (Some(2), &first["id"]));
+    assert_eq!(bench.ack(&queue, &first).code(), "no-lease", "its lease has ended");
+    let longer = bench.post(&queue, "extend", &json!({"lease": second["lease"], "lease_s": 120}));
+    assert_eq!(longer.status, 200);
+    assert_eq!(bench.ack(&queue, &second).status, 200);
+}
+
+fn nack(bench: &mut Bench) {
+    let queue = bench.queue();
+    bench.publish(&queue, &json!({"body_text": "a"}));
+    let first = bench.receive(&queue, 1, 20.0).remove(0);
+    assert_eq!(bench.post(&queue, "nack", &json!({"lease": first["lease"]})).status, 200);
+    let second = bench.receive(&queue, 1, 20.0).remove(0);
+    let later = json!({"lease": second["lease"], "delay_s": 0.5, "error": "not now"});
+    assert_eq!(bench.post(&queue, "nack", &later).status, 200);
+    assert_eq!(bench.counts(&queue), [0, 1, 0, 0]);
+    let third = bench.receive(&queue, 1, 20.0).remove(0);
+    assert_eq!(third["deliveries"], 3);
+    assert_eq!(bench.ack(&queue, &third).status, 200);
+    for how in ["ack", "nack", "extend"] {
+        assert_eq!(bench.post(&queue, how, &json!({"lease": third["lease"]})).code(), "no-lease");
+    }
+    assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+}
+
+fn dead(bench: &mut Bench) {
+    let queue = bench.queue();
+    bench.publish(&queue, &json!({"body_text": "a"}));
+    for _ in 0..4 {
+        let message = bench.receive(&queue, 1, 20.0).remove(0);
+        bench.post(&queue, "nack", &json!({"lease": message["lease"], "error": "too hard"}));
+    }
+    assert_eq!(bench.counts(&queue), [0, 0, 0, 1]);
+    assert!(bench.receive(&queue, 1, 0.0).is_empty());
+    let cleaned = bench.post(&queue, "clean", &json!({"dead": true})).json();
+    assert_eq!(cleaned["removed"], 1);
+    assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+}
+
+fn waiting(bench: &mut Bench) {
+    let queue = bench.queue();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let body = json!({"max": 1, "wait_s": 30});
+            crate::http::post(
+                bench.server.socket(),
+                &format!("/v1/queues/{queue}/receive"),
+                &body.to_string(),
+            )
+        });
+        // Whether it waits already or comes a moment later makes no difference to what it gets.
+        crate::http::post(
+            bench.server.socket(),
+            &format!("/v1/queues/{queue}/messages"),
+            &json!({"body_text": "a"}).to_string(),
+        );
+        let answer = waiter.join().unwrap().json();
+        assert_eq!(answer["items"][0]["body_text"], "a", "{answer}");
+    });
+}
+
+fn once(bench: &mut Bench) {
+    let queue = bench.queue();
+    let publish = |body: &str| {
+        let words = ["queue", "publish", &queue, body, "--key", "k1", "--json"];
+        bench.server.run(&words)
+    };
+    let first: serde_json::Value = serde_json::from_slice(&publish("one").stdout).unwrap();
+    let again: serde_json::Value = serde_json::from_slice(&publish("one").stdout).unwrap();
+    assert_eq!(first["id"], again["id"]);
+    assert!(String::from_utf8_lossy(&publish("two").stderr).contains("key-reused"));
+    let message = bench.receive(&queue, 5, 20.0).remove(0);
+    bench.ack(&queue, &message);
+    let after: serde_json::Value = serde_json::from_slice(&publish("one").stdout).unwrap();
+    assert_eq!(after["id"], first["id"], "a key is remembered although the message is gone");
+    assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+}
+
+fn expiry(bench: &mut Bench) {
+    let queue = bench.queue();
+    bench.publish(&queue, &json!({"body_text": "short", "ttl_s": 0.3}));
+    bench.publish(&queue, &json!({"body_text": "long", "delay_s": 0.6}));
+    // Once this one is due the other is too old.
+    eventually("it is due", || (bench.counts(&queue)[1] == 0).then_some(()));
+    assert_eq!(texts(&bench.receive(&queue, 5, 20.0)), ["long"]);
+    assert_eq!(bench.counts(&queue), [0, 0, 1, 0]);
+}
+
+fn concurrency(bench: &mut Bench) {
+    let queue = bench.queue();
+    let bench = &*bench;
+    let socket = bench.server.socket();
+    let path = |what: &str| format!("/v1/queues/{queue}/{what}");
+    let (publishes, receives, acks) = (path("messages"), path("receive"), path("ack"));
+    let had = std::thread::scope(|scope| {
+        for publisher in 0..4 {
+            let publishes = &publishes;
+            scope.spawn(move || {
+                for n in 0..40 {
+                    let body = json!({"body_text": format!("{publisher}.{n}")}).to_string();
+                    assert_eq!(crate::http::post(socket, publishes, &body).status, 201);
+                }
+            });
+        }
+        let receivers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut had = Vec::new();
+                    loop {
+                        let body = json!({"max": 7, "wait_s": 2}).to_string();
+                        let items = crate::http::post(socket, &receives, &body).json()["items"].clone();
+                        let items = items.as_array().unwrap().clone();
+                        if items.is_empty() {
+                            return had;
+                        }
+                        for item in &items {
+                            let body = json!({"lease": item["lease"]}).to_string();
+                            assert_eq!(crate::http::post(socket, &acks, &body).status, 200);
+                        }
+                        had.extend(texts(&items));
+                    }
+                })
+            })
+            .collect();
+        receivers.into_iter().flat_map(|r| r.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(had.len(), 160);
+    assert_eq!(had.into_iter().collect::<BTreeSet<_>>().len(), 160);
+    assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+}

@@ -1,0 +1,104 @@
+//! Counting, looking, cleaning, pausing, bounds, and a restart.
+use super::{Bench, Case, texts};
+use rustix::process::Signal;
+use serde_json::json;
+
+pub(super) const CASES: &[Case] = &[
+    ("counts are those of one instant", counts),
+    ("looking takes nothing", peek),
+    ("cleaning says first what it would do, then does exactly that", clean),
+    ("a paused queue takes in and hands nothing out", pause),
+    ("a full queue says so", bounds),
+    ("a restart of the coordinator keeps what the backend says it keeps", restart),
+];
+
+fn counts(bench: &mut Bench) {
+    let queue = bench.queue();
+    for n in 0..7 {
+        let delay = if n < 2 { json!(600) } else { json!(null) };
+        bench.publish(&queue, &json!({"body_text": n.to_string(), "delay_s": delay}));
+        assert_eq!(bench.counts(&queue), [(n + 1_u64).saturating_sub(2), (n + 1).min(2), 0, 0]);
+    }
+    let held = bench.receive(&queue, 2, 20.0);
+    let held = if held.len() == 2 { held } else { [held, bench.receive(&queue, 1, 20.0)].concat() };
+    assert_eq!(bench.counts(&queue), [3, 2, 2, 0]);
+    bench.ack(&queue, &held[0]);
+    bench.post(&queue, "nack", &json!({"lease": held[1]["lease"]}));
+    assert_eq!(bench.counts(&queue), [4, 2, 0, 0]);
+}
+
+fn peek(bench: &mut Bench) {
+    let queue = bench.queue();
+    for n in 0..5 {
+        bench.publish(&queue, &json!({"body_text": n.to_string()}));
+    }
+    if bench.says(&queue, "peek") == "yes" {
+        for _ in 0..2 {
+            let looked = bench.server.get(&format!("/v1/queues/{queue}/peek?limit=3")).json();
+            assert_eq!(texts(looked["items"].as_array().unwrap()), ["0", "1", "2"]);
+        }
+    } else {
+        let refused = bench.server.get(&format!("/v1/queues/{queue}/peek?limit=3"));
+        assert_eq!(refused.code(), "backend-cannot", "{}", refused.text());
+    }
+    assert_eq!(bench.counts(&queue), [5, 0, 0, 0]);
+    assert_eq!(texts(&bench.receive_all(&queue, 5)), ["0", "1", "2", "3", "4"]);
+}
+
+fn clean(bench: &mut Bench) {
+    let queue = bench.queue();
+    for n in 0..5 {
+        bench.publish(&queue, &json!({"body_text": n.to_string()}));
+    }
+    bench.publish(&queue, &json!({"body_text": "later", "delay_s": 600}));
+    let held = bench.receive(&queue, 1, 20.0).remove(0);
+    let dry = bench.post(&queue, "clean", &json!({"dry_run": true})).json();
+    assert_eq!((dry["removed"].as_u64(), dry["dry_run"].as_bool()), (Some(5), Some(true)));
+    let done = bench.post(&queue, "clean", &json!({})).json();
+    assert_eq!(done["removed"], 5);
+    assert_eq!(bench.counts(&queue), [0, 0, 1, 0], "what is held is never cleaned");
+    assert_eq!(bench.ack(&queue, &held).status, 200);
+}
+
+fn pause(bench: &mut Bench) {
+    let queue = bench.queue();
+    assert_eq!(bench.post(&queue, "pause", &json!({"reason": "repairs"})).status, 200);
+    let view = bench.server.get(&format!("/v1/queues/{queue}")).json();
+    assert_eq!(view["paused_why"], "repairs");
+    assert!(view["paused_by"].as_str().is_some_and(|by| !by.is_empty()), "{view}");
+    bench.publish(&queue, &json!({"body_text": "a"}));
+    assert!(bench.receive(&queue, 1, 0.0).is_empty());
+    assert_eq!(bench.counts(&queue), [1, 0, 0, 0]);
+    assert_eq!(bench.post(&queue, "resume", &json!({})).status, 200);
+    assert_eq!(texts(&bench.receive(&queue, 1, 20.0)), ["a"]);
+}
+
+fn bounds(bench: &mut Bench) {
+    let queue = bench.queue_with(&json!({"max_len": 2}));
+    for n in 0..2 {
+        bench.publish(&queue, &json!({"body_text": n.to_string()}));
+    }
+    let full = bench.post(&queue, "messages", &json!({"body_text": "x"}));
+    assert_eq!((full.status, full.code().as_str()), (409, "queue-state"), "{}", full.text());
+    let first = bench.receive(&queue, 1, 20.0).remove(0);
+    bench.ack(&queue, &first);
+    bench.publish(&queue, &json!({"body_text": "fits"}));
+}
+
+fn restart(bench: &mut Bench) {
+    let queue = bench.queue();
+    for n in 0..4 {
+        bench.publish(&queue, &json!({"body_text": n.to_string()}));
+    }
+    let held = bench.receive(&queue, 1, 20.0).remove(0);
+    let kept = !bench.says(&queue, "restart").contains("messages are gone");
+    bench.server.signal(Signal::KILL);
+    bench.server.up();
+    if !kept {
+        assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+        return;
+    }
+    assert_eq!(bench.ack(&queue, &held).status, 200, "a lease outlives the coordinator");
+    assert_eq!(texts(&bench.receive_all(&queue, 3)), ["1", "2", "3"]);
+    assert_eq!(bench.counts(&queue), [0, 0, 3, 0]);
+}
