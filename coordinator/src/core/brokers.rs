@@ -83,7 +83,7 @@ impl Core {
                     }
                     match ticket {
                         Some(ticket) if self.counting.contains_key(&ticket) => {
-                            self.counted(now, ticket, step)
+                            self.counted(now, ticket, step);
                         }
                         // It asked for what is there now, and there is nothing.
                         Some(ticket) if depth + coming == 0 => self.waiter_over(&queue, ticket, step),

@@ -12,6 +12,7 @@ mod calls_jobs;
 mod calls_machine;
 mod calls_queue;
 mod calls_restart;
+mod calls_settle;
 mod calls_status;
 mod calls_worker;
 mod changes;

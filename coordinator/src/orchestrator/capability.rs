@@ -72,7 +72,7 @@ mod tests {
         let mut text = format!("| | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
         for (row, (what, _)) in LOCAL.iter().enumerate() {
             let cells: Vec<&str> = backends.iter().map(|(_, list)| list[row].1).collect();
-            text += &format!("| {what} | {} |\n", cells.join(" | "));
+            text += &["| ", what, " | ", &cells.join(" | "), " |\n"].concat();
         }
         text
     }

@@ -58,7 +58,7 @@ fn an_attempt_that_has_exited_can_still_be_lost_and_come_back() {
     w.says(1, vec![AgentSaid::Exited(first(1)), AgentSaid::Closed]);
     w.pass(301_000);
     assert_eq!(w.standing(1).0, State::Queued, "lost");
-    w.ask(Call::PauseQueue { queue: "default".into(), paused: true }).unwrap();
+    w.ask(Call::PauseQueue { queue: "default".into(), paused: true, reason: None }).unwrap();
     w.connect(2, "life", "keeper", 1, vec![item(first(1), 3)]);
     w.finish(2, first(1), Cause::Ok);
     assert_eq!(w.standing(1).0, State::Completed, "nothing was dispatched meanwhile: its end counts");

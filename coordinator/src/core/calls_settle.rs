@@ -1,0 +1,162 @@
+//! What settles a lease: `ack`, `nack`, `extend`, of a message or of a job; and messages that come back.
+use super::Core;
+use super::calls_cluster::ended;
+use super::due::What;
+use crate::effect::{Fact, Reply, Step};
+use crate::input::{Now, Settle};
+use crate::job_manager::Holder;
+use crate::job_manager::lifecycle::Move;
+use crate::orchestrator::messages::{MAX_DELIVERIES, Where};
+use crate::row::Caller;
+use reeve_protocol::api::LeaseRequest;
+use reeve_protocol::{AttemptId, Cause, Code, Problem};
+use std::sync::Arc;
+
+impl Core {
+    /// `ack`, `nack`, `extend`: of a message's lease, or of a job's.
+    pub(super) fn settle(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        how: Settle,
+        request: LeaseRequest,
+        step: &mut Step,
+    ) -> Result<Reply, Problem> {
+        self.known_queue(queue)?;
+        if let Some(id) = self.queues.get(queue).and_then(|q| q.messages.holder(&request.lease)) {
+            return Ok(self.settle_message(now, caller, queue, id, how, &request, step));
+        }
+        let job = self.lease_until.keys().copied().find(|a| {
+            self.jobs.task(a.task).is_some_and(|t| {
+                t.attempt == a.attempt && t.holder == Holder::Consumer(request.lease.clone())
+            })
+        });
+        match job {
+            Some(attempt) => Ok(self.settle_job(now, caller, attempt, how, request, step)),
+            None => Err(Problem::new(Code::NoLease, "the lease is not held: it ended, or was settled")
+                .hint("receive again; extend a lease before it ends")),
+        }
+    }
+
+    fn settle_message(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        id: u64,
+        how: Settle,
+        request: &LeaseRequest,
+        step: &mut Step,
+    ) -> Reply {
+        let actor = format!("consumer:{}", caller.name);
+        let Some(q) = self.queues.get_mut(queue) else { return Reply::Settled(id.to_string()) };
+        let name = q.row.name.clone();
+        match how {
+            Settle::Ack => {
+                q.messages.remove(id);
+                if q.has_rows() {
+                    step.facts.push(Fact::MessageGone(id));
+                }
+                self.events.note(now.wall, "message", queue, "acked", &actor);
+            }
+            Settle::Nack => {
+                let delay = request.delay_s.map_or(0, |s| (s * 1000.0) as i64);
+                let why = request.error.clone().unwrap_or_else(|| "nack".to_owned());
+                self.message_back(now, &name, id, delay, &why, step);
+                self.events.note(now.wall, "message", queue, "nacked", &actor);
+            }
+            Settle::Extend => {
+                let more = request.lease_s.map_or(60_000, |s| (s * 1000.0) as u64);
+                let until = now.wall + more as i64;
+                let deliveries = q.messages.get(id).map_or(0, |m| m.deliveries);
+                q.messages.put(id, Where::Leased(request.lease.clone(), now.mono + more));
+                if q.has_rows() {
+                    step.facts.push(Fact::MessageMoved {
+                        id,
+                        deliveries,
+                        lease: Some((request.lease.clone(), until)),
+                        run_at: None,
+                        dead: None,
+                    });
+                }
+                self.due.after(now, more, What::MessageLease(name, id));
+            }
+        }
+        Reply::Settled(id.to_string())
+    }
+
+    /// A message comes back: ready, delayed, or dead after too many deliveries.
+    pub(super) fn message_back(
+        &mut self,
+        now: Now,
+        queue: &Arc<str>,
+        id: u64,
+        delay_ms: i64,
+        why: &str,
+        step: &mut Step,
+    ) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let Some(deliveries) = q.messages.get(id).map(|m| m.deliveries) else { return };
+        let (place, run_at, dead) = if deliveries >= MAX_DELIVERIES {
+            (Where::Dead, None, Some(why.to_owned()))
+        } else if delay_ms > 0 {
+            self.due.after(now, delay_ms as u64, What::MessageDelay(queue.clone(), id));
+            (Where::Delayed(now.wall + delay_ms), Some(now.wall + delay_ms), None)
+        } else {
+            (Where::Ready, None, None)
+        };
+        if dead.is_some() {
+            self.events.note(now.wall, "message", queue, "dead", "coordinator");
+        }
+        q.messages.put(id, place);
+        q.messages.note_dead(id, dead.as_deref());
+        if q.has_rows() {
+            step.facts.push(Fact::MessageMoved { id, deliveries, lease: None, run_at, dead });
+        }
+    }
+
+    fn settle_job(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        attempt: AttemptId,
+        how: Settle,
+        request: LeaseRequest,
+        step: &mut Step,
+    ) -> Reply {
+        let actor = format!("consumer:{}", caller.name);
+        match how {
+            Settle::Ack => {
+                if let Some(result) = &request.result {
+                    step.facts.push(Fact::ResultKept(attempt.task, result.to_string()));
+                }
+                self.end_attempt(now, ended(attempt, Cause::Ok, now), &actor, step);
+                self.lease_until.remove(&attempt);
+            }
+            Settle::Nack => {
+                let detail = request.error.unwrap_or_else(|| "given back".to_owned());
+                step.facts.push(Fact::AttemptEnded(Box::new(ended(
+                    attempt,
+                    Cause::Reported { detail },
+                    now,
+                ))));
+                let delay = request.delay_s.map_or(0, |s| (s * 1000.0) as i64);
+                if delay > 0 {
+                    if let Some(t) = self.jobs.task_mut(attempt.task) {
+                        t.run_at = Some(now.wall + delay);
+                    }
+                    self.due.after(now, delay as u64, What::Run(attempt.task));
+                }
+                self.leave(now, attempt, if delay > 0 { Move::Delay } else { Move::Ready }, &actor);
+                self.lease_until.remove(&attempt);
+            }
+            Settle::Extend => {
+                let more = request.lease_s.map_or(60_000, |s| (s * 1000.0) as u64);
+                self.lease_until.insert(attempt, now.mono + more);
+                self.due.after(now, more, What::JobLease(attempt, request.lease));
+            }
+        }
+        Reply::Settled(attempt.task.to_string())
+    }
+}
