@@ -1,7 +1,7 @@
 //! Everything that can come in. Inputs are plain comparable data: a run can be written down and replayed.
 use crate::orchestrator::link::Said;
 use crate::row::{Caller, JobRow, TaskRow};
-use reeve_protocol::api::{LeaseRequest, Plan, QueueSettings, StatusRequest, WorkerRequest};
+use reeve_protocol::api::{LaunchRequest, LeaseRequest, Plan, QueueSettings, StatusRequest, WorkerRequest};
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, JobId, JobSpec};
 use std::sync::Arc;
@@ -88,6 +88,12 @@ pub enum AgentSaid {
     Returned(AttemptId),
     /// Resources used so far.
     Usage(wire::Usage),
+    /// How far replicas are.
+    Replicas(Vec<wire::ReplicaState>),
+    /// What replicas answered.
+    Answers(Vec<wire::Answer>),
+    /// The requests that its agent knows of; more come unless it is the last page.
+    InFlight(Vec<(AttemptId, wire::RequestId)>, bool),
     /// How busy it is.
     Sample(wire::Sample),
     /// What its keeper enforces, and how.
@@ -194,6 +200,38 @@ pub enum Call {
         /// What its jobs are made of.
         request: Box<WorkerRequest>,
     },
+    /// Cluster: `launch_worker`.
+    LaunchWorker {
+        /// Which.
+        name: String,
+        /// Where, and how many.
+        request: Box<LaunchRequest>,
+    },
+    /// Other numbers of replicas: `worker scale`, `drain`, `stop`.
+    ScaleWorker {
+        /// Which.
+        name: String,
+        /// How.
+        how: Scale,
+    },
+    /// A worker is no more.
+    RemoveWorker {
+        /// Which.
+        name: String,
+        /// Although replicas run or jobs wait: these are cancelled.
+        force: bool,
+    },
+    /// A call to a static worker: nothing of it is stored.
+    CallWorker {
+        /// Which.
+        name: String,
+        /// JSON.
+        payload: Arc<[u8]>,
+        /// Milliseconds until the caller no longer waits.
+        deadline_ms: Option<u64>,
+    },
+    /// Every worker as shown.
+    ListWorkers,
     /// Cluster: `cancel_job`.
     CancelJob {
         /// Which.
@@ -430,6 +468,17 @@ pub enum Call {
         /// Where from.
         address: String,
     },
+}
+
+/// How many replicas of a static worker are wanted from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// So many.
+    To(u32),
+    /// None; what they work on is answered first.
+    Drain,
+    /// None, at once.
+    Stop,
 }
 
 /// The three ways to settle a lease.

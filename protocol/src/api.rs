@@ -2,9 +2,11 @@
 //! requests with unknown fields are refused.
 mod cluster;
 mod queues;
+mod workers;
 
 pub use cluster::*;
 pub use queues::*;
+pub use workers::*;
 
 use crate::cause::Cause;
 use crate::ids::JobId;

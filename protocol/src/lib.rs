@@ -31,6 +31,7 @@ pub mod spec;
 pub mod spec_check;
 pub mod state;
 pub mod tape;
+pub mod template;
 pub mod text;
 pub mod time;
 pub mod token;

@@ -212,6 +212,12 @@ impl JobSpec {
         self.queue.as_deref().unwrap_or(Self::DEFAULT_QUEUE)
     }
 
+    /// Whether a static worker is asked, and nothing is started: a worker, and nothing to run. Holds for specs whose worker
+    /// was resolved.
+    pub const fn is_request(&self) -> bool {
+        self.worker.is_some() && self.command.is_none()
+    }
+
     /// What tables show: the name, else the command.
     pub fn title(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.command.as_ref().map(|c| c.join(" ")).unwrap_or_default())

@@ -26,6 +26,7 @@ mod stream;
 mod submit;
 mod tape;
 mod views;
+mod workers;
 
 pub use server::serve;
 pub use socket::bind;

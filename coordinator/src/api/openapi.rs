@@ -67,10 +67,14 @@ operations! {
     "post" "/v1/machines/{machine}/uncordon" "New work goes there again; ends a drain." [] "{}" -> "Machine";
     "post" "/v1/machines/{machine}/drain" "No new work, and what runs may end; after the deadline it is stopped and queued again." [] "DrainRequest" -> "Machine";
     "get" "/v1/workers" "Every registered worker." [] "" -> "WorkerList";
-    "get" "/v1/workers/{worker}" "A worker." [] "" -> "Worker";
-    "put" "/v1/workers/{worker}" "register_worker." [] "WorkerRequest" -> "Worker";
-    "post" "/v1/workers/{worker}/launch" "launch_worker: not in this version." [] "{}" -> "Worker";
-    "post" "/v1/workers/{worker}/requests" "Call a static worker: not in this version." [] "{}" -> "Worker";
+    "get" "/v1/workers/{worker}" "A worker as it is now, or one of its registrations." ["version"] "" -> "Worker";
+    "put" "/v1/workers/{worker}" "register_worker: another version of it, from now on." [] "WorkerRequest" -> "Worker";
+    "delete" "/v1/workers/{worker}" "Remove a worker; refused while replicas run or jobs are for it, unless force says that these are cancelled." ["force"] "" -> "WorkerRemoved";
+    "post" "/v1/workers/{worker}/launch" "launch_worker: run the newest registration of a static worker; replicas of an older one are replaced, new ones ready first." [] "LaunchRequest" -> "Worker";
+    "post" "/v1/workers/{worker}/scale" "So many replicas from now on." [] "ScaleRequest" -> "Worker";
+    "post" "/v1/workers/{worker}/drain" "No replicas from now on; what they work on is answered first." [] "{}" -> "Worker";
+    "post" "/v1/workers/{worker}/stop" "No replicas from now on, at once." [] "{}" -> "Worker";
+    "post" "/v1/workers/{worker}/requests" "Call a static worker and wait for its answer; nothing of it is stored." [] "CallRequest" -> "CallReply";
     "get" "/v1/stats" "get_queue_stats, once or as it changes." ["follow"] "" -> "Stats";
     "get" "/v1/events" "Events without a gap; as an event stream with accept: text/event-stream." ["from", "follow"] "" -> "*Event";
     "get" "/v1/audit" "Who asked for which change, and what was decided; from a number on, or the newest." ["from", "limit"] "" -> "AuditList";
@@ -153,6 +157,23 @@ fn reference(name: &str) -> Value {
 /// Field lists: `name:type`, where a type is one of the words below, `[x]` for a list, `{x}` for a map from text, or the
 /// name of another schema; `?` after it says that null is possible.
 const SCHEMAS: &[(&str, &str)] = &[
+    ("WorkerRemoved", "name:text removed:bool seq:int"),
+    ("LaunchRequest", "on:[text] replicas:int?"),
+    ("ScaleRequest", "replicas:int"),
+    ("CallRequest", "payload:any deadline_s:number?"),
+    ("CallReply", "result:any"),
+    (
+        "Serving",
+        "protocol:text? ready:text? path:text? replicas:int? max_ongoing:int? stall_s:number? drain_s:number? deadline_s:number?",
+    ),
+    (
+        "WorkerStatus",
+        "version:int desired:int ready:int phase:text outstanding:int calls_waiting:int rate:number reason:text? replicas:[Replica]",
+    ),
+    (
+        "Replica",
+        "replica:int job:int attempt:int version:int machine:text? phase:text progress:number? message:text? outstanding:int answered:int reason:text? restart_at:time?",
+    ),
     (
         "JobSpec",
         "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? labels:{text} hold:bool run_as:text? grace_s:number?",
@@ -225,7 +246,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("AuditList", "api:text kind:text items:[AuditEntry] next:text? total:Total"),
     ("TokenRequest", "ttl_s:number"),
     ("TokenReply", "token:text expires_at:time"),
-    ("WorkerRequest", "kind:text? spec:JobSpec"),
+    ("WorkerRequest", "kind:text? spec:JobSpec shell:text? serving:Serving?"),
     ("Worker", "name:text version:int kind:text owner:text queue:text spec:JobSpec created_at:time"),
     (
         "Stats",

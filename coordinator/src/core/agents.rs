@@ -44,6 +44,9 @@ impl Core {
                 AgentSaid::Exited(attempt) => self.exited(machine, attempt),
                 AgentSaid::Taking(refuses) => self.taking(now, machine, refuses, step),
                 AgentSaid::Usage(_) => {}
+                AgentSaid::Replicas(items) => self.replicas_said(now, machine, session, items, step),
+                AgentSaid::Answers(items) => self.answered(now, machine, items, step),
+                AgentSaid::InFlight(items, last) => self.in_flight(now, machine, items, last, step),
                 AgentSaid::Sample(sample) => m.sample = Some(sample),
                 AgentSaid::Enforced(words) => m.enforced = words,
                 AgentSaid::Silent => self.down(now, machine, true),
@@ -234,7 +237,8 @@ impl Core {
 
     /// What the job says about itself.
     fn progress(&mut self, now: Now, machine: &str, progress: wire::Progress, step: &mut Step) {
-        if self.record_of(machine, progress.attempt) != Record::Current {
+        let of_request = self.is_request_on(machine, progress.attempt);
+        if !of_request && self.record_of(machine, progress.attempt) != Record::Current {
             self.stale += 1;
             return;
         }
@@ -355,6 +359,7 @@ impl Core {
             let lost_after = self.jobs.get(attempt.task.job).and_then(|j| j.lost_after_ms);
             self.arm_loss(now, machine, attempt, since, lost_after);
         }
+        self.arm_requests(machine, since);
     }
 
     /// Beats come again in a session that was silent. When something of it was taken for lost meanwhile, only an

@@ -13,6 +13,7 @@ mod calls_machine;
 mod calls_queue;
 mod calls_restart;
 mod calls_settle;
+mod calls_static;
 mod calls_status;
 mod calls_worker;
 mod changes;
@@ -25,6 +26,9 @@ mod gone;
 mod moves;
 mod place;
 mod random;
+mod replicas;
+mod requests;
+mod serving;
 mod sessions;
 mod time;
 mod views;
@@ -107,6 +111,11 @@ pub struct Core {
     absorb_armed: bool,
     /// Machines that are being emptied, and have not become empty yet.
     draining: BTreeSet<Arc<str>>,
+    /// The highest registration of every name, removed ones included.
+    versions: BTreeMap<String, u32>,
+    deployments: serving::Deployments,
+    /// Requests that agents have said they know of; whole when the last page came.
+    told: HashMap<Arc<str>, BTreeSet<(AttemptId, reeve_protocol::wire::RequestId)>>,
 }
 
 impl Core {
@@ -144,7 +153,14 @@ impl Core {
             counting: HashMap::new(),
             absorb_armed: false,
             draining: BTreeSet::new(),
+            versions: loaded.versions.into_iter().collect(),
+            deployments: serving::Deployments::default(),
+            told: HashMap::new(),
         };
+        for row in loaded.deployments {
+            let serving = serde_json::from_str(&row.serving).unwrap_or_default();
+            core.deployments.put(row, serving);
+        }
         for row in &loaded.machines {
             core.cluster.insert(Machine::restore(row));
         }
@@ -160,8 +176,10 @@ impl Core {
         for (row, tasks) in loaded.jobs {
             core.restore_job(&row, &tasks, now);
         }
-        for live in loaded.attempts {
-            core.restore_attempt(&live, now);
+        let (replicas, others): (Vec<_>, Vec<_>) =
+            loaded.attempts.into_iter().partition(|live| core.deployments.worker_of(live.attempt.task.job).is_some());
+        for live in replicas.iter().chain(&others) {
+            core.restore_attempt(live, now);
         }
         for row in &loaded.machines {
             core.arm_drain(now, &row.id.as_str().into());
@@ -221,6 +239,9 @@ impl Core {
         if let Some(array) = job.array_mut() {
             crate::job_manager::restore_tasks(array, tasks);
         }
+        if &*row.queue == crate::row::REPLICAS {
+            self.restore_replica(row, &spec, now);
+        }
         self.adopt(job, now);
     }
 
@@ -244,7 +265,17 @@ impl Core {
                 }
                 self.arm_loss(now, machine, attempt, now.mono, lost_after);
                 self.due.after(now, time::DISCONNECTED_MS, What::Disconnect(machine.as_str().into()));
+                if let Some(replica) = self.deployments.replica_mut(attempt.task.job).filter(|_| out) {
+                    replica.machine = Some(machine.as_str().into());
+                    self.arm_requests(machine, now.mono);
+                }
                 Holder::Machine(machine.as_str().into())
+            }
+            (None, Some(lease)) if lease.starts_with(moves::REPLICA) => {
+                let replica = AttemptId::from_file_name(&lease[moves::REPLICA.len()..]);
+                let replica = replica.unwrap_or(attempt);
+                self.restore_request(now, attempt, replica);
+                Holder::Replica(replica)
             }
             (None, Some(lease)) => {
                 self.due.after(now, 60_000, What::JobLease(attempt, lease.clone()));
@@ -282,6 +313,7 @@ impl Core {
                 self.audit.forget(ticket);
                 self.counting.remove(&ticket);
                 self.gone(ticket);
+                self.caller_gone(now, ticket);
             }
             Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
             Input::Broker { name, said } => self.broker_said(now, &name, said, step),
@@ -310,6 +342,13 @@ impl Core {
             }
             Call::SubmitMany { specs, atomic } => self.submit_many(now, caller, specs, atomic, step),
             Call::RegisterWorker { name, request } => self.register_worker(now, caller, name, *request, step),
+            Call::LaunchWorker { name, request } => self.launch_worker(now, caller, &name, *request, step),
+            Call::ScaleWorker { name, how } => self.scale_worker(now, caller, &name, how, step),
+            Call::RemoveWorker { name, force } => self.remove_worker(now, caller, &name, force, step),
+            Call::CallWorker { name, payload, deadline_ms } => {
+                Err(self.call_worker(now, ticket, &name, payload, deadline_ms)?)
+            }
+            Call::ListWorkers => Ok(Reply::Workers(self.worker_views(now))),
             Call::CancelJob { target, grace_ms, stored } => {
                 self.cancel_job(now, caller, target, grace_ms, &stored, step).map(Reply::Changed)
             }
@@ -377,7 +416,10 @@ impl Core {
     /// Ends a step: places what waits, then writes down once what moved.
     pub fn plan(&mut self, now: Now, step: &mut Step) {
         self.serve_waiters(now, step);
+        self.serve_workers(now, step);
         self.place(now, step);
+        self.serve_workers(now, step);
+        self.tell_cancels(step);
         self.tell_brokers(now, step);
         if !self.draining.is_empty() {
             self.note_drained(now);

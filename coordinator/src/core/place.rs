@@ -51,6 +51,9 @@ impl Core {
     }
 
     fn place_one(&mut self, now: Now, place: Place, task: TaskId, step: &mut Step) -> bool {
+        if let Some(worker) = self.cluster.shapes.get(place.need).worker.clone() {
+            return self.place_request(now, task, &worker, step);
+        }
         let (machine, ahead) = match self.cluster.choose(place.need) {
             Ok(machine) => (machine, false),
             // A retry after a loss is never handed ahead: its attempt before may still come back.
@@ -117,6 +120,9 @@ impl Core {
             grace_ms: job.grace_ms,
         };
         let start = start::start(&spec, facts);
+        if let Some(replica) = self.replica_of_start(attempt.task.job) {
+            return Some(ToAgent::StartReplica(Box::new(wire::StartReplica { start, replica })));
+        }
         Some(match start::checkout(&spec) {
             Some(checkout) => ToAgent::StartGit(Box::new(wire::StartGit { start, checkout })),
             None => ToAgent::Start(Box::new(start)),

@@ -77,7 +77,8 @@ impl Core {
         for q in self.queues.iter_mut() {
             q.rates.advance(now.mono);
         }
-        let names: Vec<_> = self.queues.iter().map(|q| q.row.name.clone()).collect();
+        let shown = self.queues.iter().filter(|q| &*q.row.name != crate::row::REPLICAS);
+        let names: Vec<_> = shown.map(|q| q.row.name.clone()).collect();
         names.iter().map(|name| self.queue_view(now, name)).collect()
     }
 

@@ -57,6 +57,9 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         kind::SAMPLE => sample(frame.decode()?),
         kind::ENFORCED => enforced(frame.decode()?)?,
         // Leave has no body; a later version may give it one.
+        kind::REPLICAS => replicas(frame.decode()?)?,
+        kind::ANSWERS => answers(frame.decode()?)?,
+        kind::IN_FLIGHT => in_flight(frame.decode()?)?,
         kind::LEAVE => AgentSaid::Leave,
         kind::RENEW => return renew(frame.decode()?),
         kind::EXITED => AgentSaid::Exited(frame.decode::<wire::Exited>()?.attempt),
@@ -186,6 +189,34 @@ fn progress(mut progress: wire::Progress) -> Result<AgentSaid, End> {
 }
 
 /// The commit becomes part of a job's spec, so it must be one.
+fn replicas(mut said: wire::Replicas) -> Result<AgentSaid, End> {
+    limit("a page of replicas", said.items.len(), PAGE)?;
+    for item in &mut said.items {
+        limit("what a replica says", item.message.as_ref().map_or(0, String::len), MESSAGE)?;
+        item.fraction = item.fraction.filter(|f| f.is_finite()).map(|f| f.clamp(0.0, 1.0));
+        item.phase = item.phase.min(wire::replica_phase::BROKEN);
+    }
+    Ok(AgentSaid::Replicas(said.items))
+}
+
+/// A result that is no JSON would break whoever reads it back: it is an answer that makes no sense.
+fn answers(mut said: wire::Answers) -> Result<AgentSaid, End> {
+    for answer in &mut said.items {
+        limit("an answer", answer.body.len(), RESULT)?;
+        let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&answer.body).is_ok();
+        if answer.outcome == wire::outcome::RESULT && !is_json() {
+            answer.outcome = wire::outcome::BAD;
+            answer.body = b"the result is not JSON".to_vec();
+        }
+    }
+    Ok(AgentSaid::Answers(said.items))
+}
+
+fn in_flight(said: wire::InFlight) -> Result<AgentSaid, End> {
+    limit("a page of requests", said.items.len(), PAGE)?;
+    Ok(AgentSaid::InFlight(said.items, said.last))
+}
+
 fn resolved(resolved: wire::Resolved) -> Result<AgentSaid, End> {
     if reeve_protocol::git::is_commit(&resolved.commit) {
         return Ok(AgentSaid::Resolved(resolved.attempt, resolved.commit));

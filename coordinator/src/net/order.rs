@@ -45,6 +45,9 @@ impl Order {
             | kind::EXITED
             | kind::TAKING
             | kind::ENFORCED
+            | kind::REPLICAS
+            | kind::ANSWERS
+            | kind::IN_FLIGHT
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

@@ -2,7 +2,7 @@
 //! else means that memory and disk disagree, and ends the process.
 use super::Error;
 use crate::effect::{Ended, Fact};
-use crate::row::{ArrayRow, JobRow, MessageRow, QueueRow, Standing, WorkerRow};
+use crate::row::{ArrayRow, JobRow, MessageRow, QueueRow, Standing};
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
 use rusqlite::{Connection, ToSql, params};
@@ -38,9 +38,9 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             "UPDATE jobs SET alias = ?2, definition = coalesce(?3, definition) WHERE id = ?1",
             params![id, alias, definition],
         ),
-        Fact::AttemptDispatched { attempt, machine_id, machine, lease, at } => one(
+        Fact::AttemptDispatched { attempt, machine_id, machine, lease, started, at } => one(
             db,
-            "INSERT INTO attempts (job, idx, attempt, machine_id, machine, lease, dispatched_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO attempts (job, idx, attempt, machine_id, machine, lease, dispatched_at, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 attempt.task.job,
                 attempt.task.index_key(),
@@ -48,7 +48,8 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
                 machine_id,
                 &**machine,
                 lease,
-                at
+                at,
+                started.then_some(at)
             ],
         ),
         Fact::AttemptStarted(attempt, pid, at) => {
@@ -86,7 +87,9 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             }
             Ok(())
         }
-        Fact::WorkerPut(row) => worker_put(db, row),
+        Fact::WorkerPut(row) => super::workers::put(db, row),
+        Fact::WorkerRemoved(name, at) => super::workers::remove(db, name, *at),
+        Fact::DeploymentPut(row) => super::workers::deploy(db, row),
         Fact::MachinePut(row) => super::machines::put(db, row),
         Fact::TokenAdded { id, secret_hash, expires_at, owner_uid, owner } => one(
             db,
@@ -397,14 +400,6 @@ fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
             m.dead,
             m.source
         ],
-    )
-}
-
-fn worker_put(db: Sql<'_>, w: &WorkerRow) -> Result<(), Error> {
-    one(
-        db,
-        "INSERT INTO workers (name, version, kind, queue, owner_uid, owner, spec, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![w.name, w.version, w.kind, w.queue, w.owner_uid, &*w.owner, &*w.spec, w.created_at],
     )
 }
 

@@ -4,7 +4,7 @@ use super::Error;
 use super::read::{live_job_rows, task_rows};
 use crate::core::Identity;
 use crate::row::{
-    Backend, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow,
+    Backend, DeploymentRow, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow,
 };
 use reeve_protocol::api::StateCounts;
 use reeve_protocol::{JobId, State, TaskId};
@@ -70,6 +70,10 @@ pub struct Loaded {
     pub jobs: Vec<(JobRow, Vec<TaskRow>)>,
     /// The newest version of every worker.
     pub workers: Vec<WorkerRow>,
+    /// The highest version of every name, removed ones included.
+    pub versions: Vec<(String, u32)>,
+    /// Static workers that were launched once.
+    pub deployments: Vec<DeploymentRow>,
     /// Attempts that had not ended.
     pub attempts: Vec<LiveAttempt>,
 }
@@ -106,12 +110,9 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         counts: counts(db)?,
         messages: messages(db)?,
         jobs,
-        workers: all(
-            db,
-            "SELECT name, version, kind, queue, owner_uid, owner, spec, created_at FROM workers AS w WHERE removed_at IS NULL
-               AND version = (SELECT max(version) FROM workers WHERE name = w.name)",
-            worker,
-        )?,
+        workers: super::workers::newest(db)?,
+        versions: super::workers::versions(db)?,
+        deployments: super::workers::deployments(db)?,
         attempts,
     })
 }
@@ -173,19 +174,6 @@ fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
         owner_uid: r.get(6)?,
         owner: r.get::<_, String>(7)?.into(),
         created_at: r.get(8)?,
-    })
-}
-
-fn worker(r: &Row<'_>) -> rusqlite::Result<WorkerRow> {
-    Ok(WorkerRow {
-        name: r.get(0)?,
-        version: r.get(1)?,
-        kind: r.get(2)?,
-        queue: r.get(3)?,
-        owner_uid: r.get(4)?,
-        owner: r.get::<_, String>(5)?.into(),
-        spec: r.get::<_, String>(6)?.into(),
-        created_at: r.get(7)?,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Statistics, machines, workers and bulk changes in JSON.
 use super::{QueueView, StateCounts};
+use super::workers::{Serving, WorkerStatus};
 use crate::ids::JobId;
 use crate::spec::JobSpec;
 use crate::state::State;
@@ -168,16 +169,25 @@ pub struct WorkerView {
     pub name: String,
     /// Counts registrations, from 1. A job keeps the one it was submitted with.
     pub version: u32,
-    /// `command`; `git` and `static` in later versions.
+    /// `command`, `git` or `static`.
     pub kind: String,
     /// Who registered it.
     pub owner: String,
     /// Submissions to this queue run it.
     pub queue: String,
-    /// What its jobs are made of.
+    /// What its jobs are made of; for a static one, its replicas.
     pub spec: JobSpec,
+    /// The script, if its command goes through a shell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
+    /// How a static worker is spoken to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
     /// When.
     pub created_at: Wall,
+    /// A static worker that was launched once: where it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<WorkerStatus>,
 }
 
 /// The body of `register_worker`.
@@ -189,6 +199,12 @@ pub struct WorkerRequest {
     pub kind: Option<String>,
     /// What its jobs are made of; `spec.queue` defaults to `jobs.NAME`.
     pub spec: JobSpec,
+    /// Instead of `spec.command`: a script for `sh -c`. Fields of the payload become its positional parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
+    /// How a static worker is spoken to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
 }
 
 /// The body of `POST /v1/plans`.
