@@ -218,9 +218,10 @@ impl JobSpec {
         self.worker.is_some() && self.command.is_none()
     }
 
-    /// What tables show: the name, else the command.
+    /// What tables show: the name, else the command, else the worker that is asked.
     pub fn title(&self) -> String {
-        self.name.clone().unwrap_or_else(|| self.command.as_ref().map(|c| c.join(" ")).unwrap_or_default())
+        let command = || self.command.as_ref().map(|c| c.join(" "));
+        self.name.clone().or_else(command).or_else(|| self.worker.clone()).unwrap_or_default()
     }
 }
 

@@ -93,7 +93,10 @@ pub fn shell(script: &str) -> Vec<String> {
 }
 
 fn text_of(path: &[&str], payload: Option<&Value>) -> Result<String, Problem> {
-    let name = || Clean::short(&format!("payload{}", path.iter().flat_map(|w| [".", w]).collect::<String>()), 200).into_string();
+    let name = || {
+        Clean::short(&format!("payload{}", path.iter().flat_map(|w| [".", w]).collect::<String>()), 200)
+            .into_string()
+    };
     let found = payload.and_then(|payload| {
         path.iter().try_fold(payload, |value, word| match value {
             Value::Array(list) => word.parse::<usize>().ok().and_then(|at| list.get(at)),
@@ -101,11 +104,15 @@ fn text_of(path: &[&str], payload: Option<&Value>) -> Result<String, Problem> {
         })
     });
     match found {
-        None | Some(Value::Null) => Err(Problem::new(Code::BadValue, format!("the worker's command names {}, which the payload lacks", name()))
-            .hint("add the field to --payload; reeve worker show NAME shows the command")),
-        Some(Value::String(text)) if text.contains('\0') => {
-            Err(Problem::new(Code::BadValue, format!("{} contains a NUL character, which no argument can carry", name())))
-        }
+        None | Some(Value::Null) => Err(Problem::new(
+            Code::BadValue,
+            format!("the worker's command names {}, which the payload lacks", name()),
+        )
+        .hint("add the field to --payload; reeve worker show NAME shows the command")),
+        Some(Value::String(text)) if text.contains('\0') => Err(Problem::new(
+            Code::BadValue,
+            format!("{} contains a NUL character, which no argument can carry", name()),
+        )),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Ok(other.to_string()),
     }
@@ -125,7 +132,13 @@ mod tests {
     fn a_field_stays_in_its_argument_whatever_it_is() {
         let payload = json!({"name": "a b; rm -rf / $(x) \"'", "n": 3, "deep": {"list": [1, {"x": true}]}});
         let got = filled(
-            &["resize", "--name={payload.name}", "{payload.n}x{payload.n}", "{payload.deep.list.1.x}", "{payload.deep}"],
+            &[
+                "resize",
+                "--name={payload.name}",
+                "{payload.n}x{payload.n}",
+                "{payload.deep.list.1.x}",
+                "{payload.deep}",
+            ],
             &payload,
         );
         let list = r#"{"list":[1,{"x":true}]}"#;
@@ -135,7 +148,17 @@ mod tests {
 
     #[test]
     fn what_is_no_field_is_text() {
-        for text in ["{}", "{payload", "{payloads}", "{payload.}", "{payload.a b}", "{ payload.a }", "{payload..a}", "awk '{print}'", ""] {
+        for text in [
+            "{}",
+            "{payload",
+            "{payloads}",
+            "{payload.}",
+            "{payload.a b}",
+            "{ payload.a }",
+            "{payload..a}",
+            "awk '{print}'",
+            "",
+        ] {
             assert_eq!(filled(&[text], &json!({"a": 1})).unwrap(), [text]);
         }
         assert_eq!(filled(&["{payload.{payload.a}"], &json!({"a": 1})).unwrap(), ["{payload.1"]);

@@ -10,6 +10,7 @@ pub(crate) mod local;
 mod outbox;
 mod output;
 mod renewal;
+mod replicas;
 mod session;
 
 pub use dial::Error as DialError;
@@ -29,6 +30,7 @@ use reeve_protocol::time::Wall;
 use reeve_protocol::validity;
 use reeve_protocol::wire::{close, kind};
 use renewal::Renewal;
+use replicas::Replicas;
 use rustix::fs::{FlockOperation, flock};
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -74,6 +76,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let tls = tls_of(&credentials)?;
     let endpoint = dial::endpoint()?;
     let mut agent = Agent {
+        replicas: Replicas::new(&config.runtime_dir),
         config,
         credentials,
         tls,
@@ -120,6 +123,7 @@ struct Agent {
     tls: ClientConfig,
     endpoint: Endpoint,
     starter: Starter,
+    replicas: Replicas,
     ready: bool,
     /// The next pause when a person has to do something first.
     turned_away: Duration,
@@ -242,7 +246,7 @@ impl Agent {
             self.turned_away = TURNED_AWAY;
             self.welcomed(&opened.welcome);
             let renewal = Renewal::new(&self.config.state_dir, &self.credentials.certificate);
-            Err(session::run(&connection, &self.config, opened, link, renewal).await)
+            Err(session::run(&connection, &self.config, opened, link, renewal, &self.replicas).await)
         }
         .await;
         let code = result.as_ref().err().map_or(close::DONE, session::Error::close_code);

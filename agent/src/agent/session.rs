@@ -7,6 +7,7 @@ use super::local::Link;
 use super::outbox::Outbox;
 use super::output;
 use super::renewal::{self, Renewal};
+use super::replicas::Replicas;
 use crate::clock::boot_ms;
 use crate::config::Config;
 use crate::identity::{Identity, Seen};
@@ -17,8 +18,8 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Exited, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed,
-    Unfollow, Welcome, close, kind,
+    self, Beat, CancelRequests, Exited, Finished, Follow, Hello, Inventory, Limits, Refused, RenewalFailed,
+    RenewalKept, Renewed, Requests, StartReplica, Started, Unfollow, Welcome, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -38,6 +39,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const UPLOADS: usize = 8;
 /// Every so many beats the machine's load is told.
 const SAMPLE_EVERY: u64 = 5;
+/// The phase of an attempt in the inventory that has ended.
+const ENDED: u16 = 3;
 /// Chunks of one read from the control stream.
 const CHUNKS: usize = 32;
 
@@ -189,6 +192,7 @@ struct Session<'a> {
     sampler: Sampler,
     renewal: Renewal,
     horizon: Horizon,
+    replicas: &'a Replicas,
 }
 
 /// Serves until either side is gone, and says why.
@@ -198,6 +202,7 @@ pub(crate) async fn run(
     opened: Open,
     link: Link,
     renewal: Renewal,
+    replicas: &Replicas,
 ) -> Error {
     let Open { mut send, recv, frames, welcome, said } = opened;
     let machine = facts::machine(&config.settings, config.has_root_keeper());
@@ -220,7 +225,9 @@ pub(crate) async fn run(
         sampler: Sampler::new(&config.state_dir),
         renewal,
         horizon: Horizon::new(&welcome),
+        replicas,
     };
+    let _parting = Parting(replicas);
     let (up, down) = (session.up.clone(), session.down.clone());
     up.say(kind::MACHINE, 0, &machine);
     down.say(kind::LIMITS, 0, &session.limits);
@@ -229,6 +236,15 @@ pub(crate) async fn run(
         error = up.drain_quic(&mut send) => broken_write(error),
         error = down.drain_unix(&mut write) => Error::Keeper(error),
         error = session.serve(recv, frames, read, keeper_frames, beat) => error,
+    }
+}
+
+/// Replicas speak to nobody once the session is over, however it ends.
+struct Parting<'a>(&'a Replicas);
+
+impl Drop for Parting<'_> {
+    fn drop(&mut self) {
+        self.0.part();
     }
 }
 
@@ -322,6 +338,9 @@ impl Session<'_> {
                     }
                     self.down.pass(&frame);
                 }
+                kind::START_REPLICA => self.start_replica(frame.decode()?),
+                kind::REQUESTS => self.replicas.ask(frame.decode::<Requests>()?.items),
+                kind::CANCEL_REQUESTS => self.replicas.cancel(frame.decode::<CancelRequests>()?.items),
                 kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => {
                     crash::point_of("agent.received", || match frame.kind {
                         kind::STOP => "stop",
@@ -353,6 +372,14 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn start_replica(&mut self, mut start: StartReplica) {
+        if let Err(error) = self.replicas.expect(&mut start) {
+            // It is started without, and says itself that it has no port.
+            tracing::error!(%error, "no port for a replica");
+        }
+        self.down.say(kind::START_REPLICA, 0, &start);
+    }
+
     fn echo(&mut self, beat: Beat) {
         if let Some(sent) = self.beats.echo(beat, Instant::now()) {
             self.limits.heard_boot_ms = sent;
@@ -370,10 +397,14 @@ impl Session<'_> {
                     self.in_step = true;
                     self.busy = true;
                     self.up.pass(&frame);
+                    let items = frame.decode::<Inventory>().map_err(Error::KeeperFrame)?.items;
+                    let live = items.iter().filter(|item| item.phase < ENDED);
+                    self.replicas.inventory(live.map(|item| (item.attempt, item.pid != 0)));
                 }
                 kind::INVENTORY_END => {
                     self.in_step = true;
                     self.up.pass(&frame);
+                    self.replicas.join(&self.up);
                 }
                 _ if !self.in_step => {}
                 kind::FINISHED => self.finished(&frame)?,
@@ -389,6 +420,9 @@ impl Session<'_> {
                         crash::point("agent.started-unsent");
                     }
                     self.up.pass(&frame);
+                    if frame.kind == kind::STARTED {
+                        self.replicas.started(frame.decode::<Started>().map_err(Error::KeeperFrame)?.attempt);
+                    }
                 }
                 _ if frame.flags & OPTIONAL != 0 => {}
                 other => return Err(Error::KeeperFrame(frame::Error::UnknownKind(other))),
@@ -401,6 +435,7 @@ impl Session<'_> {
     fn finished(&mut self, frame: &Frame) -> Result<(), Error> {
         let finished: Finished = frame.decode().map_err(Error::KeeperFrame)?;
         crash::point("agent.finished-unsent");
+        self.replicas.ended(finished.attempt);
         if finished.spooled == 0 {
             self.up.pass(frame);
             return Ok(());

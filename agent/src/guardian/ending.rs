@@ -267,6 +267,8 @@ impl Guardian<'_> {
         self.note_refused(cause);
         self.confined.release();
         self.promise_tree(cause);
+        // Whoever reads a replica's pipe sees its end once ours are closed.
+        self.pipes = None;
         (self.stdout, self.stderr, self.lease) = (None, None, None);
         let result = if self.state.pid == 0 { None } else { self.read_result() };
         self.tape.seal();

@@ -11,6 +11,7 @@ pub(crate) mod environment;
 mod launch;
 mod lease;
 pub(crate) mod prepare;
+pub(crate) mod replica;
 pub(crate) use launch::errno_name;
 mod serve;
 mod spool;
@@ -85,6 +86,10 @@ pub(crate) struct Task {
     pub(crate) heard: u64,
     /// What is checked out first.
     pub(crate) checkout: Option<crate::git::order::Order>,
+    /// It is a replica of a static worker, spoken to like this.
+    pub(crate) replica: Option<reeve_protocol::wire::Replica>,
+    /// The agent is another user, who comes by the group of the runtime directory.
+    pub(crate) shared: bool,
 }
 
 /// A guardian at work.
@@ -99,6 +104,8 @@ pub(crate) struct Guardian<'a> {
     ending: Ending,
     /// The checkout, for a git job.
     preparation: Option<prepare::Preparation>,
+    /// The pipes of a replica, held open whoever else comes and goes.
+    pipes: Option<replica::Pipes>,
     /// Where the work tree goes when the attempt is forgotten.
     keep_tree: Option<PathBuf>,
     clients: Vec<Client>,
@@ -179,6 +186,7 @@ impl<'a> Guardian<'a> {
             stderr: None,
             ending: Ending::new(start.grace_ms),
             preparation: None,
+            pipes: None,
             keep_tree: None,
             clients: vec![fresh.keeper],
             listener: listen(start.attempt, setting)?,
@@ -245,18 +253,23 @@ impl<'a> Guardian<'a> {
     fn launch(&mut self) -> Result<(), reeve_protocol::Cause> {
         let socket = self.socket();
         self.confined.prepare(self.task.start.cpu_milli, self.task.start.memory_bytes);
+        if let Some(about) = &self.task.replica {
+            let made = replica::make(self.task.start.attempt, about, self.task.shared);
+            self.pipes = made.map_err(|error| launch::refused("its pipes cannot be made", &error))?;
+        }
         let order = launch::Order {
             start: &self.task.start,
             identity: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
             groups: &self.confined.doors(),
             facts: self.facts(&socket),
+            pipes: self.pipes.as_ref(),
         };
         let running = launch::launch(&order)?;
         crash::point("guardian.started");
         self.state.pid = running.pid;
         self.state.started_ms = Wall::now().0;
-        self.stdout = Some(running.stdout);
+        self.stdout = running.stdout;
         self.stderr = Some(running.stderr);
         self.ending.run_until(self.task.start.timeout_ms);
         Ok(())
@@ -393,6 +406,10 @@ impl<'a> Guardian<'a> {
     fn clean_up(&mut self) {
         crash::point("guardian.forgotten");
         self.tape.remove();
+        self.pipes = None;
+        if self.task.replica.is_some() {
+            replica::remove(self.task.start.attempt);
+        }
         self.keep_tree();
         // The socket stays, under a name that nobody looks for: a new one for every attempt costs more than the attempt's
         // pipes. Whoever had just come for this attempt is sent away.

@@ -9,7 +9,7 @@ use reeve_protocol::guardian as says;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
     Forget, Inventory, InventoryEnd, InventoryItem, KeeperHello, Limits, Reconcile, Revoke, Shutdown, Start,
-    StartGit, Stop, Verdict, kind,
+    StartGit, StartReplica, Stop, Verdict, kind,
 };
 use serde::Serialize;
 
@@ -66,11 +66,15 @@ impl Keeper {
         match frame.kind {
             kind::START => {
                 crash::point("keeper.start-received");
-                self.start(Box::new(frame.decode::<Start>()?), None);
+                self.start(Box::new(frame.decode::<Start>()?), None, None);
             }
             kind::START_GIT => {
                 let StartGit { start, checkout } = frame.decode()?;
-                self.start(Box::new(start), Some(checkout));
+                self.start(Box::new(start), Some(checkout), None);
+            }
+            kind::START_REPLICA => {
+                let StartReplica { start, replica } = frame.decode()?;
+                self.start(Box::new(start), None, Some(replica));
             }
             kind::FORGET => {
                 for attempt in frame.decode::<Forget>()?.attempts {
@@ -101,6 +105,7 @@ impl Keeper {
             self.tombstones.add(attempt);
         }
         self.checkouts.remove(&attempt);
+        self.replicas.remove(&attempt);
         self.say(kind::RETURNED, &Revoke { attempt });
     }
 

@@ -17,7 +17,7 @@ use reeve_protocol::crash;
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{Checkout, Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
+use reeve_protocol::wire::{Checkout, Finished, INLINE_OUTPUT, Replica, Revoke, Start, Started, kind};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
@@ -47,6 +47,8 @@ pub(super) struct Keeper {
     pub(super) tombstones: Tombstones,
     /// What waiting attempts need checked out.
     pub(super) checkouts: HashMap<AttemptId, Checkout>,
+    /// How waiting attempts that are replicas of static workers are spoken to.
+    pub(super) replicas: HashMap<AttemptId, Replica>,
     pub(super) agent: Option<Agent>,
     /// Connections that have said nothing yet: the first word makes one the agent, so that somebody who only looks
     /// takes nobody's place.
@@ -141,6 +143,7 @@ impl Keeper {
             idle: Vec::new(),
             tombstones: Tombstones::default(),
             checkouts: HashMap::new(),
+            replicas: HashMap::new(),
             agent: None,
             visitors: Vec::new(),
             epoll,
@@ -163,7 +166,7 @@ impl Keeper {
     }
 
     /// Takes a Start: waits, is refused, or was known already and is told about again.
-    pub(super) fn start(&mut self, start: Box<Start>, checkout: Option<Checkout>) {
+    pub(super) fn start(&mut self, start: Box<Start>, checkout: Option<Checkout>, replica: Option<Replica>) {
         let id = start.attempt;
         if self.attempts.contains_key(&id) {
             self.tell(id);
@@ -176,6 +179,7 @@ impl Keeper {
             self.end_unstarted(&start, &Cause::Rejected { detail: "this keeper is leaving".to_owned() });
         } else if is_plain(&start.lineage) {
             self.checkouts.extend(checkout.map(|checkout| (id, checkout)));
+            self.replicas.extend(replica.map(|replica| (id, replica)));
             self.queue.push(start);
         } else {
             let detail = format!("{:?} cannot be a lineage", start.lineage);
@@ -230,6 +234,7 @@ impl Keeper {
     /// It never had a process; the end is kept here until it is forgotten.
     fn end_unstarted(&mut self, start: &Start, cause: &Cause) {
         self.checkouts.remove(&start.attempt);
+        self.replicas.remove(&start.attempt);
         let end = plain_end(start.attempt, cause.to_wire(), 0, 0);
         let attempt = Attempt::ended(end.clone(), start.lineage.clone());
         self.attempts.insert(start.attempt, attempt);

@@ -45,6 +45,8 @@ impl Keeper {
             oom_kills: self.oom.1,
             heard: self.heard,
             checkout: self.order(start.attempt, person)?,
+            replica: self.replicas.remove(&start.attempt),
+            shared: !self.trusted.is_empty(),
         };
         let (link, guardian_pid) = match self.employ(&task) {
             Some(employed) => employed,

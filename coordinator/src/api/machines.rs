@@ -140,4 +140,3 @@ pub(super) async fn token(cx: Cx) -> Answer {
         other => Err(unexpected(&other)),
     }
 }
-

@@ -127,10 +127,14 @@ pub(super) async fn call(cx: Cx) -> Answer {
     cx.query(&[])?;
     let (app, caller, name) = (cx.app.clone(), cx.caller.clone(), cx.param(0).to_owned());
     let request: Request = cx.json().await?;
-    let deadline_ms = request.deadline_s.map(|s| millis("deadline_s", s, 0.001..=LONGEST_CALL)).transpose()?;
+    let deadline_ms =
+        request.deadline_s.map(|s| millis("deadline_s", s, 0.001..=LONGEST_CALL)).transpose()?;
     let payload = request.payload.as_ref().map_or("null", |p| p.get());
     if payload.len() > MAX_PAYLOAD {
-        let problem = Problem::new(Code::TooLarge, format!("the payload has {} bytes, at most {MAX_PAYLOAD} are taken", payload.len()));
+        let problem = Problem::new(
+            Code::TooLarge,
+            format!("the payload has {} bytes, at most {MAX_PAYLOAD} are taken", payload.len()),
+        );
         return Err(problem.hint("put large data where the worker can read it, and send its path").into());
     }
     match app.ask(&caller, Call::CallWorker { name, payload: payload.as_bytes().into(), deadline_ms }).await {

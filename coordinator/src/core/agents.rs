@@ -289,6 +289,7 @@ impl Core {
             step.facts.push(Fact::ResultKept(attempt.task, result));
         }
         let actor = self.agent_actor(machine);
+        self.note_last_words(attempt.task.job, &finished.output);
         self.make_started(now, attempt, &finished, &actor);
         let end = Ended {
             attempt,

@@ -92,7 +92,9 @@ impl Core {
         self.deployments.put(row, serving);
         if none {
             // Nobody will take them.
-            for waiting in self.deployments.get_mut(&name).map(|d| std::mem::take(&mut d.calls)).unwrap_or_default() {
+            for waiting in
+                self.deployments.get_mut(&name).map(|d| std::mem::take(&mut d.calls)).unwrap_or_default()
+            {
                 let problem = Problem::new(Code::NoReplicas, format!("worker {name} was stopped"));
                 let problem = problem.hint(format!("launch it again: reeve worker launch {name}"));
                 Self::reply(step, waiting.ticket, Err(problem));
@@ -121,9 +123,13 @@ impl Core {
             let what = match (waiting.len(), replicas.len()) {
                 (0, n) => format!("worker {name} has {n} replicas"),
                 (n, 0) => format!("{n} jobs are for worker {name}: {}{more}", ids.join(", ")),
-                (n, r) => format!("worker {name} has {r} replicas, and {n} jobs are for it: {}{more}", ids.join(", ")),
+                (n, r) => format!(
+                    "worker {name} has {r} replicas, and {n} jobs are for it: {}{more}",
+                    ids.join(", ")
+                ),
             };
-            return Err(Problem::new(Code::WrongState, what).hint("--force stops its replicas and cancels these jobs"));
+            return Err(Problem::new(Code::WrongState, what)
+                .hint("--force stops its replicas and cancels these jobs"));
         }
         for id in waiting {
             for task in self.live_tasks(crate::input::Target { job: id, tasks: None }) {
@@ -154,7 +160,9 @@ impl Core {
             .jobs
             .iter()
             .filter(|job| self.deployments.worker_of(job.id).is_none() && job.spec.contains(&quoted))
-            .filter(|job| serde_json::from_str::<JobSpec>(&job.spec).is_ok_and(|s| s.worker.as_deref() == Some(name)))
+            .filter(|job| {
+                serde_json::from_str::<JobSpec>(&job.spec).is_ok_and(|s| s.worker.as_deref() == Some(name))
+            })
             .map(|job| job.id)
             .collect();
         ids.sort_unstable();
@@ -169,7 +177,9 @@ impl Core {
         let shown = reeve_protocol::text::Clean::short(name, 64);
         let known: Vec<&str> = self.workers.keys().map(String::as_str).collect();
         let hint = match (nearest(name, known.iter().copied()), known.as_slice()) {
-            (_, []) => "no worker is registered; register one with: reeve worker register NAME -- COMMAND".to_owned(),
+            (_, []) => {
+                "no worker is registered; register one with: reeve worker register NAME -- COMMAND".to_owned()
+            }
             (Some(near), _) => format!("did you mean {near:?}? registered workers: {}", known.join(", ")),
             (None, known) => format!("registered workers: {}", known.join(", ")),
         };
@@ -179,9 +189,13 @@ impl Core {
     fn static_worker(&self, name: &str) -> Result<(WorkerRow, Serving), Problem> {
         let worker = self.workers.get(name).ok_or_else(|| self.no_worker(name))?;
         if worker.kind != "static" {
-            let what = format!("worker {name} is of kind {}: it is born for each job, and stays no longer", worker.kind);
-            return Err(Problem::new(Code::WrongState, what)
-                .hint(format!("submit a job to it: reeve submit --worker {name}; or register it with --static")));
+            let what = format!(
+                "worker {name} is of kind {}: it is born for each job, and stays no longer",
+                worker.kind
+            );
+            return Err(Problem::new(Code::WrongState, what).hint(format!(
+                "submit a job to it: reeve submit --worker {name}; or register it with --static"
+            )));
         }
         let serving = worker.serving.as_ref().and_then(|text| serde_json::from_str(text).ok());
         Ok((worker.clone(), serving.unwrap_or_default()))
@@ -220,7 +234,11 @@ impl Core {
         WorkerStatus {
             version: d.row.version,
             desired: d.row.replicas,
-            ready: d.replicas.values().filter(|r| r.is_ready() && Self::is_reachable(&self.cluster, r)).count() as u32,
+            ready: d
+                .replicas
+                .values()
+                .filter(|r| r.is_ready() && Self::is_reachable(&self.cluster, r))
+                .count() as u32,
             phase: summary(d.row.replicas, &replicas).to_owned(),
             outstanding: d.outstanding(),
             calls_waiting: d.calls.len() as u64,
@@ -233,12 +251,15 @@ impl Core {
     /// Why a replica has no place yet.
     fn waits_for_room(&self, d: &Deployment) -> Option<String> {
         let waiting = d.replicas.values().filter_map(|r| self.jobs.get(r.job));
-        let job = waiting.into_iter().find(|job| job.task(None).is_some_and(|t| t.phase().is(Substate::Waiting)))?;
+        let job = waiting
+            .into_iter()
+            .find(|job| job.task(None).is_some_and(|t| t.phase().is(Substate::Waiting)))?;
         match self.cluster.choose(job.shape) {
             Ok(_) => None,
             Err(verdicts) if verdicts.is_empty() => Some("no machine has joined".to_owned()),
             Err(verdicts) => {
-                let reasons: Vec<String> = verdicts.iter().take(3).map(|v| format!("{} {}", v.machine, v.reason)).collect();
+                let reasons: Vec<String> =
+                    verdicts.iter().take(3).map(|v| format!("{} {}", v.machine, v.reason)).collect();
                 Some(format!("waits for room: {}", reasons.join("; ")))
             }
         }
@@ -250,7 +271,9 @@ impl Core {
             Some((State::Running, Some(Substate::Cancelling))) => "draining",
             _ if r.draining.is_some() => "draining",
             Some((State::Running, Some(Substate::Unconfirmed))) => "unconfirmed",
-            Some((State::Running, _)) if r.session != 0 && !Self::is_reachable(&self.cluster, r) => "unconfirmed",
+            Some((State::Running, _)) if r.session != 0 && !Self::is_reachable(&self.cluster, r) => {
+                "unconfirmed"
+            }
             _ => word(r.phase),
         };
         ReplicaView {
@@ -273,7 +296,8 @@ impl Core {
 fn check_replicas(replicas: u32) -> Result<(), Problem> {
     if replicas > MAX_REPLICAS {
         let problem = Problem::new(Code::OutOfRange, format!("{replicas} replicas are too many"));
-        return Err(problem.hint(format!("at most {MAX_REPLICAS}; one replica may take several requests: --max-ongoing")));
+        return Err(problem
+            .hint(format!("at most {MAX_REPLICAS}; one replica may take several requests: --max-ongoing")));
     }
     Ok(())
 }

@@ -76,10 +76,11 @@ impl Core {
                 Err(Problem::new(Code::NoLease, format!("job {task} is {state} under another lease"))
                     .hint("receive again"))
             }
-            Holder::Replica(_) => {
-                Err(Problem::new(Code::WrongState, format!("job {task} is {state}: a static worker has it and alone answers it"))
-                    .hint("a worker tells progress with its answers; to end it, cancel it"))
-            }
+            Holder::Replica(_) => Err(Problem::new(
+                Code::WrongState,
+                format!("job {task} is {state}: a static worker has it and alone answers it"),
+            )
+            .hint("a worker tells progress with its answers; to end it, cancel it")),
             Holder::Consumer(_) | Holder::Outside | Holder::None => Ok(()),
         }
     }

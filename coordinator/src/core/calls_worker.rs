@@ -26,7 +26,8 @@ fn kind_of(request: &WorkerRequest) -> Result<&'static str, Problem> {
     let wanted = request.kind.as_deref().unwrap_or("command");
     let Some(kind) = ["command", "git", "static"].into_iter().find(|kind| *kind == wanted) else {
         let shown = reeve_protocol::text::Clean::short(wanted, 32);
-        let problem = Problem::new(Code::BadValue, format!("there is no kind of worker {:?}", shown.as_str()));
+        let problem =
+            Problem::new(Code::BadValue, format!("there is no kind of worker {:?}", shown.as_str()));
         return Err(problem.hint("kinds: command, git, static"));
     };
     let wrong = |detail: &str, hint: &str| Err(Problem::new(Code::BadValue, detail).hint(hint));
@@ -38,12 +39,18 @@ fn kind_of(request: &WorkerRequest) -> Result<&'static str, Problem> {
         return wrong("serving belongs to static workers", "add: --static");
     }
     if request.spec.command.is_some() == request.shell.is_some() {
-        let problem = Problem::new(Code::BadCommand, "a worker needs a command, or a script for a shell, and not both");
+        let problem =
+            Problem::new(Code::BadCommand, "a worker needs a command, or a script for a shell, and not both");
         return Err(problem.hint("reeve worker register NAME -- COMMAND, or: --shell SCRIPT"));
     }
-    if kind == "static" && request.spec.command.as_ref().is_some_and(|command| template::names_fields(command)) {
+    if kind == "static"
+        && request.spec.command.as_ref().is_some_and(|command| template::names_fields(command))
+    {
         let detail = "the command of a static worker is started once: it cannot name fields of payloads";
-        return wrong(detail, "each request brings its payload to the process: reeve worker call NAME PAYLOAD");
+        return wrong(
+            detail,
+            "each request brings its payload to the process: reeve worker call NAME PAYLOAD",
+        );
     }
     if let Some(serving) = &request.serving {
         serving.validate()?;
@@ -55,7 +62,10 @@ fn kind_of(request: &WorkerRequest) -> Result<&'static str, Problem> {
 fn request_of(mut spec: JobSpec, worker: &WorkerRow, base: &JobSpec) -> Result<JobSpec, Problem> {
     let name = &worker.name;
     if spec.command.is_some() || spec.git.is_some() || spec.stdin.is_some() {
-        let problem = Problem::new(Code::BadCommand, format!("worker {name} is static: it takes a payload, and runs no command"));
+        let problem = Problem::new(
+            Code::BadCommand,
+            format!("worker {name} is static: it takes a payload, and runs no command"),
+        );
         return Err(problem.hint(format!("reeve submit --worker {name} --payload JSON")));
     }
     spec.queue = spec.queue.or_else(|| Some(worker.queue.clone()));

@@ -176,8 +176,10 @@ impl Core {
         for (row, tasks) in loaded.jobs {
             core.restore_job(&row, &tasks, now);
         }
-        let (replicas, others): (Vec<_>, Vec<_>) =
-            loaded.attempts.into_iter().partition(|live| core.deployments.worker_of(live.attempt.task.job).is_some());
+        let (replicas, others): (Vec<_>, Vec<_>) = loaded
+            .attempts
+            .into_iter()
+            .partition(|live| core.deployments.worker_of(live.attempt.task.job).is_some());
         for live in replicas.iter().chain(&others) {
             core.restore_attempt(live, now);
         }

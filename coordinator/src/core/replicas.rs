@@ -11,8 +11,10 @@ use crate::job_manager::lifecycle::Phase;
 use crate::job_manager::retry::Decision;
 use crate::job_manager::{Holder, Job};
 use crate::orchestrator::queue::Queue;
-use crate::row::{Caller, QueueKind, REPLICAS, QueueRow, WorkerRow};
+use crate::row::{Caller, QueueKind, QueueRow, REPLICAS, WorkerRow};
 use reeve_protocol::cause::Account;
+use reeve_protocol::tape;
+use reeve_protocol::text::Clean;
 use reeve_protocol::wire::{self, replica_phase as phase};
 use reeve_protocol::{AttemptId, Cause, JobId, JobSpec, State, Substate, TaskId};
 use std::collections::BTreeMap;
@@ -47,7 +49,9 @@ impl Core {
 
     /// A replica's job has moved.
     pub(super) fn replica_moved(&mut self, now: Now, task: TaskId, from: Phase, to: Phase) {
-        let Some((attempt, holder)) = self.jobs.task(task).map(|t| (t.attempt, t.holder.clone())) else { return };
+        let Some((attempt, holder)) = self.jobs.task(task).map(|t| (t.attempt, t.holder.clone())) else {
+            return;
+        };
         let Some(replica) = self.deployments.replica_mut(task.job) else { return };
         let out = to.state() == State::Running || to.is(Substate::Assigned);
         if let (true, Holder::Machine(machine)) = (out, holder) {
@@ -100,22 +104,48 @@ impl Core {
             return None;
         }
         let healthy = replica.ready_since.is_some_and(|since| now.mono >= since + HEALTHY_MS);
-        let said = replica.message.take().filter(|_| replica.phase == phase::BROKEN);
-        replica.reason = Some(said.map_or_else(|| cause.to_string(), |said| format!("{cause} ({said})")));
+        let words = replica.last_words.take();
+        replica.reason = Some(words.map_or_else(|| cause.to_string(), |words| format!("{cause}: {words}")));
         if healthy && let Some(t) = self.jobs.task_mut(TaskId::single(job)) {
             (t.tries, tries) = (0, 0);
         }
         let own = cause.account() != Account::Infrastructure;
-        let ms = if own { backoff(tries) } else if losses == 0 { 0 } else { backoff(losses - 1) };
+        let ms = if own {
+            backoff(tries)
+        } else if losses == 0 {
+            0
+        } else {
+            backoff(losses - 1)
+        };
         Some(Decision::After(ms, if own { Account::Own } else { Account::Infrastructure }))
     }
 
+    /// The last line of a short log: most say there why they end.
+    pub(super) fn note_last_words(&mut self, job: JobId, tape: &[u8]) {
+        let Some(replica) = self.deployments.replica_mut(job) else { return };
+        let mut text = Vec::new();
+        for record in tape::Decoder::default().feed(tape).into_iter().filter(|r| r.gap().is_none()) {
+            text.extend(record.bytes);
+        }
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().rev().find(|line| !line.trim().is_empty());
+        replica.last_words = line.map(|line| Clean::short(line, 200).into_string());
+    }
+
     /// What replicas say about themselves, through their machine.
-    pub(super) fn replicas_said(&mut self, now: Now, machine: &str, session: u64, items: Vec<wire::ReplicaState>, step: &mut Step) {
+    pub(super) fn replicas_said(
+        &mut self,
+        now: Now,
+        machine: &str,
+        session: u64,
+        items: Vec<wire::ReplicaState>,
+        step: &mut Step,
+    ) {
         for said in items {
             let current = self.record_of(machine, said.attempt) == super::agents::Record::Current;
             let job = said.attempt.task.job;
-            let replica = self.deployments.replica_mut(job).filter(|r| current && r.attempt == said.attempt.attempt);
+            let replica =
+                self.deployments.replica_mut(job).filter(|r| current && r.attempt == said.attempt.attempt);
             let Some(replica) = replica else {
                 self.stale += 1;
                 continue;
@@ -160,7 +190,9 @@ impl Core {
 
     /// Time for progress is over.
     pub(super) fn stalled(&mut self, now: Now, attempt: AttemptId, step: &mut Step) {
-        let Some(stall) = self.deployments.of_mut(attempt.task.job).map(|d| d.serving.stall_ms()) else { return };
+        let Some(stall) = self.deployments.of_mut(attempt.task.job).map(|d| d.serving.stall_ms()) else {
+            return;
+        };
         let Some(replica) = self.deployments.replica(attempt.task.job) else { return };
         let loading = replica.attempt == attempt.attempt && replica.phase < phase::READY;
         let (since, machine) = (replica.since, replica.machine.clone());
@@ -200,7 +232,9 @@ impl Core {
             if let Some(d) = self.deployments.get_mut(name).filter(|_| swap) {
                 d.reason = Some("there is no room for the old and the new version at once: replicas are swapped one by one".to_owned());
             }
-        } else if blocked.is_empty() && let Some(d) = self.deployments.get_mut(name) {
+        } else if blocked.is_empty()
+            && let Some(d) = self.deployments.get_mut(name)
+        {
             d.reason = None;
         }
         for job in leaving {
@@ -218,7 +252,8 @@ impl Core {
     fn would_fit(&self, new: JobId, old: JobId) -> bool {
         let shape = |job: JobId| self.jobs.get(job).map(|j| self.cluster.shapes.get(j.shape));
         let (Some(need), Some(held)) = (shape(new), shape(old)) else { return false };
-        let Some(machine) = self.deployments.replica(old).and_then(|r| self.cluster.get(r.machine.as_ref()?)) else {
+        let Some(machine) = self.deployments.replica(old).and_then(|r| self.cluster.get(r.machine.as_ref()?))
+        else {
             return false;
         };
         let mut free = machine.free().clone();
@@ -269,7 +304,9 @@ impl Core {
         let Ok(shape) = Shape::of(&spec) else { return false };
         self.replicas_queue(now, step);
         let id = self.next_job;
-        let Ok(row) = new_row(id, now, &caller, &spec, Some((name.to_owned(), version)), None) else { return false };
+        let Ok(row) = new_row(id, now, &caller, &spec, Some((name.to_owned(), version)), None) else {
+            return false;
+        };
         self.next_job += 1;
         let shape = self.cluster.shapes.intern(shape);
         let Some(job) = Job::restore(&row, &spec, shape) else { return false };
@@ -327,8 +364,14 @@ impl Core {
     }
 
     /// What a replica has: requests by replica, for the invariants.
-    pub(super) fn requests_of(&self, attempt: AttemptId) -> Option<&BTreeMap<super::serving::Key, super::serving::Ongoing>> {
-        self.deployments.replica(attempt.task.job).filter(|r| r.attempt == attempt.attempt).map(|r| &r.requests)
+    pub(super) fn requests_of(
+        &self,
+        attempt: AttemptId,
+    ) -> Option<&BTreeMap<super::serving::Key, super::serving::Ongoing>> {
+        self.deployments
+            .replica(attempt.task.job)
+            .filter(|r| r.attempt == attempt.attempt)
+            .map(|r| &r.requests)
     }
 
     /// Whether requests reach a replica now.
@@ -359,7 +402,8 @@ fn replica_spec(worker: &WorkerRow, number: u32, on: &[String]) -> JobSpec {
 
 /// Of these replicas the ones to go first: not ready, then with the least to do, then the newest.
 fn worst(replicas: &[&Replica], n: usize) -> Vec<JobId> {
-    let mut order: Vec<_> = replicas.iter().map(|r| (r.is_ready(), r.requests.len(), std::cmp::Reverse(r.job))).collect();
+    let mut order: Vec<_> =
+        replicas.iter().map(|r| (r.is_ready(), r.requests.len(), std::cmp::Reverse(r.job))).collect();
     order.sort_unstable();
     order.into_iter().take(n).map(|(_, _, job)| job.0).collect()
 }
@@ -384,7 +428,8 @@ mod tests {
         let replica = |job: u64, ready: bool, requests: u64| {
             let mut r = Replica::new(job, 1, 1, vec![], 0);
             r.phase = if ready { phase::READY } else { phase::LOADING };
-            r.requests = (0..requests).map(|t| (super::super::serving::Key::Call(t), Default::default())).collect();
+            r.requests =
+                (0..requests).map(|t| (super::super::serving::Key::Call(t), Default::default())).collect();
             r
         };
         let all = [replica(1, true, 2), replica(2, true, 0), replica(3, false, 0), replica(4, true, 0)];

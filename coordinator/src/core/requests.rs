@@ -88,15 +88,23 @@ impl Core {
     ) -> Option<Problem> {
         let Some(worker) = self.workers.get(name) else { return Some(self.no_worker(name)) };
         if worker.kind != "static" {
-            let problem = Problem::new(Code::WrongState, format!("worker {name} is of kind {}: it is born for each job", worker.kind));
+            let problem = Problem::new(
+                Code::WrongState,
+                format!("worker {name} is of kind {}: it is born for each job", worker.kind),
+            );
             return Some(problem.hint(format!("submit a job to it: reeve submit --worker {name}")));
         }
         let Some(d) = self.deployments.get_mut(name).filter(|d| d.row.replicas > 0) else {
             return Some(no_replicas(name));
         };
         if d.calls.len() >= d.bound() {
-            let problem = Problem::new(Code::Busy, format!("{} calls wait for worker {name}, as many as may", d.calls.len()));
-            return Some(problem.hint(format!("try again in a second; more replicas: reeve worker scale {name} N")));
+            let problem = Problem::new(
+                Code::Busy,
+                format!("{} calls wait for worker {name}, as many as may", d.calls.len()),
+            );
+            return Some(
+                problem.hint(format!("try again in a second; more replicas: reeve worker scale {name} N")),
+            );
         }
         let until = now.mono + deadline_ms.unwrap_or_else(|| d.serving.deadline_ms()).max(1);
         d.calls.push_back(Waiting { ticket, payload, until });
@@ -110,7 +118,9 @@ impl Core {
     pub(super) fn serve_calls(&mut self, now: Now, name: &str, step: &mut Step) {
         while self.deployments.get(name).is_some_and(|d| !d.calls.is_empty()) {
             let Some((replica, machine, session)) = self.choose_replica(name) else { return };
-            let Some(waiting) = self.deployments.get_mut(name).and_then(|d| d.calls.pop_front()) else { return };
+            let Some(waiting) = self.deployments.get_mut(name).and_then(|d| d.calls.pop_front()) else {
+                return;
+            };
             let Waiting { ticket, payload, until } = waiting;
             self.enter_request(now, replica.task.job, Key::Call(ticket), Some(until));
             let request = wire::Request {
@@ -119,7 +129,11 @@ impl Core {
                 payload: payload.to_vec(),
                 timeout_ms: until.saturating_sub(now.mono).max(1),
             };
-            step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Request(Box::new(request))));
+            step.effects.push(Effect::Send(
+                machine.to_string(),
+                session,
+                ToAgent::Request(Box::new(request)),
+            ));
         }
     }
 
@@ -153,7 +167,8 @@ impl Core {
             let ongoing = key.and_then(|key| {
                 let deployment = self.deployments.of_mut(job)?;
                 let replica = deployment.replicas.get_mut(&job)?;
-                let here = replica.attempt == answer.replica.attempt && replica.machine.as_deref() == Some(machine);
+                let here =
+                    replica.attempt == answer.replica.attempt && replica.machine.as_deref() == Some(machine);
                 let ongoing = replica.requests.remove(&key).filter(|_| here)?;
                 replica.answered += 1;
                 deployment.rate.hit(now.mono, 1);
@@ -180,7 +195,14 @@ impl Core {
     }
 
     /// A tracked request was answered.
-    fn request_ended(&mut self, now: Now, attempt: AttemptId, machine: &str, answer: wire::Answer, step: &mut Step) {
+    fn request_ended(
+        &mut self,
+        now: Now,
+        attempt: AttemptId,
+        machine: &str,
+        answer: wire::Answer,
+        step: &mut Step,
+    ) {
         let actor = self.agent_actor(machine);
         let text = |body: Vec<u8>| String::from_utf8_lossy(&body).chars().take(4096).collect::<String>();
         let retry = answer.retry;
@@ -210,7 +232,13 @@ impl Core {
     }
 
     /// A replica is over: what it worked on goes elsewhere.
-    pub(super) fn requests_lost(&mut self, now: Now, replica: AttemptId, requests: BTreeMap<Key, Ongoing>, step: &mut Step) {
+    pub(super) fn requests_lost(
+        &mut self,
+        now: Now,
+        replica: AttemptId,
+        requests: BTreeMap<Key, Ongoing>,
+        step: &mut Step,
+    ) {
         for (key, ongoing) in requests {
             if !ongoing.abandoned {
                 self.request_lost(now, replica, key, Cause::WorkerLost, step);
@@ -230,7 +258,10 @@ impl Core {
                 }
             }
             Key::Call(ticket) => {
-                let problem = Problem::new(Code::WorkerLost, "the replica that worked on it went away before it answered");
+                let problem = Problem::new(
+                    Code::WorkerLost,
+                    "the replica that worked on it went away before it answered",
+                );
                 let problem = problem.unknown().hint("call again if the work may be done twice");
                 Self::reply(step, ticket, Err(problem));
             }
@@ -241,7 +272,10 @@ impl Core {
     pub(super) fn abandon(&mut self, now: Now, replica: AttemptId, key: Key) {
         let Some(deployment) = self.deployments.of_mut(replica.task.job) else { return };
         let Some(r) = deployment.replicas.get_mut(&replica.task.job) else { return };
-        let Some(ongoing) = r.requests.get_mut(&key).filter(|_| r.attempt == replica.attempt) else { return };
+        let Some(ongoing) = r.requests.get_mut(&key).filter(|o| !o.abandoned && r.attempt == replica.attempt)
+        else {
+            return;
+        };
         if let Some(until) = ongoing.until {
             deployment.deadlines.remove(&(until, key));
         }
@@ -267,7 +301,9 @@ impl Core {
                 }
                 return;
             }
-            found = found.or_else(|| d.replicas.values().find(|r| r.requests.contains_key(&key)).map(super::serving::Replica::id));
+            found = found.or_else(|| {
+                d.replicas.values().find(|r| r.requests.contains_key(&key)).map(super::serving::Replica::id)
+            });
         }
         if let Some(replica) = found {
             self.abandon(now, replica, key);
@@ -290,13 +326,19 @@ impl Core {
         }
         loop {
             let Some(d) = self.deployments.get_mut(worker) else { return };
-            let Some((_, key)) = d.deadlines.first().copied().filter(|(at, _)| *at <= now.mono) else { break };
+            let Some((_, key)) = d.deadlines.first().copied().filter(|(at, _)| *at <= now.mono) else {
+                break;
+            };
             d.deadlines.pop_first();
             let holder = d.replicas.values().find_map(|r| Some((r.id(), *r.requests.get(&key)?)));
             match (holder, key) {
                 (Some((replica, Ongoing { abandoned: true, .. })), _) => {
                     let s = HANG_MS / 1000;
-                    self.stop_replica(replica, format!("it hangs: a request was not answered {s} s after its end"), step);
+                    self.stop_replica(
+                        replica,
+                        format!("it hangs: a request was not answered {s} s after its end"),
+                        step,
+                    );
                 }
                 (Some((replica, _)), Key::Job(attempt)) => {
                     self.abandon(now, replica, key);
@@ -304,7 +346,11 @@ impl Core {
                 }
                 (Some((replica, _)), Key::Call(ticket)) => {
                     self.abandon(now, replica, key);
-                    Self::reply(step, ticket, Err(too_late("the replica has not answered in time").unknown()));
+                    Self::reply(
+                        step,
+                        ticket,
+                        Err(too_late("the replica has not answered in time").unknown()),
+                    );
                 }
                 (None, Key::Call(ticket)) => {
                     if let Some(d) = self.deployments.get_mut(worker) {
@@ -319,7 +365,14 @@ impl Core {
     }
 
     /// What an agent knows of: the rest of what was given to its machine never arrived, or died with the agent before.
-    pub(super) fn in_flight(&mut self, now: Now, machine: &str, items: Vec<(AttemptId, RequestId)>, last: bool, step: &mut Step) {
+    pub(super) fn in_flight(
+        &mut self,
+        now: Now,
+        machine: &str,
+        items: Vec<(AttemptId, RequestId)>,
+        last: bool,
+        step: &mut Step,
+    ) {
         let told = self.told.entry(machine.into()).or_default();
         told.extend(items);
         if !last {
@@ -346,7 +399,9 @@ impl Core {
             }
         }
         for (replica, id) in told {
-            let known = self.key_of(id).is_some_and(|key| self.requests_of(replica).is_some_and(|r| r.contains_key(&key)));
+            let known = self
+                .key_of(id)
+                .is_some_and(|key| self.requests_of(replica).is_some_and(|r| r.contains_key(&key)));
             if !known {
                 self.deployments.cancels.push((machine.into(), replica, id));
             }
@@ -385,9 +440,14 @@ impl Core {
     /// Tells machines what nobody waits for any more.
     pub(super) fn tell_cancels(&mut self, step: &mut Step) {
         for (machine, replica, id) in std::mem::take(&mut self.deployments.cancels) {
-            let session = self.cluster.get(&machine).and_then(crate::cluster::machine::Machine::ready_session);
+            let session =
+                self.cluster.get(&machine).and_then(crate::cluster::machine::Machine::ready_session);
             if let Some(session) = session {
-                step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::CancelRequest(replica, id)));
+                step.effects.push(Effect::Send(
+                    machine.to_string(),
+                    session,
+                    ToAgent::CancelRequest(replica, id),
+                ));
             }
         }
     }
@@ -411,7 +471,8 @@ impl Core {
 
     /// Whether that attempt is a request at a replica of that machine.
     pub(super) fn is_request_on(&self, machine: &str, attempt: AttemptId) -> bool {
-        let Some(Holder::Replica(replica)) = self.jobs.task(attempt.task).filter(|t| t.attempt == attempt.attempt).map(|t| &t.holder)
+        let Some(Holder::Replica(replica)) =
+            self.jobs.task(attempt.task).filter(|t| t.attempt == attempt.attempt).map(|t| &t.holder)
         else {
             return false;
         };
@@ -420,7 +481,8 @@ impl Core {
 }
 
 fn no_replicas(name: &str) -> Problem {
-    Problem::new(Code::NoReplicas, format!("worker {name} has no replicas")).hint(format!("start some: reeve worker launch {name}"))
+    Problem::new(Code::NoReplicas, format!("worker {name} has no replicas"))
+        .hint(format!("start some: reeve worker launch {name}"))
 }
 
 fn too_late(detail: &str) -> Problem {
@@ -433,10 +495,19 @@ fn call_answer(answer: wire::Answer) -> Result<Reply, Problem> {
     match answer.outcome {
         outcome::RESULT => Ok(Reply::Called(answer.body)),
         outcome::ERROR => {
-            let again = if answer.retry { "the worker says that another try may succeed" } else { "the worker says that another try would not help" };
+            let again = if answer.retry {
+                "the worker says that another try may succeed"
+            } else {
+                "the worker says that another try would not help"
+            };
             Err(Problem::new(Code::WorkerError, text(&answer.body)).hint(again))
         }
-        outcome::BAD => Err(Problem::new(Code::WorkerLost, text(&answer.body)).unknown().hint("reeve logs JOB of the replica may say more; see reeve worker show NAME")),
-        _ => Err(Problem::new(Code::WorkerLost, "the replica that worked on it went away before it answered").unknown()),
+        outcome::BAD => Err(Problem::new(Code::WorkerLost, text(&answer.body))
+            .unknown()
+            .hint("reeve logs JOB of the replica may say more; see reeve worker show NAME")),
+        _ => {
+            Err(Problem::new(Code::WorkerLost, "the replica that worked on it went away before it answered")
+                .unknown())
+        }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Replica {
     pub(super) answered: u64,
     /// Why it ended last.
     pub(super) reason: Option<String>,
+    /// The last line of what it wrote, while its end is being noted.
+    pub(super) last_words: Option<String>,
 }
 
 impl Replica {
@@ -81,6 +83,7 @@ impl Replica {
             requests: BTreeMap::new(),
             answered: 0,
             reason: None,
+            last_words: None,
         }
     }
 
@@ -271,7 +274,8 @@ mod tests {
     use super::*;
 
     fn deployment(ongoing: u32, requests: &[usize]) -> Deployment {
-        let row = DeploymentRow { worker: "w".into(), replicas: requests.len() as u32, ..DeploymentRow::default() };
+        let row =
+            DeploymentRow { worker: "w".into(), replicas: requests.len() as u32, ..DeploymentRow::default() };
         let mut d = Deployment::new(row, Serving { max_ongoing: Some(ongoing), ..Serving::default() });
         for (at, n) in requests.iter().enumerate() {
             let mut replica = Replica::new(at as u64 + 1, d.free_number(), 1, vec![], 0);

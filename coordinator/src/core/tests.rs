@@ -16,6 +16,8 @@ mod git;
 mod jobs;
 mod machines;
 mod queues;
+mod workers;
+mod workers_fail;
 
 /// A core with its clock, and everything that came out of it.
 struct World {

@@ -222,7 +222,8 @@ fn ids(selectors: &[Selector], rows: Rows, asker: Asker, sql: &mut Sql) {
                 sql.bind(*id as i64).bind(i64::from(*to)).bind(i64::from(*from));
             }
             Selector::Last => {
-                sql.push("j.id = (SELECT max(id) FROM jobs WHERE owner_uid = ? AND queue <> '.replicas')").bind(i64::from(asker.uid));
+                sql.push("j.id = (SELECT max(id) FROM jobs WHERE owner_uid = ? AND queue <> '.replicas')")
+                    .bind(i64::from(asker.uid));
             }
             Selector::Alias(name) => {
                 sql.push("(j.owner_uid = ? AND j.alias = ?)").bind(i64::from(asker.uid)).bind(name.clone());

@@ -92,8 +92,14 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
     Ok(Loaded {
         identity,
         seq,
-        at: db.query_row("SELECT coalesce(max(at), 0) FROM (SELECT at FROM events ORDER BY seq DESC LIMIT 1)", [], |r| r.get(0))?,
-        next_job: number("SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))")?,
+        at: db.query_row(
+            "SELECT coalesce(max(at), 0) FROM (SELECT at FROM events ORDER BY seq DESC LIMIT 1)",
+            [],
+            |r| r.get(0),
+        )?,
+        next_job: number(
+            "SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))",
+        )?,
         next_message: number(
             "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0) + 1",
         )?,
@@ -101,7 +107,12 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         machines: machines(db)?,
         tokens: all(db, "SELECT id, secret_hash, expires_at, bound_key, machine FROM tokens", |r| {
             let (key, machine): (Option<String>, Option<String>) = (r.get(3)?, r.get(4)?);
-            Ok(TokenRow { id: r.get(0)?, secret_hash: r.get(1)?, expires_at: r.get(2)?, bound: key.zip(machine) })
+            Ok(TokenRow {
+                id: r.get(0)?,
+                secret_hash: r.get(1)?,
+                expires_at: r.get(2)?,
+                bound: key.zip(machine),
+            })
         })?,
         aliases: all(db, "SELECT owner_uid, alias, id FROM jobs WHERE alias IS NOT NULL", |r| {
             Ok(((r.get(0)?, r.get(1)?), r.get::<_, i64>(2)? as u64))

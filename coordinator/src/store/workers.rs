@@ -5,8 +5,10 @@ use crate::row::{DeploymentRow, WorkerRow};
 use reeve_protocol::api::WorkerView;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-const COLUMNS: &str = "SELECT name, version, kind, queue, owner_uid, owner, spec, created_at, shell, serving FROM workers AS w";
-const NEWEST: &str = "removed_at IS NULL AND version = (SELECT max(version) FROM workers WHERE name = w.name)";
+const COLUMNS: &str =
+    "SELECT name, version, kind, queue, owner_uid, owner, spec, created_at, shell, serving FROM workers AS w";
+const NEWEST: &str =
+    "removed_at IS NULL AND version = (SELECT max(version) FROM workers WHERE name = w.name)";
 
 pub(super) fn put(db: Sql<'_>, w: &WorkerRow) -> Result<(), Error> {
     one(
@@ -75,7 +77,8 @@ pub(super) fn versions(db: &Connection) -> Result<Vec<(String, u32)>, Error> {
 }
 
 pub(super) fn deployments(db: &Connection) -> Result<Vec<DeploymentRow>, Error> {
-    let mut statement = db.prepare("SELECT worker, version, replicas, machines, serving, changed_at FROM deployments")?;
+    let mut statement =
+        db.prepare("SELECT worker, version, replicas, machines, serving, changed_at FROM deployments")?;
     let rows = statement
         .query_map([], |r| {
             Ok(DeploymentRow {

@@ -1,6 +1,6 @@
 //! Statistics, machines, workers and bulk changes in JSON.
-use super::{QueueView, StateCounts};
 use super::workers::{Serving, WorkerStatus};
+use super::{QueueView, StateCounts};
 use crate::ids::JobId;
 use crate::spec::JobSpec;
 use crate::state::State;

@@ -91,14 +91,18 @@ impl Serving {
                 return wrong(format!("{name} belongs to protocol http"), "add: --protocol http");
             }
             if !path.starts_with('/') || path.len() > 512 || !path.bytes().all(|b| b.is_ascii_graphic()) {
-                return wrong(format!("{name} is no path of a URL"), "a path starts with /, such as /v2/health/ready");
+                return wrong(
+                    format!("{name} is no path of a URL"),
+                    "a path starts with /, such as /v2/health/ready",
+                );
             }
         }
         let bounds = |name: &str, found: f64, from: f64, to: f64| {
             if (from..=to).contains(&found) {
                 return Ok(());
             }
-            Err(Problem::new(Code::OutOfRange, format!("{name} is {found}")).hint(format!("between {from} and {to}")))
+            Err(Problem::new(Code::OutOfRange, format!("{name} is {found}"))
+                .hint(format!("between {from} and {to}")))
         };
         bounds("replicas", f64::from(self.replicas.unwrap_or(1)), 0.0, f64::from(MAX_REPLICAS))?;
         bounds("max_ongoing", f64::from(self.max_ongoing.unwrap_or(1)), 1.0, f64::from(ONGOING.1))?;

@@ -66,6 +66,12 @@ pub(super) fn wire_body(input: &[u8]) -> String {
         kind::EXITED => canonical::<wire::Exited>(body),
         kind::TAKING => canonical::<wire::Taking>(body),
         kind::ENFORCED => canonical::<wire::Enforced>(body),
+        kind::START_REPLICA => canonical::<wire::StartReplica>(body),
+        kind::REPLICAS => canonical::<wire::Replicas>(body),
+        kind::REQUESTS => canonical::<wire::Requests>(body),
+        kind::ANSWERS => canonical::<wire::Answers>(body),
+        kind::CANCEL_REQUESTS => canonical::<wire::CancelRequests>(body),
+        kind::IN_FLIGHT => canonical::<wire::InFlight>(body),
         _ => canonical::<()>(body),
     };
     format!("{kind} {outcome}")

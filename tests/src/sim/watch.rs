@@ -235,7 +235,11 @@ impl Watch {
             ToAgent::Stop(_) => count.hit("stop"),
             ToAgent::Revoke(_) => count.hit("revoke"),
             ToAgent::Reconcile(list) => list.iter().for_each(|(_, v)| count.verdict(*v)),
-            ToAgent::Forget(_) | ToAgent::StartGit(_) => {}
+            ToAgent::Forget(_)
+            | ToAgent::StartGit(_)
+            | ToAgent::StartReplica(_)
+            | ToAgent::Request(_)
+            | ToAgent::CancelRequest(..) => {}
         }
     }
 
