@@ -83,7 +83,7 @@ pub fn shell(script: &str) -> Vec<String> {
                     fields.push(field);
                     fields.len() - 1
                 });
-                text.push_str(&format!("${{{}}}", at + 1));
+                text.extend(["${", &(at + 1).to_string(), "}"]);
             }
         }
     }

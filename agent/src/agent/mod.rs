@@ -7,6 +7,7 @@ mod horizon;
 mod join;
 pub(crate) mod leave;
 pub(crate) mod local;
+mod opening;
 mod outbox;
 mod output;
 mod renewal;
@@ -241,7 +242,7 @@ impl Agent {
         };
         let seen = Seen::load(&self.config.state_dir);
         let result: Result<(), session::Error> = async {
-            let opened = session::open(&connection, &self.credentials.identity, &seen, &link).await?;
+            let opened = opening::open(&connection, &self.credentials.identity, &seen, &link).await?;
             *backoff = SHORTEST;
             self.turned_away = TURNED_AWAY;
             self.welcomed(&opened.welcome);

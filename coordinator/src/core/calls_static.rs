@@ -2,7 +2,7 @@
 use super::Core;
 use super::serving::{Deployment, Replica, summary, word};
 use crate::effect::{Fact, Reply, Step};
-use crate::input::{Now, Scale};
+use crate::input::{Call, Now, Scale, Ticket};
 use crate::row::{Caller, DeploymentRow, WorkerRow};
 use reeve_protocol::api::{LaunchRequest, MAX_REPLICAS, ReplicaView, Serving, WorkerStatus, WorkerView};
 use reeve_protocol::nearest::nearest;
@@ -13,9 +13,30 @@ use reeve_protocol::{Code, JobId, JobSpec, Problem, State, Substate, TaskId};
 const NAMED: usize = 10;
 
 impl Core {
+    /// One arm per call about workers; `None`: the caller waits.
+    pub(super) fn worker_call(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        caller: &Caller,
+        call: Call,
+        step: &mut Step,
+    ) -> Option<Result<Reply, Problem>> {
+        Some(match call {
+            Call::RegisterWorker { name, request } => self.register_worker(now, caller, name, *request, step),
+            Call::LaunchWorker { name, request } => self.launch_worker(now, caller, &name, *request, step),
+            Call::ScaleWorker { name, how } => self.scale_worker(now, caller, &name, how, step),
+            Call::RemoveWorker { name, force } => self.remove_worker(now, caller, &name, force, step),
+            Call::CallWorker { name, payload, deadline_ms } => {
+                Err(self.call_worker(now, ticket, &name, payload, deadline_ms)?)
+            }
+            _ => Ok(Reply::Workers(self.worker_views(now))),
+        })
+    }
+
     /// `launch_worker`: the newest registration runs from now on, in so many replicas. What runs of an older one is
     /// replaced: new replicas are ready before old ones go.
-    pub(super) fn launch_worker(
+    fn launch_worker(
         &mut self,
         now: Now,
         caller: &Caller,
@@ -24,7 +45,7 @@ impl Core {
         step: &mut Step,
     ) -> Result<Reply, Problem> {
         let (worker, serving) = self.static_worker(name)?;
-        self.check_worker_owner(caller, &worker)?;
+        check_worker_owner(caller, &worker)?;
         let before = self.deployments.get(name).map(|d| d.row.replicas).filter(|n| *n > 0);
         let replicas = request.replicas.or(before).or(serving.replicas).unwrap_or(1);
         check_replicas(replicas)?;
@@ -41,12 +62,12 @@ impl Core {
             serving: serde_json::to_string(&serving).unwrap_or_default(),
             changed_at: now.wall,
         };
-        self.deploy(now, caller, row, serving, "launched", step)?;
+        self.deploy(now, caller, row, serving, "launched", step);
         self.worker_reply(now, name)
     }
 
     /// `worker scale`, `drain` and `stop`.
-    pub(super) fn scale_worker(
+    fn scale_worker(
         &mut self,
         now: Now,
         caller: &Caller,
@@ -55,7 +76,7 @@ impl Core {
         step: &mut Step,
     ) -> Result<Reply, Problem> {
         let (worker, _) = self.static_worker(name)?;
-        self.check_worker_owner(caller, &worker)?;
+        check_worker_owner(caller, &worker)?;
         let Some(d) = self.deployments.get(name) else {
             let problem = Problem::new(Code::NoReplicas, format!("worker {name} was never launched"));
             return Err(problem.hint(format!("launch it: reeve worker launch {name}")));
@@ -68,7 +89,7 @@ impl Core {
         };
         check_replicas(replicas)?;
         (row.replicas, row.changed_at) = (replicas, now.wall);
-        self.deploy(now, caller, row, serving, what, step)?;
+        self.deploy(now, caller, row, serving, what, step);
         if how == Scale::Stop {
             for job in self.replica_jobs(name) {
                 self.end_replica(now, job, step);
@@ -85,7 +106,7 @@ impl Core {
         serving: Serving,
         what: &str,
         step: &mut Step,
-    ) -> Result<(), Problem> {
+    ) {
         self.events.note(now.wall, "worker", &row.worker, what, &caller.actor());
         step.facts.push(Fact::DeploymentPut(Box::new(row.clone())));
         let (name, none) = (row.worker.clone(), row.replicas == 0);
@@ -100,12 +121,11 @@ impl Core {
                 Self::reply(step, waiting.ticket, Err(problem));
             }
         }
-        Ok(())
     }
 
     /// `worker rm`: its registrations are no more. Refused while jobs wait for it or replicas run, unless forced: then these
     /// are cancelled.
-    pub(super) fn remove_worker(
+    fn remove_worker(
         &mut self,
         now: Now,
         caller: &Caller,
@@ -114,7 +134,7 @@ impl Core {
         step: &mut Step,
     ) -> Result<Reply, Problem> {
         let Some(worker) = self.workers.get(name).cloned() else { return Err(self.no_worker(name)) };
-        self.check_worker_owner(caller, &worker)?;
+        check_worker_owner(caller, &worker)?;
         let waiting = self.jobs_of_worker(name);
         let replicas = self.replica_jobs(name);
         if !force && (!waiting.is_empty() || !replicas.is_empty()) {
@@ -140,16 +160,14 @@ impl Core {
             let mut row = d.row.clone();
             let serving = d.serving.clone();
             row.replicas = 0;
-            self.deploy(now, caller, row, serving, "stopped", step)?;
+            self.deploy(now, caller, row, serving, "stopped", step);
         }
-        let stopped = replicas.len() as u64;
         for job in replicas {
             self.end_replica(now, job, step);
         }
         self.workers.remove(name);
         let seq = self.events.note(now.wall, "worker", name, "removed", &caller.actor());
         step.facts.push(Fact::WorkerRemoved(name.to_owned(), now.wall));
-        let _ = stopped;
         Ok(Reply::Done(seq))
     }
 
@@ -201,21 +219,13 @@ impl Core {
         Ok((worker.clone(), serving.unwrap_or_default()))
     }
 
-    /// Until roles exist the owner's uid decides, as for jobs.
-    fn check_worker_owner(&self, caller: &Caller, worker: &WorkerRow) -> Result<(), Problem> {
-        if caller.uid == worker.owner_uid || caller.uid == 0 {
-            return Ok(());
-        }
-        Err(Problem::new(Code::SingleUser, format!("worker {} belongs to {}", worker.name, worker.owner)))
-    }
-
-    pub(super) fn worker_reply(&mut self, now: Now, name: &str) -> Result<Reply, Problem> {
+    fn worker_reply(&mut self, now: Now, name: &str) -> Result<Reply, Problem> {
         let worker = self.workers.get(name).cloned().ok_or_else(|| self.no_worker(name))?;
         Ok(Reply::Worker(Box::new(self.worker_view(now, &worker))))
     }
 
     /// Every worker as shown.
-    pub(super) fn worker_views(&mut self, now: Now) -> Vec<WorkerView> {
+    fn worker_views(&mut self, now: Now) -> Vec<WorkerView> {
         let workers: Vec<WorkerRow> = self.workers.values().cloned().collect();
         workers.iter().map(|worker| self.worker_view(now, worker)).collect()
     }
@@ -291,6 +301,14 @@ impl Core {
             restart_at: task.and_then(|t| t.run_at).map(Wall),
         }
     }
+}
+
+/// Until roles exist the owner's uid decides, as for jobs.
+fn check_worker_owner(caller: &Caller, worker: &WorkerRow) -> Result<(), Problem> {
+    if caller.uid == worker.owner_uid || caller.uid == 0 {
+        return Ok(());
+    }
+    Err(Problem::new(Code::SingleUser, format!("worker {} belongs to {}", worker.name, worker.owner)))
 }
 
 fn check_replicas(replicas: u32) -> Result<(), Problem> {

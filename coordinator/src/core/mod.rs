@@ -5,6 +5,7 @@
 mod agents;
 mod audit;
 mod brokers;
+mod calls;
 mod calls_bulk;
 mod calls_cluster;
 mod calls_delivery;
@@ -28,6 +29,7 @@ mod place;
 mod random;
 mod replicas;
 mod requests;
+mod restore;
 mod serving;
 mod sessions;
 mod time;
@@ -35,10 +37,9 @@ mod views;
 
 use crate::cluster::Cluster;
 use crate::cluster::machine::Machine;
-use crate::cluster::shape::Shape;
 use crate::effect::{Effect, Fact, Reply, Step, ToAgent};
 use crate::input::{Call, Input, Now, Ticket};
-use crate::job_manager::{Body, Holder, Job, JobManager};
+use crate::job_manager::{Body, Job, JobManager};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::messages::{Message, Where};
 use crate::row::{Caller, TokenRow, WorkerRow};
@@ -48,7 +49,7 @@ use changes::Changes;
 use due::{Due, What};
 use events::Events;
 use random::Random;
-use reeve_protocol::{AttemptId, Code, JobId, JobSpec, Problem, TaskId};
+use reeve_protocol::{AttemptId, Code, JobId, Problem, TaskId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -232,71 +233,6 @@ impl Core {
         queue.messages.insert(row.id, message);
     }
 
-    /// Takes a live job in, with its live tasks, and arms what it waits for.
-    fn restore_job(&mut self, row: &crate::row::JobRow, tasks: &[crate::row::TaskRow], now: Now) {
-        let Ok(spec) = serde_json::from_str::<JobSpec>(&row.spec) else { return };
-        let Ok(shape) = Shape::of(&spec) else { return };
-        let shape = self.cluster.shapes.intern(shape);
-        let Some(mut job) = Job::restore(row, &spec, shape) else { return };
-        if let Some(array) = job.array_mut() {
-            crate::job_manager::restore_tasks(array, tasks);
-        }
-        if &*row.queue == crate::row::REPLICAS {
-            self.restore_replica(row, &spec, now);
-        }
-        self.adopt(job, now);
-    }
-
-    /// An attempt that had not ended: its holder has it until it says otherwise, with a fresh window.
-    fn restore_attempt(&mut self, live: &crate::row::LiveAttempt, now: Now) {
-        let attempt = live.attempt;
-        let Some(job) = self.jobs.get(attempt.task.job) else { return };
-        let (shape, queue, lost_after) = (job.shape, job.queue.clone(), job.lost_after_ms);
-        if job.task(attempt.task.index).is_none_or(|t| t.attempt != attempt.attempt) {
-            return;
-        }
-        // A job that was taken for lost waits in its queue: its attempt holds no room until the machine still has it.
-        let out = job.task(attempt.task.index).is_some_and(|t| moves::is_out(t.phase()));
-        let holder = match (&live.machine_id, &live.lease) {
-            (Some(machine), _) => {
-                if out {
-                    self.cluster.reserve(machine, attempt, shape, false);
-                }
-                if let Some(m) = self.cluster.get_mut(machine) {
-                    m.down_since = Some(now.mono);
-                }
-                self.arm_loss(now, machine, attempt, now.mono, lost_after);
-                self.due.after(now, time::DISCONNECTED_MS, What::Disconnect(machine.as_str().into()));
-                if let Some(replica) = self.deployments.replica_mut(attempt.task.job).filter(|_| out) {
-                    replica.machine = Some(machine.as_str().into());
-                    self.arm_requests(machine, now.mono);
-                }
-                Holder::Machine(machine.as_str().into())
-            }
-            (None, Some(lease)) if lease.starts_with(moves::REPLICA) => {
-                let replica = AttemptId::from_file_name(&lease[moves::REPLICA.len()..]);
-                let replica = replica.unwrap_or(attempt);
-                self.restore_request(now, attempt, replica);
-                Holder::Replica(replica)
-            }
-            (None, Some(lease)) => {
-                self.due.after(now, 60_000, What::JobLease(attempt, lease.clone()));
-                self.lease_until.insert(attempt, now.mono + 60_000);
-                Holder::Consumer(lease.clone())
-            }
-            (None, None) => Holder::Outside,
-        };
-        let milli = u64::from(self.cluster.shapes.get(shape).ask.cpu_milli);
-        if let Some(task) = self.jobs.task_mut(attempt.task) {
-            let from_machine = matches!(holder, Holder::Machine(_));
-            task.holder = holder;
-            if let (true, Some(q)) = (out, self.queues.get_mut(&queue)) {
-                q.out += 1;
-                q.used_milli += if from_machine { milli } else { 0 };
-            }
-        }
-    }
-
     /// Boot-time milliseconds of the next thing that falls due.
     pub fn next_due(&self) -> Option<u64> {
         self.due.next().into_iter().chain(self.watch_at).min()
@@ -343,14 +279,12 @@ impl Core {
                 self.submit(now, caller, *spec, key, step).map(|(s, replayed)| Reply::Submitted(s, replayed))
             }
             Call::SubmitMany { specs, atomic } => self.submit_many(now, caller, specs, atomic, step),
-            Call::RegisterWorker { name, request } => self.register_worker(now, caller, name, *request, step),
-            Call::LaunchWorker { name, request } => self.launch_worker(now, caller, &name, *request, step),
-            Call::ScaleWorker { name, how } => self.scale_worker(now, caller, &name, how, step),
-            Call::RemoveWorker { name, force } => self.remove_worker(now, caller, &name, force, step),
-            Call::CallWorker { name, payload, deadline_ms } => {
-                Err(self.call_worker(now, ticket, &name, payload, deadline_ms)?)
-            }
-            Call::ListWorkers => Ok(Reply::Workers(self.worker_views(now))),
+            call @ (Call::RegisterWorker { .. }
+            | Call::LaunchWorker { .. }
+            | Call::ScaleWorker { .. }
+            | Call::RemoveWorker { .. }
+            | Call::CallWorker { .. }
+            | Call::ListWorkers) => self.worker_call(now, ticket, caller, call, step)?,
             Call::CancelJob { target, grace_ms, stored } => {
                 self.cancel_job(now, caller, target, grace_ms, &stored, step).map(Reply::Changed)
             }

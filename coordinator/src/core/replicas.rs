@@ -415,6 +415,7 @@ fn backoff(tries: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::serving::{Key, Ongoing};
     use super::*;
 
     #[test]
@@ -428,8 +429,7 @@ mod tests {
         let replica = |job: u64, ready: bool, requests: u64| {
             let mut r = Replica::new(job, 1, 1, vec![], 0);
             r.phase = if ready { phase::READY } else { phase::LOADING };
-            r.requests =
-                (0..requests).map(|t| (super::super::serving::Key::Call(t), Default::default())).collect();
+            r.requests = (0..requests).map(|t| (Key::Call(t), Ongoing::default())).collect();
             r
         };
         let all = [replica(1, true, 2), replica(2, true, 0), replica(3, false, 0), replica(4, true, 0)];

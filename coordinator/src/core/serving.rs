@@ -157,7 +157,7 @@ impl Deployment {
     /// The smallest number that no replica has.
     pub(super) fn free_number(&self) -> u32 {
         let taken: BTreeSet<u32> = self.replicas.values().map(|r| r.number).collect();
-        (1..).find(|n| !taken.contains(n)).unwrap_or(0)
+        (1..=taken.len() as u32 + 1).find(|n| !taken.contains(n)).unwrap_or(0)
     }
 
     /// Requests that replicas work on.

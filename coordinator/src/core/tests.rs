@@ -6,7 +6,7 @@ use crate::row::MachineRow;
 use reeve_protocol::api::{Changed, Event, LeaseRequest, RegisterRequest, StatusRequest, Submitted};
 use reeve_protocol::spec::ArraySpec;
 use reeve_protocol::wire::{self, Verdict};
-use reeve_protocol::{Cause, State, Substate};
+use reeve_protocol::{Cause, JobSpec, State, Substate};
 
 mod agents;
 mod audit;

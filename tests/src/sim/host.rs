@@ -165,10 +165,11 @@ impl Host {
     fn obey(&mut self, order: ToAgent, cx: &mut Around<'_>) {
         match order {
             ToAgent::Start(start) => self.start(*start),
-            // No simulated job comes from a repository.
-            ToAgent::StartGit(_) => {}
-            // Nor is there a static worker.
-            ToAgent::StartReplica(_) | ToAgent::Request(_) | ToAgent::CancelRequest(..) => {}
+            // No simulated job comes from a repository, and no worker is static.
+            ToAgent::StartGit(_)
+            | ToAgent::StartReplica(_)
+            | ToAgent::Request(_)
+            | ToAgent::CancelRequest(..) => {}
             ToAgent::Stop(stop) => self.stop(stop.attempt, &Cause::from_wire(stop.cause), stop.grace_ms, cx),
             ToAgent::Forget(attempts) => attempts.into_iter().for_each(|a| self.forget(a)),
             ToAgent::Revoke(attempt) => self.revoke(attempt),

@@ -84,7 +84,9 @@ fn answers(len: usize) -> wire::Answers {
     let replica = TaskId::single(1).attempt(1);
     let id = wire::RequestId { attempt: Some(TaskId::single(2).attempt(1)), call: 0 };
     let body = vec![b'1'; len];
-    wire::Answers { items: vec![wire::Answer { replica, id, outcome: wire::outcome::RESULT, body, retry: false }] }
+    wire::Answers {
+        items: vec![wire::Answer { replica, id, outcome: wire::outcome::RESULT, body, retry: false }],
+    }
 }
 
 fn replicas(n: usize, words: usize) -> wire::Replicas {

@@ -227,7 +227,7 @@ pub async fn run(worker: Worker, context: &mut Context) -> Result<(), Error> {
         Worker::Rm(Remove { name, force }) => {
             let query = if force { "?force=true" } else { "" };
             if context.ask::<Value>(Method::DELETE, &path(&name, query), None::<&()>).await?.is_some() {
-                note(&format!("worker {name} is removed"));
+                note(format!("worker {name} is removed"));
             }
             Ok(())
         }
@@ -353,7 +353,7 @@ fn table(workers: &[WorkerView]) -> Table {
         let busy = status.map_or_else(|| "-".to_owned(), |s| s.outstanding.to_string());
         let title = worker.shell.clone().unwrap_or_else(|| worker.spec.title());
         let cells = [&worker.name, &worker.kind, &version, &ready, phase, &busy, &worker.queue, &title];
-        table.row(cells.map(|text| Cell::from(text)));
+        table.row(cells.map(Cell::from));
     }
     table
 }

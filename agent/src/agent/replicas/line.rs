@@ -172,7 +172,7 @@ mod tests {
             (br#"{"id":"c5"}"#, Some(call(5))),
             (br#"{"id":"c5","result":1,"error":"x"}"#, Some(call(5))),
             (br#"{"result":1}"#, None),
-            (br#"[1]"#, None),
+            (b"[1]", None),
             (br#"{"id":5,"result":1}"#, None),
         ] {
             assert!(

@@ -185,7 +185,6 @@ impl Stdio {
     fn heard(&self, said: Said, heard: &mut Heard, replicas: &Replicas, answers: &mut Vec<Answer>) {
         let attempt = self.attempt;
         match said {
-            Said::Empty => {}
             Said::Ready if heard.ready => {}
             Said::Ready => {
                 heard.ready = true;
@@ -205,7 +204,7 @@ impl Stdio {
                     replicas.progress(&Progress { attempt, fraction, message });
                 }
             }
-            Said::Progress(None, ..) => {}
+            Said::Empty | Said::Progress(None, ..) => {}
             Said::Result(id, body) => {
                 heard.bad = 0;
                 answers.push(answer(attempt, id, outcome::RESULT, body, false));
