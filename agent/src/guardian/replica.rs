@@ -53,7 +53,7 @@ pub(crate) fn make(attempt: AttemptId, about: &Replica, shared: bool) -> io::Res
         if shared { std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)) } else { Ok(()) }
     };
     // The directory above gives its group to what is made in it.
-    permit(&dir, 0o2710)?;
+    permit(&dir, 0o2770)?;
     let text = serde_json::to_vec(about)?;
     let path = format!("{dir}/{ABOUT}");
     std::fs::write(&path, text)?;

@@ -258,6 +258,22 @@ impl Core {
         }
     }
 
+    /// Why a job for a static worker waits.
+    pub(super) fn why_not_asked(&self, name: &str) -> String {
+        let Some(d) = self.deployments.get(name).filter(|d| d.row.replicas > 0) else {
+            return format!("worker {name} has no replicas: reeve worker launch {name}");
+        };
+        let status = self.status(d, 0.0);
+        let why = status.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        if status.ready == 0 {
+            return format!("no replica of worker {name} is ready: it is {}{why}", status.phase);
+        }
+        format!(
+            "{} of {} replicas of worker {name} are ready, and all have as much as they may",
+            status.ready, status.desired
+        )
+    }
+
     /// Why a replica has no place yet.
     fn waits_for_room(&self, d: &Deployment) -> Option<String> {
         let waiting = d.replicas.values().filter_map(|r| self.jobs.get(r.job));

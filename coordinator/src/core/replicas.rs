@@ -104,7 +104,8 @@ impl Core {
             return None;
         }
         let healthy = replica.ready_since.is_some_and(|since| now.mono >= since + HEALTHY_MS);
-        let words = replica.last_words.take();
+        let told = Some(cause.to_wire().detail).filter(|detail| !detail.is_empty());
+        let words = told.or(replica.last_words.take());
         replica.reason = Some(words.map_or_else(|| cause.to_string(), |words| format!("{cause}: {words}")));
         if healthy && let Some(t) = self.jobs.task_mut(TaskId::single(job)) {
             (t.tries, tries) = (0, 0);

@@ -312,6 +312,9 @@ impl Core {
         if self.cluster.iter().all(|m| m.revoked) {
             reasons.push(say("no machine has joined yet: reeve machine token".to_owned()));
         }
+        if let Some(worker) = &self.cluster.shapes.get(job.shape).worker {
+            return reasons.push(say(self.why_not_asked(worker)));
+        }
         match self.cluster.choose(job.shape) {
             Ok(_) => reasons.push(say("a machine has room: it goes as soon as its turn comes".to_owned())),
             Err(verdicts) => {

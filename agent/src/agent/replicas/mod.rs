@@ -275,7 +275,11 @@ impl Replicas {
             })
         });
         let (way, state) = match way {
-            Ok(way) => (way, ReplicaState { attempt, phase: phase::STARTING, fraction: None, message: None }),
+            Ok(way) => {
+                let ready = matches!(&way, Way::Stdio(stdio) if stdio.is_ready());
+                let phase = if ready { phase::READY } else { phase::STARTING };
+                (way, ReplicaState { attempt, phase, fraction: None, message: None })
+            }
             Err(error) => {
                 tracing::error!(%attempt, %error, "a replica cannot be spoken to");
                 return;

@@ -18,6 +18,8 @@ use tokio::task::AbortHandle;
 const ATOMIC: usize = 4096;
 /// While it lies there a longer line is being written, of which only a part may have gone.
 const PARTIAL: &str = "partial";
+/// Lies there once the replica has said that it is ready.
+const READY: &str = "ready";
 /// Lines that make no sense, in a row, before the replica is started anew.
 const PATIENCE: u32 = 3;
 /// Bytes of one read.
@@ -62,7 +64,7 @@ impl Stdio {
             input: Mutex::new(Some(input)),
             waiting: Mutex::new(waiting),
             asked: Notify::new(),
-            heard: Mutex::default(),
+            heard: Mutex::new(Heard { ready: dir.join(READY).exists(), ..Heard::default() }),
             tasks: Mutex::default(),
         })
     }
@@ -84,6 +86,11 @@ impl Stdio {
                 async move { while stdio.output.readable().await.is_ok() && stdio.read(&replicas) {} },
             );
         lock(&self.tasks).extend([write.abort_handle(), read.abort_handle()]);
+    }
+
+    /// Whether it has said that it takes requests.
+    pub(super) fn is_ready(&self) -> bool {
+        lock(&self.heard).ready
     }
 
     /// Nothing is said or heard any more.
@@ -188,6 +195,10 @@ impl Stdio {
             Said::Ready if heard.ready => {}
             Said::Ready => {
                 heard.ready = true;
+                // It is said once, and the next agent wants to know.
+                if let Err(error) = std::fs::write(self.dir.join(READY), "") {
+                    tracing::warn!(%attempt, %error, "that a replica is ready cannot be noted");
+                }
                 replicas.tell(attempt, phase::READY, None, None);
             }
             Said::Progress(None, fraction, message) if !heard.ready => {
