@@ -1,7 +1,9 @@
 //! Everything that can go out: facts to record, and effects to release once the facts are on disk.
 use crate::input::{Segment, Ticket};
 use crate::orchestrator::link::Order;
-use crate::row::{ArrayRow, AuditRow, DeploymentRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
+use crate::row::{
+    ArrayRow, AuditRow, DeploymentRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow,
+};
 use reeve_protocol::api::{
     Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Stats, Submitted, Why,
     WhyLine, WorkerView,

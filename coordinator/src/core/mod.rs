@@ -333,13 +333,9 @@ impl Core {
             Call::RenewCertificate { machine, session, fingerprint, until } => {
                 self.renew_certificate(&machine, session, fingerprint, until, step)
             }
-            Call::CordonMachine { machine, cordon } => {
-                self.cordon_machine(now, caller, &machine, cordon, step)
+            call @ (Call::CordonMachine { .. } | Call::DrainMachine { .. } | Call::RemoveMachine { .. }) => {
+                self.machine_call(now, caller, call, step)
             }
-            Call::DrainMachine { machine, deadline_ms } => {
-                self.drain_machine(now, caller, &machine, deadline_ms, step)
-            }
-            Call::RemoveMachine { machine, force } => self.remove_machine(now, caller, &machine, force, step),
             Call::HoldsAttempt { machine, session, attempt } => {
                 Ok(Reply::Held(self.holds_attempt(&machine, session, attempt)))
             }

@@ -11,7 +11,7 @@ use crate::job_manager::lifecycle::Phase;
 use crate::job_manager::retry::Decision;
 use crate::job_manager::{Holder, Job};
 use crate::orchestrator::queue::Queue;
-use crate::row::{Caller, QueueKind, QueueRow, REPLICAS, WorkerRow};
+use crate::row::{Backend, Caller, QueueKind, QueueRow, REPLICAS, WorkerRow};
 use reeve_protocol::cause::Account;
 use reeve_protocol::tape;
 use reeve_protocol::text::Clean;
@@ -326,7 +326,9 @@ impl Core {
         let row = QueueRow {
             name: REPLICAS.into(),
             kind: QueueKind::Jobs,
+            backend: Backend::Local,
             paused: false,
+            paused_by: None,
             weight: WEIGHT,
             limit: 0,
             max_len: 0,

@@ -4,7 +4,8 @@ use super::Error;
 use super::read::{live_job_rows, task_rows};
 use crate::core::Identity;
 use crate::row::{
-    Backend, DeploymentRow, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow,
+    Backend, DeploymentRow, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow,
+    WorkerRow,
 };
 use reeve_protocol::api::StateCounts;
 use reeve_protocol::{JobId, State, TaskId};

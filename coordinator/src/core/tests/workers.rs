@@ -30,7 +30,7 @@ impl World {
     /// Replicas that were told to start since the last look, each started and ready.
     pub(super) fn ready(&mut self, session: u64) -> Vec<AttemptId> {
         let started: Vec<AttemptId> =
-            self.take(|f| if let ToAgent::StartReplica(s) = f { Some(s.start.attempt) } else { None });
+            self.pick_sent(|f| if let ToAgent::StartReplica(s) = f { Some(s.start.attempt) } else { None });
         for attempt in &started {
             self.says(
                 session,
@@ -46,7 +46,7 @@ impl World {
         self.says(session, vec![AgentSaid::Replicas(vec![state])]);
     }
 
-    pub(super) fn take<T>(&mut self, pick: impl Fn(&ToAgent) -> Option<T>) -> Vec<T> {
+    pub(super) fn pick_sent<T>(&mut self, pick: impl Fn(&ToAgent) -> Option<T>) -> Vec<T> {
         let (taken, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.sent).into_iter().partition(|f| pick(f).is_some());
         self.sent = rest;
@@ -54,7 +54,7 @@ impl World {
     }
 
     pub(super) fn requests(&mut self) -> Vec<Request> {
-        self.take(|f| if let ToAgent::Request(r) = f { Some((**r).clone()) } else { None })
+        self.pick_sent(|f| if let ToAgent::Request(r) = f { Some((**r).clone()) } else { None })
     }
 
     pub(super) fn answers(&mut self, session: u64, request: &Request, code: u16, body: &str) {
@@ -98,7 +98,7 @@ fn fields_of_the_payload_become_arguments_and_a_missing_one_refuses_the_job() {
     let job =
         |payload| JobSpec { worker: Some("resize".into()), payload: Some(payload), ..JobSpec::default() };
     w.submit(job(json!({"file": "a b; rm -rf /"})));
-    let commands = w.take(|f| if let ToAgent::Start(s) = f { Some(s.command.clone()) } else { None });
+    let commands = w.pick_sent(|f| if let ToAgent::Start(s) = f { Some(s.command.clone()) } else { None });
     assert_eq!(commands, [["resize", "a b; rm -rf /"]]);
     let refused = w.ask(Call::Submit { spec: Box::new(job(json!({"fil": 1}))), key: None }).unwrap_err();
     assert!(refused.is(Code::BadValue) && refused.detail.contains("payload.file"), "{refused:?}");
@@ -109,7 +109,7 @@ fn fields_of_the_payload_become_arguments_and_a_missing_one_refuses_the_job() {
         payload: Some(json!({"x": "$(id)"})),
         ..JobSpec::default()
     });
-    let commands = w.take(|f| if let ToAgent::Start(s) = f { Some(s.command.clone()) } else { None });
+    let commands = w.pick_sent(|f| if let ToAgent::Start(s) = f { Some(s.command.clone()) } else { None });
     assert_eq!(commands, [["sh", "-c", "echo ${1}", "sh", "$(id)"]]);
 }
 
@@ -212,7 +212,7 @@ fn calls_wait_in_a_bounded_queue_until_their_deadline() {
     assert_eq!((asked.len(), asked[0].timeout_ms), (1, 5_000));
     w.wait(3_000);
     assert!(w.answers.remove(&running).unwrap().unwrap_err().is(Code::DeadlineExceeded));
-    assert_eq!(w.take(|f| matches!(f, ToAgent::CancelRequest(..)).then_some(())).len(), 1);
+    assert_eq!(w.pick_sent(|f| matches!(f, ToAgent::CancelRequest(..)).then_some(())).len(), 1);
     assert_eq!(w.bank().status.unwrap().outstanding, 1, "the replica works on it still");
     w.answers(1, &asked[0], outcome::RESULT, "late");
     assert_eq!(w.bank().status.unwrap().outstanding, 0);
@@ -227,7 +227,7 @@ fn a_caller_that_goes_away_is_not_waited_for() {
     w.feed(vec![Input::Gone(w.ticket)]);
     assert_eq!(w.bank().status.unwrap().calls_waiting, 0);
     w.feed(vec![Input::Gone(first)]);
-    assert_eq!(w.take(|f| matches!(f, ToAgent::CancelRequest(..)).then_some(())).len(), 1);
+    assert_eq!(w.pick_sent(|f| matches!(f, ToAgent::CancelRequest(..)).then_some(())).len(), 1);
 }
 
 #[test]
@@ -287,23 +287,23 @@ fn scale_drain_and_stop_change_how_many_there_are() {
     let job = w.for_bank(json!(1));
     let busy = w.requests().remove(0);
     scale(&mut w, Scale::To(1)).unwrap();
-    let stopped = w.take(|f| if let ToAgent::Stop(s) = f { Some(s.attempt) } else { None });
+    let stopped = w.pick_sent(|f| if let ToAgent::Stop(s) = f { Some(s.attempt) } else { None });
     assert!(stopped.len() == 1 && stopped[0] != busy.replica, "the idle one goes");
     w.finish(1, stopped[0], Cause::Cancelled);
     scale(&mut w, Scale::Drain).unwrap();
-    assert!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty(), "it works on something");
+    assert!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty(), "it works on something");
     let later = w.for_bank(json!(2));
     assert!(w.requests().is_empty(), "a draining replica gets nothing new");
     w.answers(1, &busy, outcome::RESULT, "1");
     assert_eq!(w.standing(job).0, State::Completed);
-    assert_eq!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).len(), 1);
+    assert_eq!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).len(), 1);
     w.finish(1, busy.replica, Cause::Cancelled);
     assert_eq!((w.bank().status.unwrap().phase.as_str(), w.standing(later).0), ("stopped", State::Queued));
     scale(&mut w, Scale::To(1)).unwrap();
     w.ready(1);
     assert_eq!(w.requests().len(), 1);
     scale(&mut w, Scale::Stop).unwrap();
-    assert_eq!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).len(), 1, "at once");
+    assert_eq!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).len(), 1, "at once");
 }
 
 #[test]
@@ -312,9 +312,9 @@ fn a_drain_that_takes_too_long_ends_all_the_same() {
     w.for_bank(json!(1));
     w.ask(Call::ScaleWorker { name: "bank".into(), how: Scale::Drain }).unwrap();
     w.pass(29_000);
-    assert!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty());
+    assert!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty());
     w.pass(2_000);
-    assert_eq!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).len(), 1);
+    assert_eq!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).len(), 1);
 }
 
 #[test]
@@ -322,16 +322,16 @@ fn a_new_version_is_ready_before_the_old_one_goes() {
     let (mut w, old) = World::with_bank(1, 2);
     w.register("bank", static_request(1, 0.5)).unwrap();
     assert!(
-        w.take(|f| matches!(f, ToAgent::StartReplica(_)).then_some(())).is_empty(),
+        w.pick_sent(|f| matches!(f, ToAgent::StartReplica(_)).then_some(())).is_empty(),
         "nothing before the launch"
     );
     w.launch("bank", None).unwrap();
     for round in 0..2 {
-        assert!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty(), "round {round}");
+        assert!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty(), "round {round}");
         assert_eq!(w.bank().status.unwrap().ready, 2);
         let new = w.ready(1);
         assert_eq!(new.len(), 1, "one more at a time");
-        let stopped = w.take(|f| if let ToAgent::Stop(s) = f { Some(s.attempt) } else { None });
+        let stopped = w.pick_sent(|f| if let ToAgent::Stop(s) = f { Some(s.attempt) } else { None });
         assert!(stopped.len() == 1 && old.contains(&stopped[0]));
         w.finish(1, stopped[0], Cause::Cancelled);
     }
@@ -350,9 +350,9 @@ fn where_both_versions_do_not_fit_one_makes_room_and_that_is_said() {
     let old = w.ready(1);
     w.register("bank", static_request(1, 1.0)).unwrap();
     w.launch("bank", None).unwrap();
-    assert!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty());
+    assert!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty());
     w.wait(600);
-    assert_eq!(w.take(|f| if let ToAgent::Stop(s) = f { Some(s.attempt) } else { None }), old);
+    assert_eq!(w.pick_sent(|f| if let ToAgent::Stop(s) = f { Some(s.attempt) } else { None }), old);
     assert!(w.bank().status.unwrap().reason.unwrap().contains("swapped"));
     w.finish(1, old[0], Cause::Cancelled);
     assert_eq!(w.ready(1).len(), 1);
@@ -368,7 +368,7 @@ fn a_new_version_that_fits_nowhere_leaves_the_old_one_alone() {
     w.register("bank", static_request(1, 64.0)).unwrap();
     w.launch("bank", None).unwrap();
     w.pass(5_000);
-    assert!(w.take(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty());
+    assert!(w.pick_sent(|f| matches!(f, ToAgent::Stop(_)).then_some(())).is_empty());
     let status = w.bank().status.unwrap();
     assert!(status.ready == 1 && status.reason.unwrap().contains("can never fit"));
 }

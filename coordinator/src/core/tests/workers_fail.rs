@@ -5,11 +5,9 @@ use reeve_protocol::wire::{RequestId, outcome, replica_phase as phase};
 use serde_json::json;
 
 fn stops(w: &mut World) -> Vec<(AttemptId, Cause)> {
-    w.take(
-        |f| {
-            if let ToAgent::Stop(s) = f { Some((s.attempt, Cause::from_wire(s.cause.clone()))) } else { None }
-        },
-    )
+    w.pick_sent(|f| {
+        if let ToAgent::Stop(s) = f { Some((s.attempt, Cause::from_wire(s.cause.clone()))) } else { None }
+    })
 }
 
 #[test]
@@ -53,7 +51,7 @@ fn a_replica_that_ends_is_started_again_after_a_growing_pause() {
             "{status:?}"
         );
         w.wait(pause - 1);
-        assert!(w.take(|f| matches!(f, ToAgent::StartReplica(_)).then_some(())).is_empty());
+        assert!(w.pick_sent(|f| matches!(f, ToAgent::StartReplica(_)).then_some(())).is_empty());
         w.wait(1);
         attempt = w.ready(1).remove(0);
     }
@@ -69,7 +67,8 @@ fn loading_without_progress_ends_and_with_progress_goes_on() {
     let mut w = World::with_machine(4);
     w.register("bank", static_request(1, 1.0)).unwrap();
     w.launch("bank", None).unwrap();
-    let attempt = w.take(|f| if let ToAgent::StartReplica(s) = f { Some(s.start.attempt) } else { None })[0];
+    let attempt =
+        w.pick_sent(|f| if let ToAgent::StartReplica(s) = f { Some(s.start.attempt) } else { None })[0];
     w.start(attempt);
     for percent in 0..5 {
         let fraction = Some(f64::from(percent) / 10.0);
@@ -111,7 +110,7 @@ fn a_tracked_request_has_the_jobs_time_limit_and_can_be_cancelled() {
     let target = Target { job: other, tasks: None };
     w.ask(Call::CancelJob { target, grace_ms: None, stored: Stored::default() }).unwrap();
     assert_eq!(w.standing(other), (State::Cancelled, None));
-    let cancels = w.take(|f| if let ToAgent::CancelRequest(_, id) = f { id.attempt } else { None });
+    let cancels = w.pick_sent(|f| if let ToAgent::CancelRequest(_, id) = f { id.attempt } else { None });
     assert_eq!(cancels.len(), 2);
     w.for_bank(json!(2));
     assert_eq!(w.requests().len(), 2, "both places are taken until the replica has answered");
@@ -147,7 +146,10 @@ fn what_an_agent_does_not_know_of_is_asked_again() {
     assert_eq!(w.standing(one).0, State::Running);
     assert!(w.answers.remove(&call).unwrap().unwrap_err().is(Code::WorkerLost));
     assert_eq!(w.requests()[0].id.attempt, Some(TaskId::single(two).attempt(2)));
-    assert_eq!(w.take(|f| if let ToAgent::CancelRequest(_, id) = f { Some(*id) } else { None }), [strange.1]);
+    assert_eq!(
+        w.pick_sent(|f| if let ToAgent::CancelRequest(_, id) = f { Some(*id) } else { None }),
+        [strange.1]
+    );
 }
 
 #[test]
