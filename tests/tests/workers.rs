@@ -107,12 +107,14 @@ fn more_than_may_wait_is_busy_and_what_waits_has_a_deadline() {
     let server = Server::start();
     let bank = Bank::launch(&server, "bank", &[], &["--max-ongoing", "1"]);
     bank.until(|s| s["ready"] == 1);
+    let open = server.scratch().join("open");
     std::thread::scope(|scope| {
         let slow: Vec<_> =
-            (0..5).map(|_| scope.spawn(|| bank.ask(&json!({"sleep_ms": 1500}), 60.0))).collect();
+            (0..5).map(|_| scope.spawn(|| bank.ask(&json!({"wait_for": open}), 60.0))).collect();
         bank.until(|s| s["calls_waiting"] == 4 && s["outstanding"] == 1);
         let busy = bank.refused(&json!(1));
         assert_eq!((&busy["code"], &busy["status"]), (&json!("busy"), &json!(503)));
+        std::fs::write(&open, "").unwrap();
         for call in slow {
             assert_eq!(call.join().unwrap().status, 200);
         }

@@ -1,7 +1,7 @@
 //! A static worker of its own for the tests and benchmarks: speaks JSON lines or HTTP, and does what its payload says, bad things
 //! included. Without orders it answers with what it got.
 //!
-//! `modelbank stdio|http [--load MS] [--steps N] [--never-ready] [--tag WORD] [--crash-at-start]`. Orders in a payload: `sleep_ms`, `error`,
+//! `modelbank stdio|http [--load MS] [--steps N] [--never-ready] [--tag WORD] [--crash-at-start]`. Orders in a payload: `sleep_ms`, `wait_for` (a file), `error`,
 //! `retry`, `exit`, `hang`, `junk` (lines), `big` (bytes), `twice`, `wrong_id`, `half`, `stderr` (bytes), `note` (a file to append a line to),
 //! `tag` (answers with the tag and the process id), `status` (HTTP).
 #![allow(clippy::unwrap_used, reason = "a helper of tests")]
@@ -57,6 +57,13 @@ fn obey(payload: &Value, options: &Options) -> Option<Result<Value, String>> {
         std::io::stderr().write_all(&vec![b'e'; bytes as usize]).unwrap();
     }
     std::thread::sleep(Duration::from_millis(number("sleep_ms").unwrap_or(0)));
+    while payload
+        .get("wait_for")
+        .and_then(Value::as_str)
+        .is_some_and(|path| !std::path::Path::new(path).exists())
+    {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     if let Some(code) = number("exit") {
         std::process::exit(code as i32);
     }
