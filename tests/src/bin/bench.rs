@@ -8,7 +8,9 @@
     reason = "a benchmark, not the product"
 )]
 
-use reeve_tests::bench::{Table, agents, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds};
+use reeve_tests::bench::{
+    Table, agents, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
+};
 use reeve_tests::server::Server;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -52,6 +54,18 @@ fn main() {
     }
     if only("git") {
         git::git(&mut table);
+    }
+    if only("tracked") {
+        workers::tracked(&mut table);
+    }
+    if only("calls") {
+        workers::calls(&mut table);
+    }
+    if only("roundtrip") {
+        workers::roundtrip(&mut table);
+    }
+    if only("static-idle") {
+        workers::idle(&mut table);
     }
     print!("{}", table.text());
 }
