@@ -4,6 +4,8 @@
 mod entry;
 mod reader;
 
+pub(super) use entry::kind_of;
+
 use super::settings::Settings;
 use super::{Backend, Heard, Trouble};
 use crate::orchestrator::capability;
