@@ -338,10 +338,11 @@ fn a_restarted_rabbitmq_still_has_what_was_confirmed_and_tls_is_checked() {
     rabbit.up();
     let mut had = Vec::new();
     let is_all = || {
-        let (fine, said) = reeve(&["queue", "receive", "msgs", "--max", "30", "--ack", "--json"]);
+        let (fine, said) = reeve(&["queue", "receive", "msgs", "--max", "30", "--wait", "5s", "--ack", "--json"]);
         if fine {
             let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            had.extend(lines.filter_map(|m| m["body_text"].as_str().map(str::to_owned)));
+            let items = lines.flat_map(|said| said["items"].as_array().cloned().unwrap_or_default());
+            had.extend(items.map(|m| m["body_text"].as_str().unwrap().to_owned()));
         }
         (had.len() >= 30).then_some(())
     };
