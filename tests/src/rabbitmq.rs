@@ -54,7 +54,8 @@ impl RabbitServer {
         std::fs::write(&cookie, "of-this-test-alone").unwrap();
         std::fs::set_permissions(&cookie, std::fs::Permissions::from_mode(0o400)).unwrap();
         std::fs::write(dir.path().join("rabbitmq.conf"), config).unwrap();
-        let mut server = Self { dir, port: free_port(), tls, dist: free_port(), mapper: free_port(), child: None };
+        let mut server =
+            Self { dir, port: free_port(), tls, dist: free_port(), mapper: free_port(), child: None };
         server.up();
         Some(server)
     }
@@ -98,9 +99,10 @@ impl RabbitServer {
 
     fn until_open(&self) {
         let said = || std::fs::read_to_string(self.dir.path().join("out")).unwrap_or_default();
-        eventually_or(|| format!("rabbitmq-server answers: {}", said()), || {
-            TcpStream::connect(("127.0.0.1", self.port)).ok()
-        });
+        eventually_or(
+            || format!("rabbitmq-server answers: {}", said()),
+            || TcpStream::connect(("127.0.0.1", self.port)).ok(),
+        );
     }
 
     /// As queues name it.
@@ -147,7 +149,11 @@ impl RabbitServer {
     pub fn ctl(&self, words: &[&str]) -> String {
         let out = self.command("rabbitmqctl").arg("--quiet").args(words).output().unwrap();
         let told = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "rabbitmqctl {words:?}: {told}{}", String::from_utf8_lossy(&out.stdout));
+        assert!(
+            out.status.success(),
+            "rabbitmqctl {words:?}: {told}{}",
+            String::from_utf8_lossy(&out.stdout)
+        );
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 }
@@ -158,7 +164,8 @@ impl Drop for RabbitServer {
         // Its port mapper is a daemon of its own, and ends only when it knows of nobody.
         let port = self.mapper.to_string();
         let is_gone = || {
-            let out = Command::new("epmd").args(["-port", &port, "-kill"]).stderr(Stdio::null()).output().ok()?;
+            let out =
+                Command::new("epmd").args(["-port", &port, "-kill"]).stderr(Stdio::null()).output().ok()?;
             (!String::from_utf8_lossy(&out.stdout).contains("not allowed")).then_some(())
         };
         for _ in 0..100 {

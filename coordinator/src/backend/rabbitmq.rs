@@ -15,9 +15,7 @@ use crate::orchestrator::link::{Hint, Incoming, Tag};
 use crate::row::{MessageRow, QueueKind};
 use futures_util::future::{join_all, try_join};
 use futures_util::{Stream, StreamExt as _};
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind, Event};
 use names::Names;
@@ -105,7 +103,8 @@ impl Backend for Rabbit {
                 return Err(trouble);
             }
         };
-        let events: Pin<Box<dyn Stream<Item = Event> + Send>> = Box::pin(publishing.connection.events_listener());
+        let events: Pin<Box<dyn Stream<Item = Event> + Send>> =
+            Box::pin(publishing.connection.events_listener());
         let (publishing, consuming) = (Arc::new(publishing.connection), Arc::new(consuming.connection));
         let (commands, asked) = mpsc::channel(COMMANDS);
         let (tx, heard) = mpsc::unbounded_channel();
@@ -245,7 +244,9 @@ async fn wrong(events: &mut (impl Stream<Item = Event> + Unpin)) -> Trouble {
             Some(Event::Error(error)) => return broker(&error),
             Some(Event::ConnectionBlocked(why)) => {
                 let why = Clean::short(&why, 200);
-                return Trouble::Broker(format!("it takes nothing, because it is {why} (connection.blocked)"));
+                return Trouble::Broker(format!(
+                    "it takes nothing, because it is {why} (connection.blocked)"
+                ));
             }
             Some(_) => {}
         }

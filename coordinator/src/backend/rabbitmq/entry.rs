@@ -88,7 +88,10 @@ pub(super) fn message(delivery: Delivery, band: Band, nonce: u64, lineage: &str)
         } else if let Some(value) = text(value) {
             headers.insert(name.to_owned(), value);
         } else if !name.starts_with("x-") {
-            unusable = Some(format!("its header {} is no text and no number", reeve_protocol::text::Clean::short(name, 64)));
+            unusable = Some(format!(
+                "its header {} is no text and no number",
+                reeve_protocol::text::Clean::short(name, 64)
+            ));
         }
     }
     headers.remove("x-delivery-count");
@@ -191,8 +194,14 @@ mod tests {
         let one = |body: &[u8], p: BasicProperties| message(delivery(body, p), Band::High, 1, "l");
         let plain = one(br#"{"a":1}"#, BasicProperties::default());
         assert_eq!((plain.kind, plain.priority, plain.unique, plain.unusable), (0, 1, None, None));
-        assert_eq!(one(b"hi", BasicProperties::default().with_content_type("application/json".into())).kind, 1);
-        assert_eq!(one(b"1", BasicProperties::default().with_content_type("text/plain; charset=utf-8".into())).kind, 1);
+        assert_eq!(
+            one(b"hi", BasicProperties::default().with_content_type("application/json".into())).kind,
+            1
+        );
+        assert_eq!(
+            one(b"1", BasicProperties::default().with_content_type("text/plain; charset=utf-8".into())).kind,
+            1
+        );
         assert_eq!(one(&[0xff, 0], BasicProperties::default()).kind, 2);
         let id = || BasicProperties::default().with_message_id("a".into());
         assert_eq!(one(b"x", id()).unique, one(b"x", id()).unique);
@@ -212,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_hint_comes_back_as_it_was_and_anything_else_is_none() {
-        let wanted = Hint { lineage: "ab".into(), job: 7, generation: 4_294_967_297, seq: 9, band: Band::Low };
+        let wanted =
+            Hint { lineage: "ab".into(), job: 7, generation: 4_294_967_297, seq: 9, band: Band::Low };
         let (text, properties) = of_hint(&wanted);
         assert_eq!(hint(&delivery(text.as_bytes(), properties), Band::Low), Some(wanted));
         for junk in ["", "ab", "ab 7 x 9", "ab 7 1"] {

@@ -13,7 +13,7 @@ use crate::row::QueueKind;
 use futures_util::StreamExt as _;
 use futures_util::future::{join_all, try_join_all};
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, QueuePurgeOptions};
 use lapin::{Connection, Consumer};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -130,7 +130,8 @@ impl Reader {
                     let _ = answer.send(Err(not_kept(&queue)));
                     return Ok(());
                 };
-                let purges = Band::ALL.map(|b| kept.channel.queue_purge(kept.names.of(b), Default::default()));
+                let purges = Band::ALL
+                    .map(|b| kept.channel.queue_purge(kept.names.of(b), QueuePurgeOptions::default()));
                 answered(answer, try_join_all(purges).await.map(|n| n.into_iter().map(u64::from).sum()))
             }
         }
@@ -232,11 +233,11 @@ fn answered<T>(answer: Answer<T>, result: Result<T, lapin::Error>) -> Result<(),
     ends.map_or(Ok(()), Err)
 }
 
+/// What came of a queue's band, or why nothing will.
+type Came = (Arc<str>, Band, Result<Vec<Delivery>, Trouble>);
+
 /// The first of the consumers that has something.
-fn poll(
-    queues: &mut BTreeMap<Arc<str>, Kept>,
-    cx: &mut Context<'_>,
-) -> Poll<(Arc<str>, Band, Result<Vec<Delivery>, Trouble>)> {
+fn poll(queues: &mut BTreeMap<Arc<str>, Kept>, cx: &mut Context<'_>) -> Poll<Came> {
     for (queue, kept) in queues {
         for band in Band::ALL {
             if let Some(came) = take(queue, kept, band, cx) {
@@ -279,7 +280,8 @@ fn take(
             }
             Poll::Ready(None) if deliveries.is_empty() => {
                 let name = kept.names.of(band);
-                let why = format!("the server cancelled the consumer of {name}: was the queue deleted there?");
+                let why =
+                    format!("the server cancelled the consumer of {name}: was the queue deleted there?");
                 return Some(Err(Trouble::Broker(why)));
             }
             _ => break,

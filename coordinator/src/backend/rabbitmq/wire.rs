@@ -57,7 +57,11 @@ pub(super) struct Tapped {
 }
 
 impl AsyncRead for Tapped {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.shared.reader.register(cx.waker());
         if self.shared.cut.load(Ordering::SeqCst) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -120,8 +124,11 @@ fn tls_config(settings: &Settings) -> Result<rustls::ClientConfig, Trouble> {
     let own = settings.roots().map_err(Trouble::Broker)?;
     if let Some(pem) = &own {
         for one in CertificateDer::pem_slice_iter(pem) {
-            let one = one.map_err(|e| Trouble::Broker(format!("the certificates to trust make no sense: {e}")))?;
-            roots.add(one).map_err(|e| Trouble::Broker(format!("a certificate to trust cannot be used: {e}")))?;
+            let one =
+                one.map_err(|e| Trouble::Broker(format!("the certificates to trust make no sense: {e}")))?;
+            roots
+                .add(one)
+                .map_err(|e| Trouble::Broker(format!("a certificate to trust cannot be used: {e}")))?;
         }
         if roots.is_empty() {
             return Err(Trouble::Broker("the file of certificates to trust holds none".to_owned()));
@@ -141,8 +148,10 @@ async fn dial(settings: &Settings) -> Result<Either<TcpStream, Box<TlsStream<Tcp
     let tried = |why: String| Trouble::Broker(format!("tried {settings}; {why}"));
     let connecting = TcpStream::connect((settings.host.as_str(), settings.port));
     let late = || tried(format!("no connection within {} s", ANSWER.as_secs()));
-    let stream =
-        tokio::time::timeout(ANSWER, connecting).await.map_err(|_| late())?.map_err(|e| tried(e.to_string()))?;
+    let stream = tokio::time::timeout(ANSWER, connecting)
+        .await
+        .map_err(|_| late())?
+        .map_err(|e| tried(e.to_string()))?;
     let _ = stream.set_nodelay(true);
     if !settings.tls {
         return Ok(Either::Left(stream));
