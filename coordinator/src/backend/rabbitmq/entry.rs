@@ -9,7 +9,6 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use reeve_protocol::spec_check::MAX_MESSAGE;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 const PRIORITY: &str = "reeve-priority";
@@ -76,7 +75,7 @@ fn text(value: &AMQPValue) -> Option<String> {
 }
 
 /// A delivery as a message. Whatever makes no sense is one too, with the reason.
-pub(super) fn message(delivery: Delivery, band: Band, nonce: u64, lineage: &str) -> Incoming {
+pub(super) fn message(delivery: Delivery, band: Band, nonce: &str, lineage: &str) -> Incoming {
     let properties = &delivery.properties;
     let mut headers = BTreeMap::new();
     let mut own = BTreeMap::new();
@@ -126,9 +125,11 @@ pub(super) fn message(delivery: Delivery, band: Band, nonce: u64, lineage: &str)
 
 /// The same id with the same body is the same message. Programs that reuse an id for something else lose nothing.
 fn unique(id: &str, body: &[u8]) -> Arc<str> {
-    let mut hasher = DefaultHasher::new();
-    body.hash(&mut hasher);
-    format!("{id} {:x}", hasher.finish()).into()
+    // FNV-1a: the same in every version, for ids are remembered across restarts.
+    let digest = body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("id {id} {digest:x}").into()
 }
 
 fn kind_told(content_type: &str) -> &str {
@@ -142,8 +143,8 @@ fn kind_told(content_type: &str) -> &str {
 }
 
 /// The server's number for a delivery, if it was handed out by this channel.
-pub(super) fn tag_of(tag: &Tag, nonce: u64) -> Option<u64> {
-    tag.name.strip_prefix(&format!("{nonce}."))?.parse().ok()
+pub(super) fn tag_of(tag: &Tag, nonce: &str) -> Option<u64> {
+    tag.name.strip_prefix(nonce)?.strip_prefix('.')?.parse().ok()
 }
 
 #[cfg(test)]
@@ -181,17 +182,17 @@ mod tests {
     #[test]
     fn a_message_comes_back_as_it_was() {
         let row = row();
-        let came = message(delivery(&row.body, of_message(&row, "l")), Band::Low, 3, "l");
+        let came = message(delivery(&row.body, of_message(&row, "l")), Band::Low, "c3", "l");
         assert_eq!((came.id, came.kind, came.priority, came.expires_at), (Some(12), 1, -3, Some(77)));
         assert_eq!((&*came.headers, &*came.body, came.unusable), (&*row.headers, &*row.body, None));
-        assert_eq!((tag_of(&came.tag, 3), tag_of(&came.tag, 4)), (Some(7), None), "of another channel");
-        let elsewhere = message(delivery(&row.body, of_message(&row, "l")), Band::Low, 3, "other");
+        assert_eq!((tag_of(&came.tag, "c3"), tag_of(&came.tag, "c")), (Some(7), None), "of another channel");
+        let elsewhere = message(delivery(&row.body, of_message(&row, "l")), Band::Low, "c3", "other");
         assert_eq!(elsewhere.id, None);
     }
 
     #[test]
     fn what_others_publish_is_understood_or_kept_with_the_reason() {
-        let one = |body: &[u8], p: BasicProperties| message(delivery(body, p), Band::High, 1, "l");
+        let one = |body: &[u8], p: BasicProperties| message(delivery(body, p), Band::High, "c", "l");
         let plain = one(br#"{"a":1}"#, BasicProperties::default());
         assert_eq!((plain.kind, plain.priority, plain.unique, plain.unusable), (0, 1, None, None));
         assert_eq!(

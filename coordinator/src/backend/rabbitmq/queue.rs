@@ -25,11 +25,19 @@ pub(super) const MESSAGES_AHEAD: u64 = 1_000;
 /// Channels were opened so far: the numbers of deliveries mean something on their own channel only.
 static CHANNELS: AtomicU64 = AtomicU64::new(0);
 
+/// A number for a channel that no channel has, nor had in an earlier life of the coordinator.
+fn nonce() -> String {
+    let life = std::process::id();
+    let began =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("{began:x}-{life}-{}", CHANNELS.fetch_add(1, Ordering::Relaxed))
+}
+
 pub(super) struct Kept {
     pub(super) kind: QueueKind,
     pub(super) names: Names,
     pub(super) channel: Channel,
-    pub(super) nonce: u64,
+    pub(super) nonce: String,
     /// By band.
     pub(super) consumers: [Option<Consumer>; 3],
     /// So many more may come.
@@ -43,12 +51,11 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn new(kind: QueueKind, names: Names, channel: Channel) -> Self {
-        let nonce = CHANNELS.fetch_add(1, Ordering::Relaxed);
         Self {
             kind,
             names,
             channel,
-            nonce,
+            nonce: nonce(),
             consumers: [None, None, None],
             room: 0,
             expected: None,
@@ -132,7 +139,7 @@ impl Kept {
 
     /// These are in the store. Those of an earlier channel are nobody's any more: they come again, and are known.
     pub(super) async fn acknowledge(&mut self, tags: &[Tag]) -> Result<(), Trouble> {
-        let mut tags: Vec<u64> = tags.iter().filter_map(|tag| entry::tag_of(tag, self.nonce)).collect();
+        let mut tags: Vec<u64> = tags.iter().filter_map(|tag| entry::tag_of(tag, &self.nonce)).collect();
         tags.retain(|tag| self.unacknowledged.remove(tag));
         tags.sort_unstable();
         let Some(last) = tags.last().copied() else { return Ok(()) };

@@ -180,7 +180,7 @@ impl Reader {
             self.say(Heard::Hints(queue.clone(), hints));
         } else {
             kept.unacknowledged.extend(deliveries.iter().map(|d| d.delivery_tag));
-            let nonce = kept.nonce;
+            let nonce = kept.nonce.as_str();
             let messages =
                 deliveries.into_iter().map(|d| entry::message(d, band, nonce, &self.lineage)).collect();
             self.say(Heard::Messages(queue.clone(), messages));
