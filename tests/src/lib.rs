@@ -17,6 +17,7 @@ pub mod h2;
 pub mod http;
 pub mod machine;
 pub mod outage;
+pub mod rabbitmq;
 pub mod refusals;
 pub mod repo;
 pub mod server;
