@@ -2,7 +2,8 @@
 use super::reply::{Answer, Failure};
 use super::request::Cx;
 use super::{
-    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, stats, submit, views,
+    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats, submit,
+    views,
 };
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -57,6 +58,11 @@ table! {
     "/v1/queues/{queue}/clean" ["post"], post(queues::clean_queue);
     "/v1/queues/{queue}/pause" ["post"], post(queues::pause);
     "/v1/queues/{queue}/resume" ["post"], post(queues::resume);
+    "/v1/queues/{queue}/dead" ["get"], get(routing::dead);
+    "/v1/queues/{queue}/dead/return" ["post"], post(routing::return_dead);
+    "/v1/routes" ["get", "put"], get(routing::list).put(routing::put);
+    "/v1/routes/explain" ["post"], post(routing::explain);
+    "/v1/publish" ["post"], post(routing::publish);
     "/v1/queues/{queue}/count" ["get"], get(queues::count_queue_messages);
     "/v1/queues/{queue}/peek" ["get"], get(queues::peek);
     "/v1/machines" ["get"], get(machines::list);
