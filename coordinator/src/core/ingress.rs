@@ -34,7 +34,7 @@ pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut S
     // A full queue takes nothing in: what comes waits at the broker.
     let fits = if q.row.max_len > 0 { q.row.max_len.saturating_sub(q.len()) } else { ROOM };
     let more = fits.min(ROOM).saturating_sub(q.room_in);
-    if more >= fits.min(ROOM / 2).max(1) {
+    if more >= fits.clamp(1, ROOM / 2) {
         step.effects.push(Effect::Broker(broker, Order::Room(place, more)));
         q.room_in += more;
     }
