@@ -39,6 +39,8 @@ const fn adds(call: &Call) -> bool {
         | Call::RestartJob { .. }
         | Call::Publish { .. }
         | Call::SetQueue { .. }
+        | Call::PutRoutes { .. }
+        | Call::PublishRouted { .. }
         | Call::PutPlan { .. }
         | Call::PutToken { .. }
         | Call::Join { .. } => true,
@@ -54,6 +56,9 @@ const fn adds(call: &Call) -> bool {
         | Call::CleanQueue { .. }
         | Call::CountQueueMessages { .. }
         | Call::PauseQueue { .. }
+        | Call::ReturnDead { .. }
+        | Call::ListRoutes
+        | Call::ExplainRoute { .. }
         | Call::Peek { .. }
         | Call::GetQueueStats
         | Call::ListQueues

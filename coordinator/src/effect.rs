@@ -5,8 +5,8 @@ use crate::row::{
     ArrayRow, AuditRow, DeploymentRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow,
 };
 use reeve_protocol::api::{
-    Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Stats, Submitted, Why,
-    WhyLine, WorkerView,
+    Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Route, Stats, Submitted,
+    Why, WhyLine, WorkerView,
 };
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, Cause, JobId, Problem, Substate, TaskId};
@@ -130,6 +130,10 @@ pub enum Fact {
         /// Wall milliseconds.
         at: i64,
     },
+    /// A message of another program was taken: which, and when, wall milliseconds.
+    InboxNoted(String, i64),
+    /// The rules that say which queues a message goes to, all of them.
+    RoutesPut(Vec<Route>),
     /// A message is no more.
     MessageGone(u64),
     /// These messages of a queue are no more.
@@ -295,6 +299,14 @@ pub enum Reply {
     },
     /// get_queue_stats.
     Stats(Box<Stats>),
+    /// Messages that were given up, returned to their queue: how many, and how many are left.
+    Returned(u64, u64),
+    /// The rules that say which queues a message goes to.
+    Routes(Vec<Route>),
+    /// Which rule decides, and where it leads.
+    Routed(Option<Route>),
+    /// publish by labels: one message per queue, and whether the key had been used for it before.
+    Fanned(Vec<Published>, bool),
     /// Every queue.
     Queues(Vec<QueueView>),
     /// Every machine.

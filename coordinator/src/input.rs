@@ -1,9 +1,12 @@
 //! Everything that can come in. Inputs are plain comparable data: a run can be written down and replayed.
 use crate::orchestrator::link::Said;
 use crate::row::{Caller, JobRow, TaskRow};
-use reeve_protocol::api::{LaunchRequest, LeaseRequest, Plan, QueueSettings, StatusRequest, WorkerRequest};
+use reeve_protocol::api::{
+    LaunchRequest, LeaseRequest, Plan, QueueSettings, Route, StatusRequest, WorkerRequest,
+};
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, JobId, JobSpec};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Names a waiting caller; the engine's table turns it back into a channel.
@@ -328,6 +331,36 @@ pub enum Call {
         queue: String,
         /// What changes.
         settings: QueueSettings,
+        /// The uid of the user that `settings.ingress` names.
+        ingress_uid: Option<u32>,
+    },
+    /// Messages that were given up can be received again; at most 2,000 at once.
+    ReturnDead {
+        /// Of which queue.
+        queue: String,
+        /// Which; `None`: all.
+        ids: Option<Vec<u64>>,
+        /// Only count.
+        dry_run: bool,
+    },
+    /// The rules that say which queues a message goes to, all of them.
+    PutRoutes {
+        /// In order.
+        routes: Vec<Route>,
+    },
+    /// The rules.
+    ListRoutes,
+    /// Which rule decides about these labels.
+    ExplainRoute {
+        /// As a message would have them.
+        labels: BTreeMap<String, String>,
+    },
+    /// `publish` to where the labels say, in one step.
+    PublishRouted {
+        /// As the message has them.
+        labels: BTreeMap<String, String>,
+        /// What.
+        message: Box<NewMessage>,
     },
     /// Pause or resume a queue.
     PauseQueue {
@@ -344,6 +377,8 @@ pub enum Call {
         queue: String,
         /// At most this many.
         max: u32,
+        /// Those that were given up instead.
+        dead: bool,
     },
     /// Job Manager: `get_queue_stats`.
     GetQueueStats,

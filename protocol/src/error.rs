@@ -114,6 +114,8 @@ codes! {
     Internal "internal" 500 "The coordinator made a mistake";
     /// Designed, not built yet.
     NotYet "not-yet" 501 "This version cannot do that yet";
+    /// No route takes a message with these labels.
+    Unroutable "unroutable" 409 "No route takes this message";
     /// A queue's backend has no such thing.
     BackendCannot "backend-cannot" 409 "The queue's backend cannot do this";
     /// A queue's broker is not there, or cannot be used.

@@ -18,6 +18,7 @@ mod queues;
 mod reply;
 mod request;
 mod routes;
+mod routing;
 mod select;
 mod server;
 mod socket;

@@ -57,6 +57,12 @@ operations! {
     "post" "/v1/queues/{queue}/clean" "clean_queue: remove what waits, or the dead." [] "CleanRequest" -> "Cleaned";
     "post" "/v1/queues/{queue}/pause" "Hand nothing out." [] "PauseRequest" -> "Queue";
     "post" "/v1/queues/{queue}/resume" "Hand out again." [] "PauseRequest" -> "Queue";
+    "get" "/v1/queues/{queue}/dead" "What was given up, oldest first, with the cause." ["limit"] "" -> "Received";
+    "post" "/v1/queues/{queue}/dead/return" "Messages that were given up can be received again; at most 2,000 a call." [] "ReturnRequest" -> "Returned";
+    "get" "/v1/routes" "The rules that say which queues a message goes to." [] "" -> "Routes";
+    "put" "/v1/routes" "Put these rules in place of those there are." [] "Routes" -> "Routes";
+    "post" "/v1/routes/explain" "Which rule decides about these labels, and why not those before it." [] "ExplainRequest" -> "Explained";
+    "post" "/v1/publish" "publish to every queue of the rule that decides, in one commit." [] "RoutedRequest" -> "Routed";
     "get" "/v1/queues/{queue}/count" "count_queue_messages." [] "" -> "QueueCount";
     "get" "/v1/queues/{queue}/peek" "What would come next, leased to nobody." ["limit"] "" -> "Received";
     "get" "/v1/machines" "Every machine." [] "" -> "MachineList";
@@ -212,10 +218,10 @@ const SCHEMAS: &[(&str, &str)] = &[
         "kind:text id:int action:text seq:int matched:int will_change:int no_change:{int} refused:{int} sample:[any] running:int",
     ),
     ("PlanResult", "id:int changed:int skipped:int reasons:{int} seq:int"),
-    ("QueueSettings", "kind:text? backend:text? weight:int? limit:int? max_len:int?"),
+    ("QueueSettings", "kind:text? backend:text? ingress:text? weight:int? limit:int? max_len:int?"),
     (
         "Queue",
-        "name:text kind:text backend:text degraded:text? degraded_since:time? backend_version:text? capabilities:{text} hints:int? paused:bool paused_by:text? paused_why:text? paused_at:time? weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]",
+        "name:text kind:text backend:text degraded:text? degraded_since:time? backend_version:text? capabilities:{text} ingress:text? hints:int? paused:bool paused_by:text? paused_why:text? paused_at:time? weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]",
     ),
     (
         "PublishRequest",
@@ -227,6 +233,14 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("LeaseRequest", "lease:text result:any delay_s:number? lease_s:number? error:text?"),
     ("Settled", "ok:bool id:text"),
     ("PauseRequest", "reason:text?"),
+    ("ReturnRequest", "ids:[text]? dry_run:bool"),
+    ("Returned", "returned:int left:int"),
+    ("Route", "name:text labels:{text} queues:[text]"),
+    ("Routes", "routes:[Route]"),
+    ("ExplainRequest", "labels:{text}"),
+    ("Explained", "route:Route? passed:[text]"),
+    ("RoutedRequest", "labels:{text} message:PublishRequest"),
+    ("Routed", "published:[Published]"),
     ("CleanRequest", "filter:text? dead:bool dry_run:bool"),
     ("Cleaned", "removed:int dry_run:bool"),
     (

@@ -74,8 +74,13 @@ impl Cx {
 
     /// A JSON body that must be there.
     pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        self.json_within(BODY).await
+    }
+
+    /// The same with another limit.
+    pub(super) async fn json_within<T: DeserializeOwned>(self, limit: usize) -> Result<T, Failure> {
         let headers = self.parts.headers.clone();
-        let bytes = self.bytes(BODY).await?;
+        let bytes = self.bytes(limit).await?;
         if !bytes.is_empty() {
             expect_json(&headers)?;
         }

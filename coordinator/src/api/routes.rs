@@ -1,7 +1,7 @@
 //! The table of paths. The description in `openapi` and the hints for mistyped paths are made from the same table.
 use super::reply::Failure;
 use super::{
-    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, stats, submit, views,
+    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats, submit, views,
     workers,
 };
 use axum::Router;
@@ -57,6 +57,11 @@ table! {
     "/v1/queues/{queue}/clean" ["post"], post(queues::clean_queue);
     "/v1/queues/{queue}/pause" ["post"], post(queues::pause);
     "/v1/queues/{queue}/resume" ["post"], post(queues::resume);
+    "/v1/queues/{queue}/dead" ["get"], get(routing::dead);
+    "/v1/queues/{queue}/dead/return" ["post"], post(routing::return_dead);
+    "/v1/routes" ["get", "put"], get(routing::list).put(routing::put);
+    "/v1/routes/explain" ["post"], post(routing::explain);
+    "/v1/publish" ["post"], post(routing::publish);
     "/v1/queues/{queue}/count" ["get"], get(queues::count_queue_messages);
     "/v1/queues/{queue}/peek" ["get"], get(queues::peek);
     "/v1/machines" ["get"], get(machines::list);

@@ -158,6 +158,9 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
             queue(name),
         ),
         Call::CleanQueue { queue: name, dry_run: false, .. } => ("clean_queue", queue(name)),
+        Call::ReturnDead { queue: name, dry_run: false, .. } => ("return_dead", queue(name)),
+        Call::PutRoutes { routes } => ("put_routes", format!("{} routes", routes.len())),
+        Call::PublishRouted { .. } => ("publish", "by labels".to_owned()),
         Call::SetQueue { queue: name, .. } => ("set_queue", queue(name)),
         Call::PauseQueue { queue: name, paused, .. } => {
             (if *paused { "pause_queue" } else { "resume_queue" }, queue(name))
@@ -178,6 +181,9 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         // The end of a plan is our own note: its portions are the changes.
         Call::PlanDone { .. }
         | Call::CleanQueue { dry_run: true, .. }
+        | Call::ReturnDead { dry_run: true, .. }
+        | Call::ListRoutes
+        | Call::ExplainRoute { .. }
         | Call::CountQueueMessages { .. }
         | Call::Peek { .. }
         | Call::GetQueueStats
@@ -197,7 +203,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
 fn outcome(object: &str, reply: &Reply) -> Option<String> {
     Some(match reply {
         // The key was used before: the change has its line already.
-        Reply::Submitted(_, true) | Reply::Published(_, true) => return None,
+        Reply::Submitted(_, true) | Reply::Published(_, true) | Reply::Fanned(_, true) => return None,
         Reply::ReceivedJobs(jobs) if jobs.is_empty() => return None,
         Reply::ReceivedMessages(messages) if messages.is_empty() => return None,
         Reply::Many(results, _) if results.iter().all(Result::is_err) => return None,
@@ -213,6 +219,12 @@ fn outcome(object: &str, reply: &Reply) -> Option<String> {
         Reply::Published(published, false) => format!("{object} message:{}", published.id),
         Reply::ReceivedJobs(jobs) => {
             format!("{object}{}", span(" jobs", jobs.iter().map(|(task, ..)| task.job)))
+        }
+        Reply::Returned(n, _) => format!("{object}, {n} returned"),
+        Reply::Fanned(list, false) => {
+            let each: Vec<String> =
+                list.iter().map(|p| format!("{} message:{}", queue(&p.queue), p.id)).collect();
+            format!("{object}: {}", each.join(", "))
         }
         Reply::Settled(id) => format!("{object} {id}"),
         Reply::Cleaned(cleaned, _) => format!("{object}, {} removed", cleaned.removed),

@@ -155,6 +155,7 @@ impl Core {
             backend: Backend::Local,
             paused: false,
             paused_by: None,
+            ingress: None,
             weight: 1,
             limit: 0,
             max_len: 0,

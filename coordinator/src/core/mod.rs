@@ -8,11 +8,13 @@ mod brokers;
 mod calls;
 mod calls_bulk;
 mod calls_cluster;
+mod calls_dead;
 mod calls_delivery;
 mod calls_jobs;
 mod calls_machine;
 mod calls_queue;
 mod calls_restart;
+mod calls_route;
 mod calls_settle;
 mod calls_static;
 mod calls_status;
@@ -24,6 +26,7 @@ mod due;
 mod events;
 mod exits;
 mod gone;
+mod ingress;
 mod moves;
 mod place;
 mod random;
@@ -49,6 +52,7 @@ use changes::Changes;
 use due::{Due, What};
 use events::Events;
 use random::Random;
+use reeve_protocol::api::Route;
 use reeve_protocol::{AttemptId, Code, JobId, Problem, TaskId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -106,6 +110,8 @@ pub struct Core {
     audit: Audit,
     /// Deliveries of brokers that were taken lately, so that what comes again after a lost connection is not taken twice.
     taken: brokers::Taken,
+    /// Rules that say which queues a message goes to, in order.
+    routes: Vec<Route>,
     /// Callers that count a queue whose messages are at a broker.
     counting: HashMap<Ticket, Arc<str>>,
     /// A look at the jobs that stand at brokers is due.
@@ -151,6 +157,7 @@ impl Core {
             random: Random { seed, counter: 0 },
             audit: Audit::default(),
             taken: brokers::Taken::default(),
+            routes: loaded.routes,
             counting: HashMap::new(),
             absorb_armed: false,
             draining: BTreeSet::new(),
@@ -167,6 +174,9 @@ impl Core {
         }
         for row in loaded.queues {
             core.insert_queue(row);
+        }
+        for source in loaded.inbox {
+            core.taken.note(source);
         }
         for (queue, counts) in loaded.counts {
             core.count_restored(&queue, counts);
@@ -266,6 +276,7 @@ impl Core {
     }
 
     /// One arm per call; `None`: the caller waits.
+    #[expect(clippy::too_many_lines, reason = "one arm per call, so that a new call cannot be forgotten")]
     fn call(
         &mut self,
         now: Now,
@@ -311,11 +322,22 @@ impl Core {
             Call::CountQueueMessages { queue } => {
                 return self.count_queue_messages(now, ticket, &queue, step);
             }
-            Call::SetQueue { queue, settings } => self.set_queue(now, caller, &queue, settings, step),
+            Call::SetQueue { queue, settings, ingress_uid } => {
+                self.set_queue(now, caller, &queue, settings, ingress_uid, step)
+            }
+            Call::ReturnDead { queue, ids, dry_run } => {
+                self.return_dead(now, caller, &queue, ids, dry_run, step)
+            }
+            Call::PutRoutes { routes } => self.put_routes(now, caller, routes, step),
+            Call::ListRoutes => Ok(Reply::Routes(self.routes.clone())),
+            Call::ExplainRoute { labels } => Ok(Reply::Routed(self.route_of(&labels).cloned())),
+            Call::PublishRouted { labels, message } => {
+                self.publish_routed(now, caller, &labels, *message, step)
+            }
             Call::PauseQueue { queue, paused, reason } => {
                 self.pause_queue(now, caller, &queue, (paused, reason), step)
             }
-            Call::Peek { queue, max } => self.peek(&queue, max),
+            Call::Peek { queue, max, dead } => self.peek(&queue, max, dead),
             Call::GetQueueStats => Ok(Reply::Stats(Box::new(self.stats(now)))),
             Call::ListQueues => Ok(Reply::Queues(self.queue_views(now))),
             Call::ListMachines => Ok(Reply::Machines(self.machine_views(now))),

@@ -51,6 +51,7 @@ impl Core {
             degraded_since: link.filter(|l| !l.up).and_then(|l| l.since).map(Wall),
             backend_version: link.map(|l| l.version.clone()).filter(|v| !v.is_empty()),
             capabilities: crate::orchestrator::capability::of(&q.row.backend, link),
+            ingress: q.row.ingress.as_ref().map(|(_, user)| format!("as={user}")),
             hints: (!q.away.is_empty()).then(|| q.away.len() as u64),
             paused_by: q.row.paused_by.as_ref().map(|p| p.by.to_string()),
             paused_why: q.row.paused_by.as_ref().and_then(|p| p.why.clone()),

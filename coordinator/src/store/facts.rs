@@ -3,6 +3,7 @@
 use super::Error;
 use crate::effect::{Ended, Fact};
 use crate::row::{ArrayRow, JobRow, MessageRow, QueueRow, Standing};
+use reeve_protocol::api::Route;
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
 use rusqlite::{Connection, ToSql, params};
@@ -75,12 +76,20 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
         Fact::MessageArrived(id) => {
             one(db, "UPDATE messages SET outgoing = 0 WHERE id = ?1 AND outgoing = 1", params![id])
         }
-        Fact::MessageKeyUsed { owner_uid, queue, key, digest, id, at } => one(
-            db,
+        Fact::MessageKeyUsed { owner_uid, queue, key, digest, id, at } => {
+            forget(db, "DELETE FROM message_keys WHERE at < ?1", *at)?;
+            one(
+                db,
             "INSERT INTO message_keys (owner_uid, queue, key, digest, id, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT DO UPDATE SET digest = ?4, id = ?5, at = ?6",
             params![owner_uid, &**queue, key, digest, id, at],
-        ),
+            )
+        }
+        Fact::InboxNoted(source, at) => {
+            forget(db, "DELETE FROM inbox WHERE at < ?1", *at)?;
+            one(db, "INSERT INTO inbox (source, at) VALUES (?1, ?2)", params![source, at])
+        }
+        Fact::RoutesPut(routes) => routes_put(db, routes),
         Fact::MessagesCleaned(queue, ids) => {
             for id in ids {
                 one(db, "DELETE FROM messages WHERE id = ?1 AND queue = ?2", params![id, &**queue])?;
@@ -124,6 +133,24 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             params![id, crate::clock::now().wall, result],
         ),
     }
+}
+
+/// What is remembered so that nothing is done twice is remembered for a week.
+fn forget(db: Sql<'_>, sql: &str, now: i64) -> Result<(), Error> {
+    db.prepare_cached(sql)?.execute([now - 7 * 86_400_000])?;
+    Ok(())
+}
+
+fn routes_put(db: Sql<'_>, routes: &[Route]) -> Result<(), Error> {
+    db.execute("DELETE FROM routes", [])?;
+    for (position, route) in routes.iter().enumerate() {
+        one(
+            db,
+            "INSERT INTO routes (position, name, labels, queues) VALUES (?1, ?2, ?3, ?4)",
+            params![position, route.name, json(&route.labels)?, json(&route.queues)?],
+        )?;
+    }
+    Ok(())
 }
 
 /// Runs a cached statement that must change one row.
@@ -341,10 +368,10 @@ fn attempt_late(db: Sql<'_>, attempt: AttemptId, machine: &str, cause: &Cause) -
 fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
     one(
         db,
-        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, paused_by, paused_why, paused_at)
-         VALUES (?1, ?2, ?10, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?11, ?12, ?13)
+        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, paused_by, paused_why, paused_at, ingress_uid, ingress)
+         VALUES (?1, ?2, ?10, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT (name) DO UPDATE SET kind = ?2, backend = ?10, paused = ?3, weight = ?4, \"limit\" = ?5, max_len = ?6,
-           paused_by = ?11, paused_why = ?12, paused_at = ?13, generation = generation + 1",
+           paused_by = ?11, paused_why = ?12, paused_at = ?13, ingress_uid = ?14, ingress = ?15, generation = generation + 1",
         params![
             &*q.name,
             q.kind.as_str(),
@@ -359,6 +386,8 @@ fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
             q.paused_by.as_ref().map(|p| &*p.by),
             q.paused_by.as_ref().and_then(|p| p.why.as_deref()),
             q.paused_by.as_ref().map(|p| p.at),
+            q.ingress.as_ref().map(|i| i.0),
+            q.ingress.as_ref().map(|i| &*i.1),
         ],
     )
 }

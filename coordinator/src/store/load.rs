@@ -7,7 +7,7 @@ use crate::row::{
     Backend, DeploymentRow, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow,
     WorkerRow,
 };
-use reeve_protocol::api::StateCounts;
+use reeve_protocol::api::{Route, StateCounts};
 use reeve_protocol::{JobId, State, TaskId};
 use rusqlite::{Connection, Row};
 use std::collections::BTreeMap;
@@ -77,10 +77,14 @@ pub struct Loaded {
     pub deployments: Vec<DeploymentRow>,
     /// Attempts that had not ended.
     pub attempts: Vec<LiveAttempt>,
+    /// The newest messages that became jobs, oldest first.
+    pub inbox: Vec<String>,
+    /// Rules that say which queues a message goes to, in order.
+    pub routes: Vec<Route>,
 }
 
 const QUEUES: &str = "SELECT name, kind, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, backend, paused_by, paused_why,
-  paused_at FROM queues";
+  paused_at, ingress_uid, ingress FROM queues";
 
 /// Reads it.
 ///
@@ -126,6 +130,16 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         versions: super::workers::versions(db)?,
         deployments: super::workers::deployments(db)?,
         attempts,
+        inbox: all(
+            db,
+            "SELECT source FROM (SELECT source, at FROM inbox ORDER BY at DESC LIMIT 65536) ORDER BY at",
+            |r| r.get(0),
+        )?,
+        routes: all(db, "SELECT name, labels, queues FROM routes ORDER BY position", |r| {
+            let parsed = |text: String| serde_json::from_str(&text).unwrap_or_default();
+            let queues = serde_json::from_str(&r.get::<_, String>(2)?).unwrap_or_default();
+            Ok(Route { name: r.get(0)?, labels: parsed(r.get(1)?), queues })
+        })?,
     })
 }
 
@@ -180,6 +194,7 @@ fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
             (Some(by), Some(at)) => Some(Box::new(Paused { by: by.into(), why: r.get(11)?, at })),
             _ => None,
         },
+        ingress: r.get::<_, Option<u32>>(13)?.zip(r.get::<_, Option<String>>(14)?.map(Into::into)),
         weight: r.get(3)?,
         limit: r.get(4)?,
         max_len: r.get::<_, i64>(5)? as u64,

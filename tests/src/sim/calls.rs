@@ -41,6 +41,7 @@ pub(super) fn queue_call(rng: &mut Rng) -> Call {
         2 => Call::SetQueue {
             queue: "b".to_owned(),
             settings: QueueSettings { limit: Some(rng.range(1, 4) as u32), ..QueueSettings::default() },
+            ingress_uid: None,
         },
         _ => Call::CleanQueue { queue: "a".to_owned(), ids: None, dead: false, dry_run: rng.chance(30) },
     }
@@ -65,7 +66,7 @@ pub(super) fn read_call(rng: &mut Rng) -> Call {
         1 => Call::ListQueues,
         2 => Call::ListMachines,
         3 => Call::CountQueueMessages { queue: "a".to_owned() },
-        _ => Call::Peek { queue: "cons".to_owned(), max: 3 },
+        _ => Call::Peek { queue: "cons".to_owned(), max: 3, dead: false },
     }
 }
 

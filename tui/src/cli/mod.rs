@@ -15,6 +15,7 @@ pub mod list;
 pub mod machine;
 pub mod manager;
 pub mod queue;
+pub mod routing;
 pub mod select;
 pub mod show;
 pub mod spec;
