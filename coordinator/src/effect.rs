@@ -60,6 +60,8 @@ pub enum Fact {
     ResultKept(TaskId, String),
     /// What it says about itself.
     ProgressMade(TaskId, Option<f64>, Option<String>),
+    /// What somebody should look at: it does nothing. `None`: that is over.
+    WarningSet(TaskId, Option<String>),
     /// A job got the caller's own name.
     JobNamed(JobId, String, Option<String>),
     /// An attempt exists: the fence is raised.
@@ -72,6 +74,8 @@ pub enum Fact {
         machine: Arc<str>,
         /// A consumer's lease.
         lease: Option<String>,
+        /// UUIDs of the gpus it got.
+        gpus: Vec<String>,
         /// Wall milliseconds.
         at: i64,
     },

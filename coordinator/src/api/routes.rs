@@ -69,6 +69,7 @@ table! {
     "/v1/workers/{worker}" ["get", "put"], get(machines::worker).put(machines::register_worker);
     "/v1/workers/{worker}/launch" ["post"], post(not_yet);
     "/v1/workers/{worker}/requests" ["post"], post(not_yet);
+    "/v1/top" ["get"], get(machines::top);
     "/v1/stats" ["get"], get(stats::get_queue_stats);
     "/v1/events" ["get"], get(events::events);
     "/v1/audit" ["get"], get(events::audit);

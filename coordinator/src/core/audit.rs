@@ -173,6 +173,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         | Call::GetQueueStats
         | Call::ListQueues
         | Call::ListMachines
+        | Call::Top
         | Call::Why { .. }
         | Call::DryRun { .. }
         | Call::HoldsAttempt { .. }

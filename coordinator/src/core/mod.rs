@@ -22,6 +22,7 @@ mod due;
 mod events;
 mod exits;
 mod gone;
+pub mod idle;
 mod moves;
 mod place;
 mod random;
@@ -107,6 +108,8 @@ pub struct Core {
     absorb_armed: bool,
     /// Machines that are being emptied, and have not become empty yet.
     draining: BTreeSet<Arc<str>>,
+    /// A job that does nothing for so long gets a warning; 0: never.
+    idle_after_ms: u64,
 }
 
 impl Core {
@@ -144,6 +147,7 @@ impl Core {
             counting: HashMap::new(),
             absorb_armed: false,
             draining: BTreeSet::new(),
+            idle_after_ms: idle::IDLE_AFTER_MS,
         };
         for row in &loaded.machines {
             core.cluster.insert(Machine::restore(row));
@@ -237,9 +241,12 @@ impl Core {
         let holder = match (&live.machine_id, &live.lease) {
             (Some(machine), _) => {
                 if out {
-                    self.cluster.reserve(machine, attempt, shape, false);
+                    self.cluster.reserve(machine, attempt, shape, live.gpus.clone(), false);
                 }
                 if let Some(m) = self.cluster.get_mut(machine) {
+                    if !out {
+                        m.remember_lost(attempt, live.gpus.clone());
+                    }
                     m.down_since = Some(now.mono);
                 }
                 self.arm_loss(now, machine, attempt, now.mono, lost_after);
@@ -344,6 +351,7 @@ impl Core {
             Call::GetQueueStats => Ok(Reply::Stats(Box::new(self.stats(now)))),
             Call::ListQueues => Ok(Reply::Queues(self.queue_views(now))),
             Call::ListMachines => Ok(Reply::Machines(self.machine_views(now))),
+            Call::Top => Ok(Reply::Machines(self.top(now))),
             Call::Why { target, stored } => self.why(now, target, &stored).map(Reply::Why),
             Call::DryRun { spec } => self.dry_run(*spec),
             Call::PutPlan { plan, ids, reason } => Ok(self.put_plan(now, caller, *plan, ids, reason, step)),

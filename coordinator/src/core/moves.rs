@@ -174,6 +174,7 @@ impl Core {
         task: TaskId,
         holder: Holder,
         machine: &Arc<str>,
+        gpus: Vec<String>,
         step: &mut Step,
     ) -> Option<AttemptId> {
         let job = self.jobs.get_mut(task.job)?;
@@ -205,6 +206,7 @@ impl Core {
             machine_id,
             machine: machine.clone(),
             lease,
+            gpus,
             at: now.wall,
         });
         Some(attempt)

@@ -45,6 +45,8 @@ impl Order {
             | kind::EXITED
             | kind::TAKING
             | kind::ENFORCED
+            | kind::GPUS
+            | kind::QUIET
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

@@ -66,6 +66,8 @@ pub(super) fn wire_body(input: &[u8]) -> String {
         kind::EXITED => canonical::<wire::Exited>(body),
         kind::TAKING => canonical::<wire::Taking>(body),
         kind::ENFORCED => canonical::<wire::Enforced>(body),
+        kind::GPUS => canonical::<wire::Gpus>(body),
+        kind::QUIET => canonical::<wire::Quiet>(body),
         _ => canonical::<()>(body),
     };
     format!("{kind} {outcome}")
