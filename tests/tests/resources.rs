@@ -40,7 +40,10 @@ impl Site {
         let id = self.ok(words);
         let job =
             eventually("it runs", || Some(self.head.job(&id)).filter(|job| job["substate"] == "running"));
-        let gpus = job["attempts"][0]["gpus"].as_array().cloned().unwrap_or_default();
+        let gpus = job["attempts"].as_array().unwrap().last().unwrap()["gpus"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         (id, gpus.iter().map(|uuid| uuid.as_str().unwrap().to_owned()).collect())
     }
 }
