@@ -58,6 +58,10 @@ pub struct Settings {
     pub memory: Option<String>,
     /// UUIDs of gpus to offer, instead of those the driver shows.
     pub gpus: Option<Vec<String>>,
+    /// A file that describes the gpus, instead of a driver.
+    pub gpu_file: Option<PathBuf>,
+    /// More memory than this must nobody hold on a gpu that a job gets whole.
+    pub gpu_foreign_memory: String,
     /// Named counters to offer.
     pub resources: BTreeMap<String, u64>,
     /// Labels, for `--on label.KEY=VALUE`.
@@ -105,11 +109,13 @@ pub enum CpuLimit {
 }
 
 /// Every key, for hints.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "path",
     "cpus",
     "memory",
     "gpus",
+    "gpu_file",
+    "gpu_foreign_memory",
     "resources",
     "labels",
     "allow_root",
@@ -130,6 +136,8 @@ impl Default for Settings {
             cpus: None,
             memory: None,
             gpus: None,
+            gpu_file: None,
+            gpu_foreign_memory: "256MiB".to_owned(),
             resources: BTreeMap::new(),
             labels: BTreeMap::new(),
             allow_root: false,
@@ -244,6 +252,7 @@ fn parse(text: &str) -> Result<Settings, String> {
     if let Some(memory) = &settings.memory {
         parse_bytes(memory)?;
     }
+    parse_bytes(&settings.gpu_foreign_memory)?;
     if !(16..=4_194_304).contains(&settings.processes) {
         return Err("processes must be between 16 and 4194304".to_owned());
     }
@@ -251,7 +260,11 @@ fn parse(text: &str) -> Result<Settings, String> {
     if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {
         return Err("keeper_command names no program".to_owned());
     }
-    for (key, path) in [("keeper_dir", &settings.keeper_dir), ("jobs_cgroup", &settings.jobs_cgroup)] {
+    for (key, path) in [
+        ("keeper_dir", &settings.keeper_dir),
+        ("jobs_cgroup", &settings.jobs_cgroup),
+        ("gpu_file", &settings.gpu_file),
+    ] {
         if path.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(format!("{key} must be an absolute path"));
         }
@@ -295,6 +308,8 @@ mod tests {
             ("keeper_command = [\"\"]", "names no program"),
             ("cpus = ", "TOML"),
             ("keeper_dir = \"run\"", "absolute"),
+            ("gpu_file = \"gpus.toml\"", "absolute"),
+            ("gpu_foreign_memory = \"much\"", "not a size"),
             ("processes = 1", "between 16"),
             ("cpu_limit = \"hard\"", "weight"),
             ("jobs_cgroup = \"jobs\"", "absolute"),

@@ -5,6 +5,7 @@ mod clock;
 pub mod config;
 pub mod doctor;
 pub mod git;
+mod gpu;
 mod groups;
 mod guardian;
 pub mod identity;

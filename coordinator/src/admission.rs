@@ -63,6 +63,7 @@ const fn adds(call: &Call) -> bool {
         | Call::GetQueueStats
         | Call::ListQueues
         | Call::ListMachines
+        | Call::Top
         | Call::Why { .. }
         | Call::DryRun { .. }
         | Call::BulkAction { .. }

@@ -62,6 +62,8 @@ pub enum Fact {
     ResultKept(TaskId, String),
     /// What it says about itself.
     ProgressMade(TaskId, Option<f64>, Option<String>),
+    /// What somebody should look at: it does nothing. `None`: that is over.
+    WarningSet(TaskId, Option<String>),
     /// A job got the caller's own name.
     JobNamed(JobId, String, Option<String>),
     /// An attempt exists: the fence is raised.
@@ -76,6 +78,8 @@ pub enum Fact {
         lease: Option<String>,
         /// It has begun with that: nobody tells of a start.
         started: bool,
+        /// UUIDs of the gpus it got.
+        gpus: Vec<String>,
         /// Wall milliseconds.
         at: i64,
     },

@@ -101,6 +101,10 @@ pub enum AgentSaid {
     Sample(wire::Sample),
     /// What its keeper enforces, and how.
     Enforced(Vec<(String, String)>),
+    /// The state of its gpus.
+    Gpus(Vec<wire::Gpu>),
+    /// How long an attempt has done nothing.
+    Quiet(wire::Quiet),
     /// No beat for 10 s.
     Silent,
     /// A beat again.
@@ -386,6 +390,8 @@ pub enum Call {
     ListQueues,
     /// Every machine as shown.
     ListMachines,
+    /// The same with what each attempt holds and uses.
+    Top,
     /// Why it is not running.
     Why {
         /// Which.

@@ -473,6 +473,8 @@ pub struct LiveAttempt {
     pub machine_id: Option<String>,
     /// A consumer's lease.
     pub lease: Option<String>,
+    /// UUIDs of its gpus.
+    pub gpus: Vec<String>,
     /// Wall milliseconds.
     pub dispatched_at: i64,
     /// Wall milliseconds.

@@ -158,6 +158,9 @@ pub struct JobView {
     /// What the job said last.
     #[serde(default)]
     pub message: Option<String>,
+    /// What somebody should look at while it runs: `idle-gpu` or `silent`, with words behind a colon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// What it left behind.
     pub result: Option<Value>,
     /// Its labels.
@@ -227,6 +230,9 @@ pub struct AttemptView {
     /// Bytes of output kept.
     #[serde(default)]
     pub output_bytes: u64,
+    /// UUIDs of the gpus it got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
     /// How it ended after a newer attempt had been dispatched; without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<Cause>,

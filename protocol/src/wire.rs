@@ -94,6 +94,11 @@ pub mod kind {
     pub const TAKING: u16 = 61;
     /// K -> A -> C, after the inventory: what the machine enforces, and how. Optional.
     pub const ENFORCED: u16 = 50;
+    /// A -> C, the state of the machine's gpus: at once, when one goes into quarantine or comes out, and with samples.
+    /// Optional.
+    pub const GPUS: u16 = 51;
+    /// K -> A -> C, how long an attempt has done nothing, with its usage. Optional.
+    pub const QUIET: u16 = 52;
 
     /// C -> A -> K, start a replica of a static worker.
     pub const START_REPLICA: u16 = 40;
@@ -109,9 +114,9 @@ pub mod kind {
     pub const IN_FLIGHT: u16 = 45;
 
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 46] = [
+    pub const KNOWN: [u16; 48] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42, 43, 44, 45, 60, 61, 50,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42, 43, 44, 45, 60, 61, 50, 51, 52,
     ];
 }
 
@@ -387,6 +392,39 @@ pub struct Enforced {
     /// Names as in [`Machine::capabilities`], each with words for people: `memory_limit`, `cpu_limit`, `process_limit`,
     /// `tree_kill`.
     pub words: Vec<(String, String)>,
+}
+
+/// The state of a machine's gpus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpus {
+    /// Each.
+    pub devices: Vec<Gpu>,
+}
+
+/// The state of one gpu.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// As in [`Machine::gpus`].
+    pub uuid: String,
+    /// What it is, for people.
+    pub model: String,
+    /// Bytes of its memory; 0 if that is not known.
+    pub memory_bytes: u64,
+    /// Bytes of it in use.
+    pub memory_used: u64,
+    /// How much of the time since the last word it was busy, in thousandths; `None`: nobody can say.
+    pub busy_permille: Option<u16>,
+    /// Why nothing may be given to it now; `None`: it may.
+    pub quarantine: Option<String>,
+}
+
+/// An attempt does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiet {
+    /// Which.
+    pub attempt: AttemptId,
+    /// For how long it has written nothing and used no cpu, in milliseconds; 0: it works.
+    pub quiet_ms: u64,
 }
 
 /// Its process exists.

@@ -37,6 +37,14 @@ fn every_kind() -> Vec<(u16, String)> {
         stop_after_ms: 8,
         output_cap: 9,
     };
+    let gpu = Gpu {
+        uuid: text("u"),
+        model: text("m"),
+        memory_bytes: 1,
+        memory_used: 2,
+        busy_permille: Some(3),
+        quarantine: Some(text("q")),
+    };
     let checkout = Checkout {
         url: text("u"),
         reference: Some(text("r")),
@@ -171,6 +179,8 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::EXITED, line(kind::EXITED, &Exited { attempt, phase: 3 })),
         (kind::TAKING, line(kind::TAKING, &Taking { refuses: Some(text("r")) })),
         (kind::ENFORCED, line(kind::ENFORCED, &Enforced { words: vec![(text("n"), text("w"))] })),
+        (kind::GPUS, line(kind::GPUS, &Gpus { devices: vec![gpu] })),
+        (kind::QUIET, line(kind::QUIET, &Quiet { attempt, quiet_ms: 1 })),
     ]
 }
 

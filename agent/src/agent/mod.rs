@@ -3,6 +3,7 @@
 mod beats;
 pub(crate) mod dial;
 mod facts;
+mod gpus;
 mod horizon;
 mod join;
 pub(crate) mod leave;

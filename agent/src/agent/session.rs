@@ -2,6 +2,7 @@
 //! beats, answers for the machine, and moves output.
 use super::beats::Beats;
 use super::facts;
+use super::gpus::{Found, Watch};
 use super::horizon::Horizon;
 use super::local::Link;
 use super::opening::{Open, broken_read, broken_write};
@@ -107,6 +108,7 @@ struct Session<'a> {
     renewal: Renewal,
     horizon: Horizon,
     replicas: &'a Replicas,
+    gpus: Watch,
 }
 
 /// Serves until either side is gone, and says why.
@@ -119,7 +121,8 @@ pub(crate) async fn run(
     replicas: &Replicas,
 ) -> Error {
     let Open { mut send, recv, frames, welcome, said } = opened;
-    let machine = facts::machine(&config.settings, config.has_root_keeper());
+    let mut machine = facts::machine(&config.settings, config.has_root_keeper());
+    let gpus = Watch::begin(&config.settings, &mut machine).await;
     let Link { read, mut write, frames: keeper_frames, .. } = link;
     let beat = Duration::from_millis(welcome.beat_ms.clamp(100, 60_000).into());
     let session = Session {
@@ -140,10 +143,14 @@ pub(crate) async fn run(
         renewal,
         horizon: Horizon::new(&welcome),
         replicas,
+        gpus,
     };
     let _parting = Parting(replicas);
     let (up, down) = (session.up.clone(), session.down.clone());
     up.say(kind::MACHINE, 0, &machine);
+    if let Some(told) = session.gpus.told() {
+        up.say(kind::GPUS, OPTIONAL, &told);
+    }
     down.say(kind::LIMITS, 0, &session.limits);
     down.say(kind::INVENTORY_ASK, 0, &());
     tokio::select! {
@@ -195,6 +202,10 @@ impl Session<'_> {
                     Err(error) => Err(Error::Keeper(error)),
                 },
                 _ = beats.tick() => self.beat(),
+                found = self.gpus.next() => {
+                    self.looked(found);
+                    Ok(())
+                }
                 Some(done) = self.uploads.join_next() => {
                     if let Ok(finished) = done {
                         self.up.say(kind::FINISHED, 0, &finished);
@@ -226,12 +237,27 @@ impl Session<'_> {
         if beat.number % SAMPLE_EVERY == 1 {
             self.up.say(kind::SAMPLE, OPTIONAL, &self.sampler.look());
         }
+        if beat.number % SAMPLE_EVERY == 1 || self.gpus.has_sick() {
+            self.gpus.report();
+        }
         match self.renewal.ask(renewal::wall()) {
             Ok(Some(renew)) => self.up.say(kind::RENEW, OPTIONAL, &renew),
             Ok(None) => {}
             Err(reason) => self.up.say(kind::RENEWAL_FAILED, OPTIONAL, &RenewalFailed { reason }),
         }
         Ok(())
+    }
+
+    /// The quarantine is told before the attempt is given back, so that it does not come again at once.
+    fn looked(&mut self, found: Found) {
+        match found {
+            Found::Report(told) => self.up.say(kind::GPUS, OPTIONAL, &told),
+            Found::Fit(frame) => self.down.pass(&frame),
+            Found::Unfit(told, attempt) => {
+                self.up.say(kind::GPUS, OPTIONAL, &told);
+                self.up.say(kind::RETURNED, 0, &wire::Revoke { attempt });
+            }
+        }
     }
 
     fn renewed(&mut self, renewed: &Renewed) {
@@ -250,7 +276,9 @@ impl Session<'_> {
                         // Nobody told the keeper while nothing ran: the lease of this attempt starts from here.
                         self.down.say(kind::LIMITS, 0, &self.limits);
                     }
-                    self.down.pass(&frame);
+                    if !self.gpus.holds_back(&frame) {
+                        self.down.pass(&frame);
+                    }
                 }
                 kind::START_REPLICA => self.start_replica(frame.decode()?),
                 kind::REQUESTS => self.replicas.ask(frame.decode::<Requests>()?.items),
@@ -329,6 +357,7 @@ impl Session<'_> {
                 | kind::PREPARING
                 | kind::TAKING
                 | kind::RESOLVED
+                | kind::QUIET
                 | kind::ENFORCED => {
                     if frame.kind == kind::STARTED {
                         crash::point("agent.started-unsent");

@@ -249,6 +249,7 @@ impl Keeper {
             attempt.born = Stat::read(state.pid).map_or(0, |stat| stat.start);
         }
         attempt.pid = state.pid;
+        attempt.watch.wrote(state.tape);
         attempt.started_ms = state.started_ms;
         attempt.phase = attempt.phase.max(state.phase);
         let first_end = state.phase == 3 && attempt.end.is_none();

@@ -3,11 +3,13 @@
 use super::attempts::Keeper;
 use crate::guardian::environment::STATUS;
 use crate::guardian::tree::{self, Stat};
+use reeve_protocol::guardian as says;
 use reeve_protocol::ids::AttemptId;
-use reeve_protocol::wire::{Progress, Usage, kind};
+use reeve_protocol::wire::{Progress, Quiet, Usage, kind};
 use rustix::fs::{Mode, OFlags, open};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::time::{Duration, Instant};
 
 /// Use is looked at in every fifth round.
 const USAGE_ROUNDS: u64 = 5;
@@ -16,12 +18,57 @@ const TAIL: u64 = 8 * 1024;
 /// Longest message.
 const MESSAGE: usize = 1024;
 
+/// Quiet for so long is worth a word, and a question to the guardian whether the command has written something.
+const QUIET: Duration = Duration::from_mins(1);
+/// Below this share of one cpu an attempt does nothing: one part in so many.
+const IDLE_PART: u64 = 200;
+
 /// What was seen of an attempt last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
     len: u64,
     progress: Option<Progress>,
     rss_peak: u64,
+    quiet: Silence,
+}
+
+/// How long an attempt has done nothing.
+#[derive(Clone, Debug, Default)]
+struct Silence {
+    /// When it did something last, and when that was looked at last.
+    since: Option<(Instant, Instant)>,
+    cpu_ms: u64,
+    tape: u64,
+    /// When the coordinator was told that it is quiet.
+    told: Option<Instant>,
+}
+
+impl Silence {
+    /// Its guardian says how much it has written.
+    fn wrote(&mut self, tape: u64, now: Instant) {
+        if tape != self.tape {
+            self.tape = tape;
+            self.since = self.since.map(|(_, looked)| (now, looked));
+        }
+    }
+
+    /// Looks at what it has used. What is to be told, if anything is: milliseconds of silence, 0 when that is over.
+    fn look(&mut self, cpu_ms: u64, now: Instant) -> Option<u64> {
+        let (since, looked) = self.since.unwrap_or((now, now));
+        let used = cpu_ms.saturating_sub(std::mem::replace(&mut self.cpu_ms, cpu_ms));
+        let works = used * IDLE_PART > (now - looked).as_millis() as u64;
+        let since = if works { now } else { since };
+        self.since = Some((since, now));
+        let quiet = now - since;
+        if quiet < QUIET {
+            return self.told.take().map(|_| 0);
+        }
+        let is_due = self.told.is_none_or(|told| now - told >= QUIET);
+        is_due.then(|| {
+            self.told = Some(now);
+            quiet.as_millis() as u64
+        })
+    }
 }
 
 impl Keeper {
@@ -29,13 +76,18 @@ impl Keeper {
     pub(super) fn watch(&mut self) {
         self.rounds += 1;
         let with_usage = self.rounds.is_multiple_of(USAGE_ROUNDS);
-        let (mut progress, mut usage) = (Vec::new(), Vec::new());
+        let (mut progress, mut usage, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
+        let now = Instant::now();
         let work = self.place.work.clone();
         for (id, attempt) in self.attempts.iter_mut().filter(|(_, a)| a.has_process()) {
             progress
                 .extend(attempt.watch.progress(*id, &format!("{work}/{}/{STATUS}", attempt.guardian_pid)));
             if with_usage {
-                usage.push(attempt.watch.usage(*id, attempt.guardian_pid));
+                let used = attempt.watch.usage(*id, attempt.guardian_pid);
+                if let Some(quiet_ms) = attempt.watch.quiet.look(used.cpu_ms, now) {
+                    quiet.push((Quiet { attempt: *id, quiet_ms }, attempt.link));
+                }
+                usage.push(used);
             }
         }
         for body in progress {
@@ -43,6 +95,14 @@ impl Keeper {
         }
         for body in usage {
             self.say(kind::USAGE, &body);
+        }
+        for (body, link) in quiet {
+            self.say(kind::QUIET, &body);
+            // Its answer has the length of the tape.
+            if let Some(link) = link.filter(|_| body.quiet_ms > 0) {
+                let nonce = self.place.nonce.clone();
+                self.say_to(link, says::kind::HELLO, &says::Hello { nonce });
+            }
         }
     }
 }
@@ -65,6 +125,11 @@ impl Watch {
         let is_new = self.progress.as_ref() != Some(&said);
         self.progress = Some(said.clone());
         is_new.then_some(said)
+    }
+
+    /// A guardian has said how long its tape is.
+    pub(super) fn wrote(&mut self, tape: u64) {
+        self.quiet.wrote(tape, Instant::now());
     }
 
     fn usage(&mut self, attempt: AttemptId, guardian: u32) -> Usage {
@@ -99,6 +164,25 @@ fn last_progress(attempt: AttemptId, bytes: &[u8]) -> Option<Progress> {
 mod tests {
     use super::*;
     use reeve_protocol::ids::TaskId;
+
+    #[test]
+    fn silence_begins_with_the_last_output_or_cpu_and_is_told_once_a_minute() {
+        let mut silence = Silence::default();
+        let at = |begin: Instant, s: u64| begin + Duration::from_secs(s);
+        let begin = Instant::now();
+        assert_eq!(silence.look(1000, begin), None);
+        assert_eq!(silence.look(1030, at(begin, 5)), None, "30 ms of 5 s are work");
+        assert_eq!(silence.look(1031, at(begin, 60)), None);
+        assert_eq!(silence.look(1031, at(begin, 65)), Some(60_000));
+        assert_eq!(silence.look(1031, at(begin, 70)), None, "it was told");
+        assert_eq!(silence.look(1031, at(begin, 125)), Some(120_000));
+        silence.wrote(0, at(begin, 126));
+        assert_eq!(silence.look(1031, at(begin, 185)), Some(180_000), "no more than before was written");
+        silence.wrote(7, at(begin, 186));
+        assert_eq!(silence.look(1031, at(begin, 190)), Some(0), "that is over");
+        assert_eq!(silence.look(1031, at(begin, 195)), None);
+        assert_eq!(silence.look(1031, at(begin, 250)), Some(64_000));
+    }
 
     #[test]
     fn the_last_whole_line_that_makes_sense_counts() {

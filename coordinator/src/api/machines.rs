@@ -24,11 +24,26 @@ pub(super) async fn list(cx: Cx) -> Answer {
 /// `GET /v1/machines/{machine}`, by name or id.
 pub(super) async fn show(cx: Cx) -> Answer {
     cx.query(&[])?;
-    let machines = all(&cx.app, &cx.caller).await?;
+    let machines = with_attempts(&cx.app, &cx.caller).await?;
     let wanted = cx.param(0);
     match machines.iter().find(|m| m.name == wanted).or_else(|| machines.iter().find(|m| m.id == wanted)) {
         Some(machine) => Ok(json(machine)),
         None => Err(missing(Code::NotFound, "machine", wanted, machines.iter().map(|m| m.name.as_str()))),
+    }
+}
+
+/// `GET /v1/top`.
+pub(super) async fn top(cx: Cx) -> Answer {
+    cx.query(&[])?;
+    let machines = with_attempts(&cx.app, &cx.caller).await?;
+    let total = Total { value: machines.len() as u64, exact: true };
+    Ok(json(&List::new("MachineList", machines, None, total)))
+}
+
+async fn with_attempts(app: &App, caller: &Caller) -> Result<Vec<MachineView>, Failure> {
+    match app.ask(caller, Call::Top).await? {
+        Reply::Machines(machines) => Ok(machines),
+        other => Err(unexpected(&other)),
     }
 }
 

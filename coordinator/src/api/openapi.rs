@@ -66,6 +66,7 @@ operations! {
     "get" "/v1/queues/{queue}/count" "count_queue_messages." [] "" -> "QueueCount";
     "get" "/v1/queues/{queue}/peek" "What would come next, leased to nobody." ["limit"] "" -> "Received";
     "get" "/v1/machines" "Every machine." [] "" -> "MachineList";
+    "get" "/v1/top" "Every machine, with what each attempt there holds and uses." [] "" -> "MachineList";
     "post" "/v1/machines/token" "A join token: one use, one line." [] "TokenRequest" -> "TokenReply";
     "get" "/v1/machines/{machine}" "A machine, by name or id." [] "" -> "Machine";
     "delete" "/v1/machines/{machine}" "Remove a machine from the cluster, for ever; refused while attempts run there, unless force says that they count as lost." ["force"] "" -> "MachineRemoved";
@@ -249,7 +250,15 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "Machine",
-        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int unrecorded:int refuses:text? warning:text? cordoned:bool drain_until:time? certificate_until:time? renewal_failed_at:time? renewal_error:text?",
+        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} devices:[Gpu] attempts:[Held] cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int unrecorded:int refuses:text? warning:text? cordoned:bool drain_until:time? certificate_until:time? renewal_failed_at:time? renewal_error:text?",
+    ),
+    (
+        "Gpu",
+        "uuid:text model:text memory_bytes:int memory_used:int busy:number? free:number quarantine:text? holders:[text]",
+    ),
+    (
+        "Held",
+        "job:int index:int? attempt:int cpu_milli:int memory_bytes:int gpu:number gpus:[text] cpu_milli_used:int? rss_bytes:int? warning:text?",
     ),
     ("MachineRemoved", "id:text lost:int"),
     ("DrainRequest", "deadline_s:number?"),

@@ -77,6 +77,7 @@ table! {
     "/v1/workers/{worker}/drain" ["post"], post(workers::drain);
     "/v1/workers/{worker}/stop" ["post"], post(workers::stop);
     "/v1/workers/{worker}/requests" ["post"], post(workers::call);
+    "/v1/top" ["get"], get(machines::top);
     "/v1/stats" ["get"], get(stats::get_queue_stats);
     "/v1/events" ["get"], get(events::events);
     "/v1/audit" ["get"], get(events::audit);

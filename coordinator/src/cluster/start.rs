@@ -82,7 +82,7 @@ fn environment(spec: &JobSpec, facts: &Facts<'_>) -> Vec<(String, String)> {
     set("REEVE_PRIORITY", spec.priority.to_string());
     set("REEVE_CPUS", facts.ask.cpus().to_string());
     set("REEVE_MEM_BYTES", facts.ask.memory_bytes.to_string());
-    set("REEVE_GPUS", facts.ask.gpus.to_string());
+    set("REEVE_GPUS", facts.ask.gpus().to_string());
     if let Some(name) = &spec.name {
         set("REEVE_JOB_NAME", name.clone());
     }
@@ -161,7 +161,7 @@ mod tests {
             timeout_s: Some(1.5),
             ..JobSpec::default()
         };
-        let ask = Resources { cpu_milli: 500, gpus: 1, ..Resources::default() };
+        let ask = Resources { cpu_milli: 500, gpu_milli: 1000, ..Resources::default() };
         let start = start(&spec, facts(TaskId::of_array(7, 3).attempt(2), &ask));
         let get = |k: &str| start.env.iter().find(|(n, _)| n == k).map(|(_, v)| v.as_str());
         assert_eq!(start.env[0], ("A".to_owned(), "b".to_owned()));
@@ -170,6 +170,7 @@ mod tests {
             ("REEVE_INDEX", "3"),
             ("REEVE_ATTEMPT", "2"),
             ("REEVE_CPUS", "0.5"),
+            ("REEVE_GPUS", "1"),
             ("REEVE_GPU_UUIDS", "GPU-1"),
             ("REEVE_PREV_CAUSE", "lost"),
             ("REEVE_LABEL_MY_TEAM", "vision"),

@@ -43,12 +43,14 @@ impl Core {
                 AgentSaid::Returned(attempt) => self.returned(now, machine, attempt, step),
                 AgentSaid::Exited(attempt) => self.exited(machine, attempt),
                 AgentSaid::Taking(refuses) => self.taking(now, machine, refuses, step),
-                AgentSaid::Usage(_) => {}
                 AgentSaid::Replicas(items) => self.replicas_said(now, machine, session, items, step),
                 AgentSaid::Answers(items) => self.answered(now, machine, items, step),
                 AgentSaid::InFlight(items, last) => self.in_flight(now, machine, items, last, step),
+                AgentSaid::Usage(usage) => self.used(now, machine, &usage),
                 AgentSaid::Sample(sample) => m.sample = Some(sample),
                 AgentSaid::Enforced(words) => m.enforced = words,
+                AgentSaid::Gpus(gpus) => self.told_gpus(now, machine, gpus, step),
+                AgentSaid::Quiet(quiet) => self.quiet(now, machine, &quiet, step),
                 AgentSaid::Silent => self.down(now, machine, true),
                 AgentSaid::Heard { rtt_us } => {
                     m.rtt_us = Some(rtt_us);
@@ -162,8 +164,10 @@ impl Core {
     fn take_back(&mut self, machine: &str, attempt: AttemptId) {
         let held = self.cluster.get(machine).is_some_and(|m| m.held().contains_key(&attempt));
         if let (false, Some(job)) = (held, self.jobs.get(attempt.task.job)) {
-            let shape = job.shape;
-            self.cluster.reserve(machine, attempt, shape, false);
+            let ask = self.cluster.shapes.get(job.shape).ask.clone();
+            if let Some(m) = self.cluster.get_mut(machine) {
+                m.take_back(attempt, ask);
+            }
         }
     }
 

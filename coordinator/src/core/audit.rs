@@ -192,6 +192,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         | Call::ListWorkers
         // Not stored, as the contract says: a line of the audit would cost what a call saves.
         | Call::CallWorker { .. }
+        | Call::Top
         | Call::Why { .. }
         | Call::DryRun { .. }
         | Call::HoldsAttempt { .. }

@@ -135,7 +135,7 @@ impl Core {
             return None;
         }
         let machine: Arc<str> = format!("external:{}", caller.name).into();
-        let attempt = self.open_attempt(now, task, Holder::Outside, &machine, step)?;
+        let attempt = self.open_attempt(now, task, Holder::Outside, &machine, Vec::new(), step)?;
         self.begin(now, attempt, &caller.actor(), step);
         Some(())
     }

@@ -27,6 +27,7 @@ mod events;
 mod exits;
 mod gone;
 mod ingress;
+pub mod idle;
 mod moves;
 mod place;
 mod random;
@@ -123,6 +124,8 @@ pub struct Core {
     deployments: serving::Deployments,
     /// Requests that agents have said they know of; whole when the last page came.
     told: HashMap<Arc<str>, BTreeSet<(AttemptId, reeve_protocol::wire::RequestId)>>,
+    /// A job that does nothing for so long gets a warning; 0: never.
+    idle_after_ms: u64,
 }
 
 impl Core {
@@ -164,6 +167,7 @@ impl Core {
             versions: loaded.versions.into_iter().collect(),
             deployments: serving::Deployments::default(),
             told: HashMap::new(),
+            idle_after_ms: idle::IDLE_AFTER_MS,
         };
         for row in loaded.deployments {
             let serving = serde_json::from_str(&row.serving).unwrap_or_default();
@@ -341,6 +345,7 @@ impl Core {
             Call::GetQueueStats => Ok(Reply::Stats(Box::new(self.stats(now)))),
             Call::ListQueues => Ok(Reply::Queues(self.queue_views(now))),
             Call::ListMachines => Ok(Reply::Machines(self.machine_views(now))),
+            Call::Top => Ok(Reply::Machines(self.top(now))),
             Call::Why { target, stored } => self.why(now, target, &stored).map(Reply::Why),
             Call::DryRun { spec } => self.dry_run(*spec),
             Call::PutPlan { plan, ids, reason } => Ok(self.put_plan(now, caller, *plan, ids, reason, step)),

@@ -180,6 +180,7 @@ impl Core {
         task: TaskId,
         holder: Holder,
         machine: &Arc<str>,
+        gpus: Vec<String>,
         step: &mut Step,
     ) -> Option<AttemptId> {
         let job = self.jobs.get_mut(task.job)?;
@@ -214,6 +215,7 @@ impl Core {
             machine: machine.clone(),
             lease,
             started,
+            gpus,
             at: now.wall,
         });
         Some(attempt)

@@ -83,11 +83,10 @@ impl Core {
             return;
         };
         let previous = self.jobs.task(task).and_then(|t| t.cause.clone());
-        let Some(attempt) = self.open_attempt(now, task, Holder::Machine(machine.clone()), &name, step)
-        else {
-            return;
-        };
-        let gpus = self.cluster.reserve(machine, attempt, place.need, ahead);
+        let gpus = self.cluster.gpus_for(machine, place.need);
+        let holder = Holder::Machine(machine.clone());
+        let Some(attempt) = self.open_attempt(now, task, holder, &name, gpus.clone(), step) else { return };
+        self.cluster.reserve(machine, attempt, place.need, gpus.clone(), ahead);
         let actor = "coordinator";
         self.go(now, task, Move::Assign, actor);
         if let Some(frame) = self.start_frame(attempt, gpus, previous.as_ref()) {

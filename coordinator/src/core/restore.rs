@@ -35,9 +35,12 @@ impl Core {
         let holder = match (&live.machine_id, &live.lease) {
             (Some(machine), _) => {
                 if out {
-                    self.cluster.reserve(machine, attempt, shape, false);
+                    self.cluster.reserve(machine, attempt, shape, live.gpus.clone(), false);
                 }
                 if let Some(m) = self.cluster.get_mut(machine) {
+                    if !out {
+                        m.remember_lost(attempt, live.gpus.clone());
+                    }
                     m.down_since = Some(now.mono);
                 }
                 self.arm_loss(now, machine, attempt, now.mono, lost_after);

@@ -13,6 +13,7 @@ mod audit;
 mod brokers;
 mod exits;
 mod git;
+mod gpus;
 mod jobs;
 mod machines;
 mod queues;

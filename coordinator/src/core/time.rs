@@ -234,8 +234,8 @@ impl Core {
         }
         // The holder stays: if attempt n comes back before n+1 is dispatched, it counts.
         self.go(now, task, mv, "coordinator");
-        self.cluster.release(machine, attempt);
         if let Some(m) = self.cluster.get_mut(machine) {
+            m.lose(attempt);
             m.must_tell = true;
         }
     }

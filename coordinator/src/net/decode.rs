@@ -56,6 +56,8 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         kind::USAGE => AgentSaid::Usage(frame.decode()?),
         kind::SAMPLE => sample(frame.decode()?),
         kind::ENFORCED => enforced(frame.decode()?)?,
+        kind::GPUS => gpus(frame.decode()?)?,
+        kind::QUIET => AgentSaid::Quiet(frame.decode()?),
         // Leave has no body; a later version may give it one.
         kind::REPLICAS => replicas(frame.decode()?)?,
         kind::ANSWERS => answers(frame.decode()?)?,
@@ -145,6 +147,18 @@ fn enforced(enforced: wire::Enforced) -> Result<AgentSaid, End> {
     let longest = enforced.words.iter().map(|(name, word)| name.len().max(word.len())).max();
     limit("a word of Enforced", longest.unwrap_or(0), MESSAGE)?;
     Ok(AgentSaid::Enforced(enforced.words))
+}
+
+fn gpus(mut gpus: wire::Gpus) -> Result<AgentSaid, End> {
+    limit("a list of Gpus", gpus.devices.len(), LIST)?;
+    for gpu in &mut gpus.devices {
+        let quarantine = gpu.quarantine.as_ref().map_or(0, String::len);
+        limit("a word of Gpus", gpu.uuid.len().max(gpu.model.len()).max(quarantine), WORD)?;
+        gpu.memory_bytes = gpu.memory_bytes.min(MOST);
+        gpu.memory_used = gpu.memory_used.min(MOST);
+        gpu.busy_permille = gpu.busy_permille.map(|busy| busy.min(1000));
+    }
+    Ok(AgentSaid::Gpus(gpus.devices))
 }
 
 /// Shares and loads that are no numbers would be `null` to every client that reads them.
@@ -238,6 +252,16 @@ mod tests {
     use reeve_protocol::{Cause, frame};
     use serde::Serialize;
 
+    fn gpu(busy: u16, bytes: u64) -> wire::Gpu {
+        wire::Gpu {
+            uuid: "u".into(),
+            memory_bytes: bytes,
+            memory_used: bytes,
+            busy_permille: Some(busy),
+            ..Default::default()
+        }
+    }
+
     fn framed<T: Serialize>(kind: u16, body: &T) -> Frame {
         let (mut bytes, mut reader) = (Vec::new(), frame::Reader::new());
         frame::append(kind, 0, body, &mut bytes).unwrap();
@@ -296,6 +320,14 @@ mod tests {
                 Said::Core(AgentSaid::Enforced(vec![("n".into(), "w".into())])),
             ),
             (
+                framed(kind::QUIET, &wire::Quiet { attempt: attempt(), quiet_ms: 9 }),
+                Said::Core(AgentSaid::Quiet(wire::Quiet { attempt: attempt(), quiet_ms: 9 })),
+            ),
+            (
+                framed(kind::GPUS, &wire::Gpus { devices: vec![gpu(u16::MAX, u64::MAX)] }),
+                Said::Core(AgentSaid::Gpus(vec![gpu(1000, MOST)])),
+            ),
+            (
                 framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "r".into() }),
                 Said::Core(AgentSaid::RenewalFailed("r".into())),
             ),
@@ -325,6 +357,11 @@ mod tests {
             framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "x".repeat(MESSAGE + 1) }),
             framed(kind::ENFORCED, &wire::Enforced { words: vec![(String::new(), "x".repeat(MESSAGE + 1))] }),
             framed(kind::ENFORCED, &wire::Enforced { words: vec![Default::default(); LIST + 1] }),
+            framed(kind::GPUS, &wire::Gpus { devices: vec![wire::Gpu::default(); LIST + 1] }),
+            framed(
+                kind::GPUS,
+                &wire::Gpus { devices: vec![wire::Gpu { model: "x".repeat(WORD + 1), ..gpu(0, 0) }] },
+            ),
             framed(kind::RENEWAL_KEPT, &wire::RenewalKept { fingerprint: "x".repeat(WORD + 1) }),
             framed(kind::MACHINE, &wire::Machine { os: "x".repeat(WORD + 1), ..Default::default() }),
             framed(

@@ -48,6 +48,8 @@ impl Order {
             | kind::REPLICAS
             | kind::ANSWERS
             | kind::IN_FLIGHT
+            | kind::GPUS
+            | kind::QUIET
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

@@ -34,14 +34,15 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             "progress = coalesce(?3, progress), message = coalesce(?4, message)",
             &[fraction, message],
         ),
+        Fact::WarningSet(task, warning) => of_task(db, *task, "warning = ?3", &[warning]),
         Fact::JobNamed(id, alias, definition) => one(
             db,
             "UPDATE jobs SET alias = ?2, definition = coalesce(?3, definition) WHERE id = ?1",
             params![id, alias, definition],
         ),
-        Fact::AttemptDispatched { attempt, machine_id, machine, lease, started, at } => one(
+        Fact::AttemptDispatched { attempt, machine_id, machine, lease, started, gpus, at } => one(
             db,
-            "INSERT INTO attempts (job, idx, attempt, machine_id, machine, lease, dispatched_at, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO attempts (job, idx, attempt, machine_id, machine, lease, dispatched_at, started_at, gpus) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 attempt.task.job,
                 attempt.task.index_key(),
@@ -50,7 +51,8 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
                 &**machine,
                 lease,
                 at,
-                started.then_some(at)
+                started.then_some(at),
+                (!gpus.is_empty()).then(|| gpus.join(","))
             ],
         ),
         Fact::AttemptStarted(attempt, pid, at) => {
@@ -245,7 +247,8 @@ fn job_moved(db: Sql<'_>, id: JobId, s: &Standing) -> Result<(), Error> {
     one(
         db,
         "UPDATE jobs SET state = ?2, substate = ?3, cause = ?4, cause_kind = ?5, exit_code = ?6, attempt = ?7, tries = ?8, losses = ?9,
-           run_at = ?10, started_at = ?11, ended_at = ?12, machine = ?13, generation = generation + 1 WHERE id = ?1 AND attempt <= ?7",
+           run_at = ?10, started_at = ?11, ended_at = ?12, machine = ?13, generation = generation + 1,
+           warning = CASE ?2 WHEN 1 THEN warning END WHERE id = ?1 AND attempt <= ?7",
         params![
             id,
             s.state as i64,
@@ -301,7 +304,8 @@ fn task_moved(db: Sql<'_>, task: TaskId, s: &Standing) -> Result<(), Error> {
         "INSERT INTO tasks (job, idx, state, substate, cause, cause_kind, exit_code, attempt, tries, losses, run_at, started_at, ended_at, machine)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
          ON CONFLICT (job, idx) DO UPDATE SET state = ?3, substate = ?4, cause = ?5, cause_kind = ?6, exit_code = ?7, attempt = ?8, tries = ?9,
-           losses = ?10, run_at = ?11, started_at = ?12, ended_at = ?13, machine = ?14 WHERE attempt <= ?8",
+           losses = ?10, run_at = ?11, started_at = ?12, ended_at = ?13, machine = ?14, warning = CASE ?3 WHEN 1 THEN warning END
+         WHERE attempt <= ?8",
         params![
             task.job,
             task.index_key(),

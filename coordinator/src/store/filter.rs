@@ -105,6 +105,10 @@ fn test(test: &Test, rows: Rows, asker: Asker, sql: &mut Sql) {
         Test::Cause(kinds) => of_any_task(rows, sql, |table, sql| {
             one_of(&format!("{table}.cause_kind"), kinds.iter().map(|k| Value::from(k.clone())), sql);
         }),
+        Test::Warning(kinds) => of_any_task(rows, sql, |table, sql| {
+            // The kind stands before the colon.
+            any_glob(&format!("substr({table}.warning, 1, instr({table}.warning, ':') - 1)"), kinds, sql);
+        }),
         Test::Exit(codes) => of_any_task(rows, sql, |table, sql| {
             one_of(&format!("{table}.exit_code"), codes.iter().map(|c| Value::from(i64::from(*c))), sql);
         }),

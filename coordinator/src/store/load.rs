@@ -279,7 +279,7 @@ fn live_jobs(db: &Connection) -> Result<Vec<(JobRow, Vec<TaskRow>)>, Error> {
 /// The current attempts of live jobs and tasks that have not ended. No index holds them: each is found by its key.
 fn live_attempts(db: &Connection, jobs: &[(JobRow, Vec<TaskRow>)]) -> Result<Vec<LiveAttempt>, Error> {
     let mut statement = db.prepare(
-        "SELECT machine_id, lease, dispatched_at, started_at FROM attempts
+        "SELECT machine_id, lease, dispatched_at, started_at, gpus FROM attempts
          WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NULL",
     )?;
     let mut live = Vec::new();
@@ -295,6 +295,9 @@ fn live_attempts(db: &Connection, jobs: &[(JobRow, Vec<TaskRow>)]) -> Result<Vec
                             attempt,
                             machine_id: r.get(0)?,
                             lease: r.get(1)?,
+                            gpus: r
+                                .get::<_, Option<String>>(4)?
+                                .map_or_else(Vec::new, |uuids| uuids.split(',').map(str::to_owned).collect()),
                             dispatched_at: r.get(2)?,
                             started_at: r.get(3)?,
                         })

@@ -89,6 +89,12 @@ pub struct MachineView {
     pub labels: BTreeMap<String, String>,
     /// What it can and cannot enforce.
     pub capabilities: BTreeMap<String, String>,
+    /// Its gpus, one by one.
+    #[serde(default)]
+    pub devices: Vec<GpuView>,
+    /// What each attempt holds and uses. Left out in lists.
+    #[serde(default)]
+    pub attempts: Vec<HeldView>,
     /// Busy share of its cpus, 0 to 1, as measured.
     pub cpu_busy: Option<f64>,
     /// Bytes in use, as measured.
@@ -124,6 +130,52 @@ pub struct MachineView {
     pub renewal_failed_at: Option<Wall>,
     /// Why.
     pub renewal_error: Option<String>,
+}
+
+/// A gpu as it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuView {
+    /// Its UUID.
+    pub uuid: String,
+    /// What it is; empty if nobody says.
+    pub model: String,
+    /// Bytes of its memory; 0 if nobody says.
+    pub memory_bytes: u64,
+    /// Bytes in use, as measured.
+    pub memory_used: u64,
+    /// Busy share, 0 to 1, as measured.
+    pub busy: Option<f64>,
+    /// The share that no attempt holds, 0 to 1.
+    pub free: f64,
+    /// Why nothing is given to it.
+    pub quarantine: Option<String>,
+    /// Attempts that hold a share, such as `7` and `9.3`.
+    pub holders: Vec<String>,
+}
+
+/// What an attempt holds on a machine, and what it uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HeldView {
+    /// Its job.
+    pub job: JobId,
+    /// For a task of an array.
+    pub index: Option<u32>,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Thousandths of cpus it holds.
+    pub cpu_milli: u32,
+    /// Bytes it holds.
+    pub memory_bytes: u64,
+    /// Gpus it holds, or a part of one.
+    pub gpu: f64,
+    /// UUIDs of them.
+    pub gpus: Vec<String>,
+    /// Thousandths of cpus in use lately; absent before two looks.
+    pub cpu_milli_used: Option<u64>,
+    /// Bytes resident now.
+    pub rss_bytes: Option<u64>,
+    /// Its warning's kind: `idle-gpu` or `silent`.
+    pub warning: Option<String>,
 }
 
 /// One line of the audit: who asked for what, and what was decided.

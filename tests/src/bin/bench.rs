@@ -230,7 +230,9 @@ fn insert_rate(dir: &std::path::Path, n: usize) -> f64 {
     let _ = std::fs::remove_file(&path);
     let mut db = rusqlite::Connection::open(&path).unwrap();
     db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").unwrap();
-    db.execute_batch(include_str!("../../../coordinator/migrations/0001_initial.sql")).unwrap();
+    for sql in reeve_coordinator::store::open::MIGRATIONS {
+        db.execute_batch(sql).unwrap();
+    }
     let took = seconds(|| {
         for chunk in 0..n / 1000 {
             let tx = db.transaction().unwrap();

@@ -72,6 +72,8 @@ pub(super) fn wire_body(input: &[u8]) -> String {
         kind::ANSWERS => canonical::<wire::Answers>(body),
         kind::CANCEL_REQUESTS => canonical::<wire::CancelRequests>(body),
         kind::IN_FLIGHT => canonical::<wire::InFlight>(body),
+        kind::GPUS => canonical::<wire::Gpus>(body),
+        kind::QUIET => canonical::<wire::Quiet>(body),
         _ => canonical::<()>(body),
     };
     format!("{kind} {outcome}")

@@ -61,7 +61,8 @@ pub(super) fn machine_call(rng: &mut Rng, machine: String) -> Call {
 
 /// A read that goes through the core.
 pub(super) fn read_call(rng: &mut Rng) -> Call {
-    match rng.below(5) {
+    match rng.below(6) {
+        5 => Call::Top,
         0 => Call::GetQueueStats,
         1 => Call::ListQueues,
         2 => Call::ListMachines,

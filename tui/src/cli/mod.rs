@@ -22,6 +22,7 @@ pub mod spec;
 mod story;
 pub mod submit;
 pub mod table;
+pub mod top;
 pub mod values;
 pub mod wait;
 pub mod worker;
@@ -132,6 +133,7 @@ async fn dispatch(command: Command, common: &Common) -> Result<(), Error> {
         Command::Queue(given) => queue::run(given, context).await,
         Command::Worker(given) => worker::run(given, context).await,
         Command::Machine(given) => machine::run(given, context).await,
+        Command::Top(given) => top::run(given, context).await,
         Command::Stats => events::stats(context).await,
         Command::Events(given) => events::run(given, context).await,
         Command::Audit(given) => events::audit(given, context).await,

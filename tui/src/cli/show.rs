@@ -142,6 +142,7 @@ fn facts(job: &JobView, now: Wall, color: bool) -> Vec<(&'static str, String)> {
     fact("directory", job.spec.cwd.as_deref().map(clean));
     fact("queue", Some(format!("{}, priority {}", clean(&job.queue), job.priority)));
     fact("owner", Some(clean(&job.owner)));
+    fact("warning", job.warning.as_deref().map(clean));
     fact("machine", job.machine.as_deref().map(clean));
     fact("submitted", Some(moment(job.created_at, now)));
     fact("starts", job.run_at.map(Wall::local_date));

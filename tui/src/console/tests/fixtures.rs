@@ -181,6 +181,7 @@ pub(in crate::console) fn job(id: u64) -> JobView {
         machine: machine.map(str::to_owned),
         attempts: Vec::new(),
         progress: (id % 8 == 2).then_some(0.41),
+        warning: None,
         message: (id % 8 == 2).then(|| "epoch 37/90".into()),
         result: None,
         labels: BTreeMap::from([("team".into(), "vision".into())]),
@@ -221,6 +222,7 @@ pub(in crate::console) fn whole_job() -> JobView {
         pid: Some(4242),
         output_bytes: 9000,
         late: None,
+        gpus: Vec::new(),
     };
     job.attempts = vec![
         attempt(
