@@ -1,8 +1,8 @@
 //! How an attempt ends: by itself, by its deadline, by its lease, by request; and that its whole tree has ended before
 //! anybody is told so.
+use super::Guardian;
 use super::sys::{Used, Waited, wait_any};
 use super::tree;
-use super::{Guardian, environment};
 use crate::clock::boot_ms;
 use crate::machine::memory;
 use reeve_protocol::cause::Cause;
@@ -10,15 +10,12 @@ use reeve_protocol::crash;
 use reeve_protocol::tape::{STDERR, STDOUT};
 use reeve_protocol::time::Wall;
 use reeve_protocol::wire::INLINE_OUTPUT;
-use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 /// After the start, until it is told.
 const ANNOUNCE: Duration = Duration::from_millis(4);
 /// Between two rounds of KILL.
 const KILL_ROUND: Duration = Duration::from_millis(20);
-/// Largest result.
-const MAX_RESULT: u64 = 256 * 1024;
 /// Reads of a pipe at the end: whoever still writes after that is outside the tree.
 const LAST_READS: usize = 1024;
 
@@ -287,27 +284,6 @@ impl Guardian<'_> {
     pub(super) fn drain_all(&mut self) {
         self.drain(STDOUT, LAST_READS);
         self.drain(STDERR, LAST_READS);
-    }
-
-    /// What the job left in its result file, if it is JSON and not too large.
-    fn read_result(&mut self) -> Option<Vec<u8>> {
-        let path = format!("{}/{}", self.workdir.path(), environment::RESULT);
-        // A job could leave a link or a pipe there: neither is followed or waited for.
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let fd =
-            rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
-        let mut bytes = Vec::new();
-        std::fs::File::from(fd).take(MAX_RESULT + 1).read_to_end(&mut bytes).ok()?;
-        let problem = if bytes.len() as u64 > MAX_RESULT {
-            "the result file is larger than 256 KiB and was ignored"
-        } else if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
-            "the result file is not JSON and was ignored"
-        } else {
-            return Some(bytes);
-        };
-        let note = format!("reeve: {problem}\n");
-        self.tape.record(STDERR, Wall::now().0.max(0) as u64, note.as_bytes());
-        None
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod environment;
 mod launch;
 mod lease;
 pub(crate) mod prepare;
+pub(crate) mod result;
 pub(crate) use launch::errno_name;
 mod serve;
 mod spool;

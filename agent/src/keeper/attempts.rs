@@ -264,6 +264,7 @@ impl Keeper {
             crash::point("keeper.started-unsent");
         }
         if let Some(end) = finished {
+            self.tell_last_progress(id);
             crash::point("keeper.finished-unsent");
             self.say(kind::FINISHED, &end);
         }

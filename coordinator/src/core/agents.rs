@@ -280,7 +280,7 @@ impl Core {
         }
         if let Some(result) = finished.result.as_ref().and_then(|r| String::from_utf8(r.clone()).ok())
             && result.len() <= reeve_protocol::spec_check::MAX_PAYLOAD
-            && serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok()
+            && serde_json::from_str::<serde_json::Value>(&result).is_ok()
         {
             step.facts.push(Fact::ResultKept(attempt.task, result));
         }
