@@ -78,6 +78,8 @@ pub struct Settings {
     pub processes: u64,
     /// What cpus mean to the kernel.
     pub cpu_limit: CpuLimit,
+    /// Bytes of all artifacts of one attempt, at most, such as `10GiB`; what the job says if absent.
+    pub out_max: Option<String>,
     /// Repositories.
     pub git: GitSettings,
 }
@@ -105,7 +107,7 @@ pub enum CpuLimit {
 }
 
 /// Every key, for hints.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "path",
     "cpus",
     "memory",
@@ -120,6 +122,7 @@ const KEYS: [&str; 15] = [
     "cgroups",
     "processes",
     "cpu_limit",
+    "out_max",
     "git",
 ];
 
@@ -140,6 +143,7 @@ impl Default for Settings {
             cgroups: CgroupUse::Auto,
             processes: Bounds::default().processes,
             cpu_limit: CpuLimit::Weight,
+            out_max: None,
             git: GitSettings::default(),
         }
     }
@@ -246,6 +250,9 @@ fn parse(text: &str) -> Result<Settings, String> {
     }
     if !(16..=4_194_304).contains(&settings.processes) {
         return Err("processes must be between 16 and 4194304".to_owned());
+    }
+    if let Some(size) = &settings.out_max {
+        parse_bytes(size)?;
     }
     settings.git.check()?;
     if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {

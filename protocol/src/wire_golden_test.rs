@@ -47,6 +47,7 @@ fn every_kind() -> Vec<(u16, String)> {
         lfs: false,
         patch: Some(vec![1]),
     };
+    let file = Artifact { name: text("n"), size: 1, mode: 2, sha256: text("s") };
     let hello = Hello {
         version_min: 1,
         version_max: 1,
@@ -159,6 +160,9 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::EXITED, line(kind::EXITED, &Exited { attempt, phase: 3 })),
         (kind::TAKING, line(kind::TAKING, &Taking { refuses: Some(text("r")) })),
         (kind::ENFORCED, line(kind::ENFORCED, &Enforced { words: vec![(text("n"), text("w"))] })),
+        (kind::COLLECT, line(kind::COLLECT, &Collect { attempt, globs: vec![text("g")], max_bytes: 1 })),
+        (kind::ARTIFACTS, line(kind::ARTIFACTS, &Artifacts { attempt, count: 1, total: 2 })),
+        (kind::ARTIFACTS_HEAD, line(kind::ARTIFACTS_HEAD, &ArtifactsHead { attempt, files: vec![file] })),
     ]
 }
 

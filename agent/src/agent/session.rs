@@ -1,5 +1,6 @@
 //! One session with the coordinator: Hello to end. Frames about attempts are passed on as they are; the agent itself
 //! beats, answers for the machine, and moves output.
+use super::artifacts;
 use super::beats::Beats;
 use super::facts;
 use super::horizon::Horizon;
@@ -17,8 +18,8 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Exited, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed,
-    Unfollow, Welcome, close, kind,
+    self, Artifacts, Beat, Exited, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept,
+    Renewed, Unfollow, Welcome, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -36,6 +37,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(10);
 /// Uploads at once; the other streams of the connection are for followers.
 const UPLOADS: usize = 8;
+/// Uploads of artifacts at once, beside those of tapes.
+const ARTIFACT_UPLOADS: usize = 2;
 /// Every so many beats the machine's load is told.
 const SAMPLE_EVERY: u64 = 5;
 /// Chunks of one read from the control stream.
@@ -184,6 +187,10 @@ struct Session<'a> {
     busy: bool,
     uploads: JoinSet<Finished>,
     places: Arc<Semaphore>,
+    /// Fewer, since each may take minutes: tapes never wait behind them.
+    places_for_artifacts: Arc<Semaphore>,
+    /// Told by the keeper, for the Finished that comes next.
+    artifacts: HashMap<AttemptId, Artifacts>,
     follows: HashMap<u64, AbortHandle>,
     followers: JoinSet<u64>,
     sampler: Sampler,
@@ -215,6 +222,8 @@ pub(crate) async fn run(
         busy: false,
         uploads: JoinSet::new(),
         places: Arc::new(Semaphore::new(UPLOADS)),
+        places_for_artifacts: Arc::new(Semaphore::new(ARTIFACT_UPLOADS)),
+        artifacts: HashMap::new(),
         follows: HashMap::new(),
         followers: JoinSet::new(),
         sampler: Sampler::new(&config.state_dir),
@@ -322,7 +331,7 @@ impl Session<'_> {
                     }
                     self.down.pass(&frame);
                 }
-                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => {
+                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE | kind::COLLECT => {
                     crash::point_of("agent.received", || match frame.kind {
                         kind::STOP => "stop",
                         kind::FORGET => "forget",
@@ -377,6 +386,10 @@ impl Session<'_> {
                 }
                 _ if !self.in_step => {}
                 kind::FINISHED => self.finished(&frame)?,
+                kind::ARTIFACTS => {
+                    let artifacts: Artifacts = frame.decode().map_err(Error::KeeperFrame)?;
+                    self.artifacts.insert(artifacts.attempt, artifacts);
+                }
                 kind::STARTED
                 | kind::PROGRESS
                 | kind::RETURNED
@@ -401,27 +414,33 @@ impl Session<'_> {
     fn finished(&mut self, frame: &Frame) -> Result<(), Error> {
         let finished: Finished = frame.decode().map_err(Error::KeeperFrame)?;
         crash::point("agent.finished-unsent");
-        if finished.spooled == 0 {
+        let artifacts = self.artifacts.remove(&finished.attempt);
+        if finished.spooled == 0 && artifacts.is_none() {
             self.up.pass(frame);
             return Ok(());
         }
         // Its process has ended: whoever waits for its room need not wait for its output.
         self.up.say(kind::EXITED, OPTIONAL, &Exited { attempt: finished.attempt, phase: 3 });
+        if let Some(artifacts) = artifacts {
+            self.up.say(kind::ARTIFACTS, OPTIONAL, &artifacts);
+        }
         let (connection, places) = (self.connection.clone(), self.places.clone());
+        let for_artifacts = artifacts.map(|_| self.places_for_artifacts.clone());
         let dir = self.config.runtime_dir.clone();
         self.uploads.spawn(async move {
-            let _place = places.acquire_owned().await;
-            let (attempt, total) = (finished.attempt, finished.spooled);
-            match output::upload(&connection, &dir, attempt, total).await {
-                Ok(()) => {
-                    crash::point("agent.output-sent");
-                    finished
-                }
-                Err(error) => {
-                    tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "output was not uploaded");
-                    without_output(finished, &error)
+            let finished =
+                if finished.spooled > 0 { send_tape(&connection, &dir, finished, places).await } else { finished };
+            if let Some(places) = for_artifacts {
+                let _place = places.acquire_owned().await;
+                let attempt = finished.attempt;
+                match artifacts::upload(&connection, &dir, attempt).await {
+                    Ok(()) => crash::point("agent.artifacts-sent"),
+                    Err(error) => {
+                        tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "artifacts were not uploaded");
+                    }
                 }
             }
+            finished
         });
         Ok(())
     }
@@ -437,6 +456,27 @@ impl Session<'_> {
             id
         });
         self.follows.insert(id, task);
+    }
+}
+
+/// Sends the tape of an attempt, then gives back its end.
+async fn send_tape(
+    connection: &Connection,
+    dir: &std::path::Path,
+    finished: Finished,
+    places: Arc<Semaphore>,
+) -> Finished {
+    let _place = places.acquire_owned().await;
+    let (attempt, total) = (finished.attempt, finished.spooled);
+    match output::upload(connection, dir, attempt, total).await {
+        Ok(()) => {
+            crash::point("agent.output-sent");
+            finished
+        }
+        Err(error) => {
+            tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "output was not uploaded");
+            without_output(finished, &error)
+        }
     }
 }
 

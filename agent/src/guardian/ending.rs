@@ -100,6 +100,12 @@ impl Ending {
         [deadline, self.kill_at, self.announce_at].into_iter().flatten().min()
     }
 
+    /// The tree is gone, how it ended stands: nothing is pressing while a process of ours copies files.
+    pub(super) fn begin_collecting(&mut self) {
+        (self.deadline, self.kill_at, self.announce_at) = (None, None, None);
+        (self.killing, self.empty) = (false, false);
+    }
+
     /// The cause of the whole attempt once its tree is gone.
     fn verdict(&self) -> Option<Cause> {
         if !self.empty {
@@ -118,7 +124,7 @@ impl Guardian<'_> {
         // Emptied first, so that a signal that comes during the loop wakes us again. There is one at most: signals of one
         // number are not counted.
         let _ = self.signals.read_signal();
-        let mut checkout = None;
+        let (mut checkout, mut collector) = (None, None);
         loop {
             match wait_any() {
                 Waited::Ended(pid, status, used) => {
@@ -126,6 +132,8 @@ impl Guardian<'_> {
                     self.ending.used.rss_peak = self.ending.used.rss_peak.max(used.rss_peak);
                     if pid == self.state.pid {
                         self.ending.exited = Some(self.exit_cause(status));
+                    } else if pid == self.collecting.pid() {
+                        collector = Some(self.exit_cause(status));
                     } else if pid == self.checkout_pid() {
                         checkout = Some(self.exit_cause(status));
                     }
@@ -140,7 +148,15 @@ impl Guardian<'_> {
         if let Some(ended) = checkout {
             self.checkout_ended(ended);
         }
-        if !self.ending.empty && self.ending.exited.is_some() && self.ending.phase == Phase::Running {
+        if let Some(ended) = collector {
+            self.collector_ended(&ended);
+        }
+        let collects = self.collecting.is_running();
+        if !self.ending.empty
+            && !collects
+            && self.ending.exited.is_some()
+            && self.ending.phase == Phase::Running
+        {
             // The command is done, others of its tree are not: the end means the whole tree.
             self.begin_stop(self.ending.grace);
         }
@@ -179,6 +195,10 @@ impl Guardian<'_> {
     pub(super) fn stop(&mut self, cause: &Cause, grace_ms: u64) {
         if self.ending.phase == Phase::Ended {
             return;
+        }
+        if self.collecting.is_running() {
+            // Its tree has ended, and how: only its files are still being copied.
+            return self.hurry_collecting();
         }
         let grace = Duration::from_millis(grace_ms);
         if self.ending.exited.is_none() && self.ending.stopped.is_none() {
@@ -228,6 +248,9 @@ impl Guardian<'_> {
             self.ending.announce_at = None;
             self.announce();
         }
+        if self.collecting.is_running() {
+            return self.check_collecting(now);
+        }
         // Asked now, not when we woke: a guardian that was stopped has heard meanwhile whether its machine is heard.
         let lease_ran_out = self.lease.as_ref().is_some_and(|lease| lease.is_over(boot_ms()));
         if lease_ran_out && self.ending.phase == Phase::Running {
@@ -252,7 +275,9 @@ impl Guardian<'_> {
         if self.ending.phase == Phase::Ended {
             return;
         }
-        if let Some(cause) = self.ending.verdict() {
+        if let Some(cause) = self.ending.verdict()
+            && !self.begin_collecting(&cause)
+        {
             self.finish(&cause);
         }
     }

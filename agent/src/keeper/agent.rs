@@ -42,7 +42,8 @@ impl Keeper {
     pub(super) fn say<T: Serialize>(&mut self, kind: u16, body: &T) {
         if let Some(agent) = &mut self.agent {
             let optional =
-                [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING, kind::ENFORCED].contains(&kind);
+                [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING, kind::ENFORCED, kind::ARTIFACTS]
+                    .contains(&kind);
             let flags = if optional { OPTIONAL } else { 0 };
             agent.peer.say(kind, flags, body);
         }
@@ -72,6 +73,7 @@ impl Keeper {
                 let StartGit { start, checkout } = frame.decode()?;
                 self.start(Box::new(start), Some(checkout));
             }
+            kind::COLLECT => self.will_collect(frame.decode()?),
             kind::FORGET => {
                 for attempt in frame.decode::<Forget>()?.attempts {
                     self.forget(attempt);
@@ -101,6 +103,7 @@ impl Keeper {
             self.tombstones.add(attempt);
         }
         self.checkouts.remove(&attempt);
+        self.collects.remove(&attempt);
         self.say(kind::RETURNED, &Revoke { attempt });
     }
 

@@ -17,7 +17,7 @@ use reeve_protocol::crash;
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{Checkout, Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
+use reeve_protocol::wire::{Checkout, Collect, Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
@@ -47,6 +47,8 @@ pub(super) struct Keeper {
     pub(super) tombstones: Tombstones,
     /// What waiting attempts need checked out.
     pub(super) checkouts: HashMap<AttemptId, Checkout>,
+    /// What is collected at the end of waiting attempts.
+    pub(super) collects: HashMap<AttemptId, Collect>,
     pub(super) agent: Option<Agent>,
     /// Connections that have said nothing yet: the first word makes one the agent, so that somebody who only looks
     /// takes nobody's place.
@@ -105,6 +107,8 @@ pub(super) struct Attempt {
     pub(super) started_ms: i64,
     /// What comes before its command, as its guardian told it.
     pub(super) prepared: Option<says::Prepared>,
+    /// Files and bytes that were collected of it, and that its guardian has.
+    pub(super) artifacts: Option<(u32, u64)>,
     /// Once it has ended: how, without what is long if the guardian still has that.
     pub(super) end: Option<Finished>,
     /// The agent wants to hear the end again; the guardian has been asked for it.
@@ -141,6 +145,7 @@ impl Keeper {
             idle: Vec::new(),
             tombstones: Tombstones::default(),
             checkouts: HashMap::new(),
+            collects: HashMap::new(),
             agent: None,
             visitors: Vec::new(),
             epoll,
@@ -230,6 +235,7 @@ impl Keeper {
     /// It never had a process; the end is kept here until it is forgotten.
     fn end_unstarted(&mut self, start: &Start, cause: &Cause) {
         self.checkouts.remove(&start.attempt);
+        self.collects.remove(&start.attempt);
         let end = plain_end(start.attempt, cause.to_wire(), 0, 0);
         let attempt = Attempt::ended(end.clone(), start.lineage.clone());
         self.attempts.insert(start.attempt, attempt);
@@ -265,6 +271,7 @@ impl Keeper {
         }
         if let Some(end) = finished {
             self.tell_last_progress(id);
+            self.tell_artifacts(id);
             crash::point("keeper.finished-unsent");
             self.say(kind::FINISHED, &end);
         }
@@ -349,7 +356,7 @@ impl Keeper {
             return self.remove_files(id, guardian_pid, &lineage);
         }
         let Some(attempt) = self.attempts.get_mut(&id).filter(|a| a.link == Some(token)) else { return };
-        attempt.link = None;
+        (attempt.link, attempt.artifacts) = (None, None);
         let guardian_pid = attempt.guardian_pid;
         let (lineage, leader) = (attempt.lineage.clone(), (attempt.pid, attempt.born));
         if attempt.end.is_some() {
@@ -393,6 +400,7 @@ impl Attempt {
             size: Size::default(),
             started_ms: end.started_ms,
             prepared: None,
+            artifacts: None,
             end: Some(end),
             report: false,
             watch: Watch::default(),

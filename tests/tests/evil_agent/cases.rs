@@ -133,6 +133,8 @@ pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
         kind::SHUTDOWN,
         kind::RENEWED,
         kind::START_GIT,
+        kind::COLLECT,
+        kind::ARTIFACTS_HEAD,
     ];
     cases.extend(never.map(|kind| ("what no machine says", raw(kind, 0, b""), &[close::UNEXPECTED][..])));
     cases

@@ -39,8 +39,8 @@ pub use wait::is_away;
 
 /// Runs the command line and gives the process's exit code.
 pub fn main(words: Vec<OsString>) -> u8 {
-    // Started by a guardian for each git job; as short a way as the next one.
-    if let Some(code) = up::checkout(&words) {
+    // Started by a guardian for a job; as short a way as the next one.
+    if let Some(code) = up::of_guardian(&words) {
         return code;
     }
     // Answered before the tree of commands is built: scripts ask for it often.
