@@ -41,6 +41,7 @@ impl Core {
                     self.finished(now, machine, session, *finished, segment, step);
                 }
                 AgentSaid::Returned(attempt) => self.returned(now, machine, attempt, step),
+                AgentSaid::Artifacts(kept) => self.artifacts(machine, kept, step),
                 AgentSaid::Exited(attempt) => self.exited(machine, attempt),
                 AgentSaid::Taking(refuses) => self.taking(now, machine, refuses, step),
                 AgentSaid::Usage(_) => {}

@@ -45,6 +45,7 @@ impl Order {
             | kind::EXITED
             | kind::TAKING
             | kind::ENFORCED
+            | kind::ARTIFACTS
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

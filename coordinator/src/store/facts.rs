@@ -2,6 +2,7 @@
 //! else means that memory and disk disagree, and ends the process.
 use super::Error;
 use crate::effect::{Ended, Fact};
+use crate::input::Kept;
 use crate::row::{ArrayRow, JobRow, MessageRow, QueueRow, Standing, WorkerRow};
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
@@ -54,6 +55,7 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
         Fact::AttemptStarted(attempt, pid, at) => {
             of_attempt(db, *attempt, "started_at = ?4, pid = ?5", &[at, pid])
         }
+        Fact::ArtifactsKept(kept) => artifacts_kept(db, kept),
         Fact::AttemptEnded(ended) => attempt_ended(db, ended),
         Fact::AttemptLate { attempt, machine, cause } => attempt_late(db, *attempt, machine, cause),
         Fact::AttemptReturned(attempt, at) => of_attempt(
@@ -320,6 +322,25 @@ fn attempt_ended(db: Sql<'_>, e: &Ended) -> Result<(), Error> {
             len,
             e.segment.map(|s| s.file),
             e.segment.map(|s| s.offset)
+        ],
+    )
+}
+
+/// One row per attempt: the list is read as a whole.
+fn artifacts_kept(db: Sql<'_>, kept: &Kept) -> Result<(), Error> {
+    let Kept { attempt, files, segment } = kept;
+    one(
+        db,
+        "INSERT OR REPLACE INTO artifacts (job, idx, attempt, files, bytes, seg, off, list) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            attempt.task.job,
+            attempt.task.index_key(),
+            attempt.attempt,
+            files.len(),
+            segment.len,
+            segment.file,
+            segment.offset,
+            json(files)?
         ],
     )
 }
