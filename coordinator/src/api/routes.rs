@@ -2,7 +2,8 @@
 use super::reply::{Answer, Failure};
 use super::request::Cx;
 use super::{
-    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, stats, submit, views,
+    App, artifacts, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, stats, submit,
+    views,
 };
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -44,6 +45,8 @@ table! {
     "/v1/jobs/{job}/status" ["post"], post(jobs::update_job_status);
     "/v1/jobs/{job}/why" ["get"], get(jobs::why);
     "/v1/jobs/{job}/logs" ["get"], get(logs::logs);
+    "/v1/jobs/{job}/artifacts" ["get"], get(artifacts::list);
+    "/v1/jobs/{job}/artifacts/{name}" ["get"], get(artifacts::get);
     "/v1/plans" ["post"], post(plans::create);
     "/v1/plans/{plan}" ["get"], get(plans::show);
     "/v1/plans/{plan}/run" ["post"], post(plans::run);

@@ -169,6 +169,7 @@ impl Host {
             ToAgent::StartGit(_) => {}
             ToAgent::Stop(stop) => self.stop(stop.attempt, &Cause::from_wire(stop.cause), stop.grace_ms, cx),
             ToAgent::Forget(attempts) => attempts.into_iter().for_each(|a| self.forget(a)),
+            ToAgent::Collect(_) => {}
             ToAgent::Revoke(attempt) => self.revoke(attempt),
             ToAgent::Reconcile(verdicts) => {
                 for (attempt, verdict) in verdicts {

@@ -1,5 +1,7 @@
 //! The words of the command line. What each subcommand takes stands beside its code.
-use super::{bulk, change, diff, events, follow, list, machine, manager, queue, show, submit, wait, worker};
+use super::{
+    bulk, change, diff, events, follow, get, list, machine, manager, queue, show, submit, wait, worker,
+};
 use crate::up;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -66,6 +68,8 @@ pub enum Command {
     Show(show::Show),
     /// Print what a job wrote
     Logs(follow::Logs),
+    /// Fetch the files that a job left behind
+    Get(get::Get),
     /// Wait until jobs have ended
     Wait(wait::Wait),
     /// Say why a job does not run
@@ -127,7 +131,7 @@ pub enum Command {
 }
 
 /// Words of the contract that a later version gives a meaning.
-const LATER: [&str; 5] = ["clone", "get", "doctor", "df", "top"];
+const LATER: [&str; 4] = ["clone", "doctor", "df", "top"];
 
 /// Whether a word under `group` (empty for the top) will mean something later.
 pub fn comes_later(group: &str, word: &str) -> bool {

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod error;
 pub mod events;
 pub mod follow;
+pub mod get;
 pub mod git;
 pub mod list;
 pub mod machine;
@@ -118,6 +119,7 @@ async fn dispatch(command: Command, common: &Common) -> Result<(), Error> {
         Command::Ls(given) => list::run(given, context).await,
         Command::Show(given) => show::run(given, context).await,
         Command::Logs(given) => follow::run(given, context).await,
+        Command::Get(given) => get::run(given, context).await,
         Command::Wait(given) => wait::run(given, context).await,
         Command::Why(given) => show::why(given, context).await,
         Command::Cancel(given) => change::cancel(given, context).await,
