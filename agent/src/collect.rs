@@ -204,7 +204,7 @@ impl<'a> Collector<'a> {
                 Err(why) => self.remark(&format!("artifact {path} was left out: {why}")),
             },
             FileType::Symlink if chosen => {
-                self.remark(&format!("artifact {path} was left out: it is a link"))
+                self.remark(&format!("artifact {path} was left out: it is a link"));
             }
             _ if chosen => self.remark(&format!("artifact {path} was left out: it is no plain file")),
             _ => {}

@@ -1,6 +1,5 @@
 //! One session with the coordinator: Hello to end. Frames about attempts are passed on as they are; the agent itself
 //! beats, answers for the machine, and moves output.
-use super::artifacts;
 use super::beats::Beats;
 use super::facts;
 use super::horizon::Horizon;
@@ -8,6 +7,7 @@ use super::local::Link;
 use super::outbox::Outbox;
 use super::output;
 use super::renewal::{self, Renewal};
+use super::uploads::Uploads;
 use crate::clock::boot_ms;
 use crate::config::Config;
 use crate::identity::{Identity, Seen};
@@ -23,10 +23,8 @@ use reeve_protocol::wire::{
 };
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -35,10 +33,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// Without a fresh echo for so long the session is given up, or for three beats where many machines beat more slowly:
 /// what we say does not arrive.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Uploads at once; the other streams of the connection are for followers.
-const UPLOADS: usize = 8;
-/// Uploads of artifacts at once, beside those of tapes.
-const ARTIFACT_UPLOADS: usize = 2;
 /// Every so many beats the machine's load is told.
 const SAMPLE_EVERY: u64 = 5;
 /// Chunks of one read from the control stream.
@@ -185,12 +179,7 @@ struct Session<'a> {
     in_step: bool,
     /// Something may run here, so that exclusive attempts want to know that the coordinator is heard.
     busy: bool,
-    uploads: JoinSet<Finished>,
-    places: Arc<Semaphore>,
-    /// Fewer, since each may take minutes: tapes never wait behind them.
-    places_for_artifacts: Arc<Semaphore>,
-    /// Told by the keeper, for the Finished that comes next.
-    artifacts: HashMap<AttemptId, Artifacts>,
+    uploads: Uploads,
     follows: HashMap<u64, AbortHandle>,
     followers: JoinSet<u64>,
     sampler: Sampler,
@@ -220,10 +209,7 @@ pub(crate) async fn run(
         silence: SILENCE.max(beat * 3),
         in_step: false,
         busy: false,
-        uploads: JoinSet::new(),
-        places: Arc::new(Semaphore::new(UPLOADS)),
-        places_for_artifacts: Arc::new(Semaphore::new(ARTIFACT_UPLOADS)),
-        artifacts: HashMap::new(),
+        uploads: Uploads::default(),
         follows: HashMap::new(),
         followers: JoinSet::new(),
         sampler: Sampler::new(&config.state_dir),
@@ -274,7 +260,7 @@ impl Session<'_> {
                     Err(error) => Err(Error::Keeper(error)),
                 },
                 _ = beats.tick() => self.beat(),
-                Some(done) = self.uploads.join_next() => {
+                Some(done) = self.uploads.tasks.join_next() => {
                     if let Ok(finished) = done {
                         self.up.say(kind::FINISHED, 0, &finished);
                     }
@@ -388,7 +374,7 @@ impl Session<'_> {
                 kind::FINISHED => self.finished(&frame)?,
                 kind::ARTIFACTS => {
                     let artifacts: Artifacts = frame.decode().map_err(Error::KeeperFrame)?;
-                    self.artifacts.insert(artifacts.attempt, artifacts);
+                    self.uploads.promised.insert(artifacts.attempt, artifacts);
                 }
                 kind::STARTED
                 | kind::PROGRESS
@@ -414,7 +400,7 @@ impl Session<'_> {
     fn finished(&mut self, frame: &Frame) -> Result<(), Error> {
         let finished: Finished = frame.decode().map_err(Error::KeeperFrame)?;
         crash::point("agent.finished-unsent");
-        let artifacts = self.artifacts.remove(&finished.attempt);
+        let artifacts = self.uploads.promised.remove(&finished.attempt);
         if finished.spooled == 0 && artifacts.is_none() {
             self.up.pass(frame);
             return Ok(());
@@ -424,24 +410,8 @@ impl Session<'_> {
         if let Some(artifacts) = artifacts {
             self.up.say(kind::ARTIFACTS, OPTIONAL, &artifacts);
         }
-        let (connection, places) = (self.connection.clone(), self.places.clone());
-        let for_artifacts = artifacts.map(|_| self.places_for_artifacts.clone());
-        let dir = self.config.runtime_dir.clone();
-        self.uploads.spawn(async move {
-            let finished =
-                if finished.spooled > 0 { send_tape(&connection, &dir, finished, places).await } else { finished };
-            if let Some(places) = for_artifacts {
-                let _place = places.acquire_owned().await;
-                let attempt = finished.attempt;
-                match artifacts::upload(&connection, &dir, attempt).await {
-                    Ok(()) => crash::point("agent.artifacts-sent"),
-                    Err(error) => {
-                        tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "artifacts were not uploaded");
-                    }
-                }
-            }
-            finished
-        });
+        let (connection, dir) = (self.connection.clone(), self.config.runtime_dir.clone());
+        self.uploads.spawn(connection, dir, finished, artifacts.is_some());
         Ok(())
     }
 
@@ -456,35 +426,6 @@ impl Session<'_> {
             id
         });
         self.follows.insert(id, task);
-    }
-}
-
-/// Sends the tape of an attempt, then gives back its end.
-async fn send_tape(
-    connection: &Connection,
-    dir: &std::path::Path,
-    finished: Finished,
-    places: Arc<Semaphore>,
-) -> Finished {
-    let _place = places.acquire_owned().await;
-    let (attempt, total) = (finished.attempt, finished.spooled);
-    match output::upload(connection, dir, attempt, total).await {
-        Ok(()) => {
-            crash::point("agent.output-sent");
-            finished
-        }
-        Err(error) => {
-            tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "output was not uploaded");
-            without_output(finished, &error)
-        }
-    }
-}
-
-/// The end of an attempt whose guardian can no longer be asked. What the coordinator did not take, it knows of itself.
-fn without_output(finished: Finished, error: &output::Error) -> Finished {
-    match error {
-        output::Error::Guardian(_) | output::Error::Socket(_) => Finished { spooled: 0, ..finished },
-        _ => finished,
     }
 }
 

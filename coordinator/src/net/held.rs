@@ -211,8 +211,16 @@ mod tests {
         Upload::Tape(attempt(job), segment)
     }
 
-    fn kept(job: u64) -> Box<Kept> {
-        Box::new(Kept { attempt: attempt(job), files: Vec::new(), segment: SEGMENT })
+    fn kept(job: u64) -> Kept {
+        Kept { attempt: attempt(job), files: Vec::new(), segment: SEGMENT }
+    }
+
+    fn left(job: u64) -> AgentSaid {
+        AgentSaid::Artifacts(Box::new(kept(job)))
+    }
+
+    fn sent(job: u64) -> Upload {
+        Upload::Artifacts(attempt(job), Some(Box::new(kept(job))))
     }
 
     #[test]
@@ -238,13 +246,13 @@ mod tests {
         assert_eq!(held.finished(finished(1, 0), now), []);
         held.uploaded(Upload::Begun(attempt(1), Part::Artifacts));
         assert!(held.overdue(now + PATIENCE * 100).is_empty(), "they are on their way");
-        let wanted = [AgentSaid::Artifacts(kept(1)), ended(1, 0, None)];
-        assert_eq!(held.uploaded(Upload::Artifacts(attempt(1), Some(kept(1)))), wanted);
+        let wanted = [left(1), ended(1, 0, None)];
+        assert_eq!(held.uploaded(sent(1)), wanted);
 
         held.promised(attempt(2));
-        assert_eq!(held.uploaded(Upload::Artifacts(attempt(2), Some(kept(2)))), []);
+        assert_eq!(held.uploaded(sent(2)), []);
         assert_eq!(held.finished(finished(2, 5000), now), []);
-        let wanted = [AgentSaid::Artifacts(kept(2)), ended(2, 5000, Some(SEGMENT))];
+        let wanted = [left(2), ended(2, 5000, Some(SEGMENT))];
         assert_eq!(held.uploaded(tape(2, Some(SEGMENT))), wanted);
 
         held.promised(attempt(3));
@@ -293,7 +301,7 @@ mod tests {
         assert_eq!(held.dead(), [SEGMENT], "it was sent twice");
         assert_eq!(held.finished(finished(1, 5000), now), [ended(1, 5000, Some(again))]);
         held.uploaded(tape(2, Some(SEGMENT)));
-        held.uploaded(Upload::Artifacts(attempt(2), Some(kept(2))));
+        held.uploaded(sent(2));
         assert_eq!(held.give_up(), [SEGMENT, SEGMENT]);
     }
 

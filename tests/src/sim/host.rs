@@ -165,11 +165,10 @@ impl Host {
     fn obey(&mut self, order: ToAgent, cx: &mut Around<'_>) {
         match order {
             ToAgent::Start(start) => self.start(*start),
-            // No simulated job comes from a repository.
-            ToAgent::StartGit(_) => {}
+            // No simulated job comes from a repository; what it leaves is made up where its end is told.
+            ToAgent::StartGit(_) | ToAgent::Collect(_) => {}
             ToAgent::Stop(stop) => self.stop(stop.attempt, &Cause::from_wire(stop.cause), stop.grace_ms, cx),
             ToAgent::Forget(attempts) => attempts.into_iter().for_each(|a| self.forget(a)),
-            ToAgent::Collect(_) => {}
             ToAgent::Revoke(attempt) => self.revoke(attempt),
             ToAgent::Reconcile(verdicts) => {
                 for (attempt, verdict) in verdicts {
