@@ -68,7 +68,7 @@ fn each_option_sets_its_field() {
         ("--inherit-env all -- x", json!({"env": {"LANG": "C", "TOKEN": "t"}})),
         (
             "--out *.ckpt --out logs --out-max 2GiB -- x",
-            json!({"out": ["*.ckpt", "logs"], "out_max_bytes": 2147483648_u64}),
+            json!({"out": ["*.ckpt", "logs"], "out_max_bytes": 2_147_483_648_u64}),
         ),
         ("--hold --run-as bob --grace 3 -- x", json!({"hold": true, "run_as": "bob", "grace_s": 3.0})),
     ] {
