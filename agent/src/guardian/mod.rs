@@ -343,7 +343,10 @@ impl<'a> Guardian<'a> {
         let alarm = self.confined.alarm().filter(|_| running);
         fds.extend(alarm.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = if running {
-            [self.ending.next_check(), self.confined.next_look(), self.collecting.until()].into_iter().flatten().min()
+            [self.ending.next_check(), self.confined.next_look(), self.collecting.until()]
+                .into_iter()
+                .flatten()
+                .min()
         } else {
             self.clients.is_empty().then(|| Instant::now() + UNVISITED)
         };
