@@ -88,6 +88,9 @@ impl Guardian<'_> {
             return false;
         }
         self.drain_all();
+        // The slot of an attempt that had to be killed has no births any more; its tree is gone, and this is ours.
+        self.note_refused(cause);
+        self.confined.release();
         if let Err(error) = self.start_collector(cause) {
             self.remark(&format!("artifacts cannot be collected: {error}"));
             self.collecting.file = None;
