@@ -82,6 +82,8 @@ pub struct Settings {
     pub processes: u64,
     /// What cpus mean to the kernel.
     pub cpu_limit: CpuLimit,
+    /// Bytes of all artifacts of one attempt, at most, such as `10GiB`; what the job says if absent.
+    pub out_max: Option<String>,
     /// Repositories.
     pub git: GitSettings,
 }
@@ -109,7 +111,7 @@ pub enum CpuLimit {
 }
 
 /// Every key, for hints.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "path",
     "cpus",
     "memory",
@@ -126,6 +128,7 @@ const KEYS: [&str; 17] = [
     "cgroups",
     "processes",
     "cpu_limit",
+    "out_max",
     "git",
 ];
 
@@ -148,6 +151,7 @@ impl Default for Settings {
             cgroups: CgroupUse::Auto,
             processes: Bounds::default().processes,
             cpu_limit: CpuLimit::Weight,
+            out_max: None,
             git: GitSettings::default(),
         }
     }
@@ -255,6 +259,9 @@ fn parse(text: &str) -> Result<Settings, String> {
     parse_bytes(&settings.gpu_foreign_memory)?;
     if !(16..=4_194_304).contains(&settings.processes) {
         return Err("processes must be between 16 and 4194304".to_owned());
+    }
+    if let Some(size) = &settings.out_max {
+        parse_bytes(size)?;
     }
     settings.git.check()?;
     if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {

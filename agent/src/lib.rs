@@ -2,6 +2,7 @@
 //! guardian (holds one attempt). Jobs are decided elsewhere: nothing here chooses what runs.
 mod agent;
 mod clock;
+pub mod collect;
 pub mod config;
 pub mod doctor;
 pub mod git;

@@ -1,5 +1,5 @@
 //! Everything that can go out: facts to record, and effects to release once the facts are on disk.
-use crate::input::{Segment, Ticket};
+use crate::input::{Kept, Segment, Ticket};
 use crate::orchestrator::link::Order;
 use crate::row::{
     ArrayRow, AuditRow, DeploymentRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow,
@@ -87,6 +87,8 @@ pub enum Fact {
     AttemptStarted(AttemptId, u32, i64),
     /// It has ended.
     AttemptEnded(Box<Ended>),
+    /// Files that it has left; in the step that records its end.
+    ArtifactsKept(Box<Kept>),
     /// It ended after a newer one had been dispatched.
     AttemptLate {
         /// Which.
@@ -257,6 +259,8 @@ pub enum ToAgent {
     CancelRequest(AttemptId, wire::RequestId),
     /// End one.
     Stop(wire::Stop),
+    /// What is collected of the attempt whose Start follows.
+    Collect(wire::Collect),
     /// Their ends are on disk.
     Forget(Vec<AttemptId>),
     /// Give it back if it has not started.

@@ -4,6 +4,7 @@ use crate::row::{Caller, JobRow, TaskRow};
 use reeve_protocol::api::{
     LaunchRequest, LeaseRequest, Plan, QueueSettings, Route, StatusRequest, WorkerRequest,
 };
+use reeve_protocol::artifact::Artifact;
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, JobId, JobSpec};
 use std::collections::BTreeMap;
@@ -81,6 +82,8 @@ pub enum AgentSaid {
     Resolved(AttemptId, String),
     /// What a job says about itself.
     Progress(wire::Progress),
+    /// What an attempt has left, right before its end: the files are in a segment by now.
+    Artifacts(Box<Kept>),
     /// It has ended; spooled output is in a segment by now.
     Finished(Box<wire::Finished>, Option<Segment>),
     /// Its whole tree has ended; its output and its end follow.
@@ -131,6 +134,17 @@ pub struct Segment {
     pub offset: u64,
     /// Bytes.
     pub len: u64,
+}
+
+/// Artifacts of an attempt, in a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub attempt: AttemptId,
+    /// The files, in the order of their bytes.
+    pub files: Vec<Artifact>,
+    /// Where these lie.
+    pub segment: Segment,
 }
 
 /// Which tasks of a job are meant.

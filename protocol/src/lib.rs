@@ -11,9 +11,11 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod artifact;
 pub mod cause;
 pub mod codec;
 pub mod crash;
+pub mod digest;
 pub mod error;
 pub mod filter;
 pub mod frame;

@@ -85,6 +85,12 @@ pub struct JobSpec {
     /// What the command reads; at most 256 KiB. Absent: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
+    /// Files to collect at the end of an attempt: patterns relative to where the command starts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub out: Vec<String>,
+    /// Bytes of all collected files of an attempt (default 1 GiB).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_max_bytes: Option<u64>,
     /// Free pairs to filter by.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

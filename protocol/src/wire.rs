@@ -4,6 +4,7 @@
 //! traffic. The agent relays the frames about attempts between coordinator and keeper without looking into them,
 //! except that it uploads spooled output before it passes a Finished on. A changed body is a new kind, numbers are never
 //! reused, Hello is frozen for ever; `protocol/golden` holds the bytes of every kind.
+use crate::artifact::Artifact;
 use crate::cause::WireCause;
 use crate::ids::AttemptId;
 use serde::{Deserialize, Serialize};
@@ -113,10 +114,18 @@ pub mod kind {
     /// A -> C, after the inventory: the requests that this agent knows of.
     pub const IN_FLIGHT: u16 = 45;
 
+    /// C -> A -> K, before the Start of an attempt: which files are collected at its end. Optional.
+    pub const COLLECT: u16 = 62;
+    /// K -> A -> C, before a Finished: artifacts come on a stream first. Optional.
+    pub const ARTIFACTS: u16 = 63;
+    /// A -> C, first frame of a stream that carries artifacts; their bytes follow.
+    pub const ARTIFACTS_HEAD: u16 = 64;
+
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 48] = [
+    pub const KNOWN: [u16; 51] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42, 43, 44, 45, 60, 61, 50, 51, 52,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42, 43, 44, 45, 60, 61, 50, 51, 52, 62,
+        63, 64,
     ];
 }
 
@@ -489,6 +498,37 @@ pub struct Exited {
 pub struct Taking {
     /// Why not, for people, at most 1 KiB; `None`: they may.
     pub refuses: Option<String>,
+}
+
+/// Which files are collected of an attempt at its end, beside those in its own directory for them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collect {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Patterns (see [`crate::artifact`]), relative to where its command started.
+    pub globs: Vec<String>,
+    /// Bytes of all files together.
+    pub max_bytes: u64,
+}
+
+/// Artifacts of an attempt that has ended are there to be sent: its Finished is not complete without them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifacts {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Files.
+    pub count: u32,
+    /// Bytes of all files.
+    pub total: u64,
+}
+
+/// The head of a stream that carries artifacts; the bytes of the files follow in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactsHead {
+    /// Of which attempt.
+    pub attempt: AttemptId,
+    /// The files.
+    pub files: Vec<Artifact>,
 }
 
 /// Largest tape that rides inside Finished.

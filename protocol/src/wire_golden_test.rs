@@ -61,6 +61,7 @@ fn every_kind() -> Vec<(u16, String)> {
     let id = RequestId { attempt: Some(attempt), call: 3 };
     let request = Request { replica: attempt, id, payload: vec![4], timeout_ms: 5 };
     let answer = Answer { replica: attempt, id, outcome: 1, body: vec![6], retry: true };
+    let file = Artifact { name: text("n"), size: 1, mode: 2, sha256: text("s") };
     let hello = Hello {
         version_min: 1,
         version_max: 1,
@@ -181,6 +182,9 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::ENFORCED, line(kind::ENFORCED, &Enforced { words: vec![(text("n"), text("w"))] })),
         (kind::GPUS, line(kind::GPUS, &Gpus { devices: vec![gpu] })),
         (kind::QUIET, line(kind::QUIET, &Quiet { attempt, quiet_ms: 1 })),
+        (kind::COLLECT, line(kind::COLLECT, &Collect { attempt, globs: vec![text("g")], max_bytes: 1 })),
+        (kind::ARTIFACTS, line(kind::ARTIFACTS, &Artifacts { attempt, count: 1, total: 2 })),
+        (kind::ARTIFACTS_HEAD, line(kind::ARTIFACTS_HEAD, &ArtifactsHead { attempt, files: vec![file] })),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! The agent: a relay between coordinator and keeper with two small files and no job state. It may be restarted or
 //! upgraded at any time; nothing that runs notices.
+mod artifacts;
 mod beats;
 pub(crate) mod dial;
 mod facts;
@@ -14,6 +15,7 @@ mod output;
 mod renewal;
 mod replicas;
 mod session;
+mod uploads;
 
 pub use dial::Error as DialError;
 pub use join::{Error as JoinError, join};

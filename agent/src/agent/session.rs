@@ -10,6 +10,7 @@ use super::outbox::Outbox;
 use super::output;
 use super::renewal::{self, Renewal};
 use super::replicas::Replicas;
+use super::uploads::Uploads;
 use crate::clock::boot_ms;
 use crate::config::Config;
 use crate::machine::sample::Sampler;
@@ -19,23 +20,19 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    Beat, CancelRequests, Exited, Finished, Follow, Inventory, Limits, Refused, RenewalFailed, RenewalKept,
+    self, Artifacts, Beat, CancelRequests, Exited, Finished, Follow, Limits, Refused, RenewalFailed, RenewalKept,
     Renewed, Requests, StartReplica, Started, Unfollow, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Without a fresh echo for so long the session is given up, or for three beats where many machines beat more slowly:
 /// what we say does not arrive.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Uploads at once; the other streams of the connection are for followers.
-const UPLOADS: usize = 8;
 /// Every so many beats the machine's load is told.
 const SAMPLE_EVERY: u64 = 5;
 /// The phase of an attempt in the inventory that has ended.
@@ -100,8 +97,7 @@ struct Session<'a> {
     in_step: bool,
     /// Something may run here, so that exclusive attempts want to know that the coordinator is heard.
     busy: bool,
-    uploads: JoinSet<Finished>,
-    places: Arc<Semaphore>,
+    uploads: Uploads,
     follows: HashMap<u64, AbortHandle>,
     followers: JoinSet<u64>,
     sampler: Sampler,
@@ -135,8 +131,7 @@ pub(crate) async fn run(
         silence: SILENCE.max(beat * 3),
         in_step: false,
         busy: false,
-        uploads: JoinSet::new(),
-        places: Arc::new(Semaphore::new(UPLOADS)),
+        uploads: Uploads::default(),
         follows: HashMap::new(),
         followers: JoinSet::new(),
         sampler: Sampler::new(&config.state_dir),
@@ -206,7 +201,7 @@ impl Session<'_> {
                     self.looked(found);
                     Ok(())
                 }
-                Some(done) = self.uploads.join_next() => {
+                Some(done) = self.uploads.tasks.join_next() => {
                     if let Ok(finished) = done {
                         self.up.say(kind::FINISHED, 0, &finished);
                     }
@@ -283,7 +278,7 @@ impl Session<'_> {
                 kind::START_REPLICA => self.start_replica(frame.decode()?),
                 kind::REQUESTS => self.replicas.ask(frame.decode::<Requests>()?.items),
                 kind::CANCEL_REQUESTS => self.replicas.cancel(frame.decode::<CancelRequests>()?.items),
-                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => {
+                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE | kind::COLLECT => {
                     crash::point_of("agent.received", || match frame.kind {
                         kind::STOP => "stop",
                         kind::FORGET => "forget",
@@ -350,6 +345,10 @@ impl Session<'_> {
                 }
                 _ if !self.in_step => {}
                 kind::FINISHED => self.finished(&frame)?,
+                kind::ARTIFACTS => {
+                    let artifacts: Artifacts = frame.decode().map_err(Error::KeeperFrame)?;
+                    self.uploads.promised.insert(artifacts.attempt, artifacts);
+                }
                 kind::STARTED
                 | kind::PROGRESS
                 | kind::RETURNED
@@ -379,28 +378,18 @@ impl Session<'_> {
         let finished: Finished = frame.decode().map_err(Error::KeeperFrame)?;
         crash::point("agent.finished-unsent");
         self.replicas.ended(finished.attempt);
-        if finished.spooled == 0 {
+        let artifacts = self.uploads.promised.remove(&finished.attempt);
+        if finished.spooled == 0 && artifacts.is_none() {
             self.up.pass(frame);
             return Ok(());
         }
         // Its process has ended: whoever waits for its room need not wait for its output.
         self.up.say(kind::EXITED, OPTIONAL, &Exited { attempt: finished.attempt, phase: 3 });
-        let (connection, places) = (self.connection.clone(), self.places.clone());
-        let dir = self.config.runtime_dir.clone();
-        self.uploads.spawn(async move {
-            let _place = places.acquire_owned().await;
-            let (attempt, total) = (finished.attempt, finished.spooled);
-            match output::upload(&connection, &dir, attempt, total).await {
-                Ok(()) => {
-                    crash::point("agent.output-sent");
-                    finished
-                }
-                Err(error) => {
-                    tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "output was not uploaded");
-                    without_output(finished, &error)
-                }
-            }
-        });
+        if let Some(artifacts) = artifacts {
+            self.up.say(kind::ARTIFACTS, OPTIONAL, &artifacts);
+        }
+        let (connection, dir) = (self.connection.clone(), self.config.runtime_dir.clone());
+        self.uploads.spawn(connection, dir, finished, artifacts.is_some());
         Ok(())
     }
 
@@ -415,14 +404,6 @@ impl Session<'_> {
             id
         });
         self.follows.insert(id, task);
-    }
-}
-
-/// The end of an attempt whose guardian can no longer be asked. What the coordinator did not take, it knows of itself.
-fn without_output(finished: Finished, error: &output::Error) -> Finished {
-    match error {
-        output::Error::Guardian(_) | output::Error::Socket(_) => Finished { spooled: 0, ..finished },
-        _ => finished,
     }
 }
 

@@ -5,6 +5,7 @@
 //! Forked from the single-threaded keeper without exec: everything it needs is in its memory already. When its attempt
 //! is forgotten it may hold another one, which saves a fork: the message for that, [`NEXT`], is taken only from the keeper
 //! that forked it, so it may change with any version.
+pub(crate) mod collecting;
 mod confine;
 mod ending;
 pub(crate) mod environment;
@@ -12,12 +13,13 @@ mod launch;
 mod lease;
 pub(crate) mod prepare;
 pub(crate) mod replica;
+pub(crate) mod result;
 pub(crate) use launch::errno_name;
 mod serve;
 mod spool;
 pub(crate) mod sys;
 pub(crate) mod tree;
-mod workdir;
+pub(crate) mod workdir;
 
 use crate::groups::{Bounds, Hierarchies};
 use crate::peer::{Peer, SCRATCH, is_trusted};
@@ -90,6 +92,10 @@ pub(crate) struct Task {
     pub(crate) replica: Option<reeve_protocol::wire::Replica>,
     /// The agent is another user, who comes by the group of the runtime directory.
     pub(crate) shared: bool,
+    /// What is collected at the end, beside the directory for artifacts.
+    pub(crate) collect: Option<reeve_protocol::wire::Collect>,
+    /// Bytes of all artifacts of one attempt, at most.
+    pub(crate) out_max: u64,
 }
 
 /// A guardian at work.
@@ -106,6 +112,8 @@ pub(crate) struct Guardian<'a> {
     preparation: Option<prepare::Preparation>,
     /// The pipes of a replica, held open whoever else comes and goes.
     pipes: Option<replica::Pipes>,
+    /// Its artifacts.
+    collecting: collecting::Collecting,
     /// Where the work tree goes when the attempt is forgotten.
     keep_tree: Option<PathBuf>,
     clients: Vec<Client>,
@@ -187,6 +195,7 @@ impl<'a> Guardian<'a> {
             ending: Ending::new(start.grace_ms),
             preparation: None,
             pipes: None,
+            collecting: collecting::Collecting::default(),
             keep_tree: None,
             clients: vec![fresh.keeper],
             listener: listen(start.attempt, setting)?,
@@ -234,6 +243,7 @@ impl<'a> Guardian<'a> {
         self.tape = Tape::new(start.output_cap, task.spool.clone());
         self.ending = Ending::new(start.grace_ms);
         self.preparation = None;
+        self.collecting = collecting::Collecting::default();
         self.task = task;
         Ok(())
     }
@@ -285,6 +295,7 @@ impl<'a> Guardian<'a> {
             path: self.setting.path,
             machine: &self.task.machine,
             workdir: self.workdir.path(),
+            out_dir: self.workdir.out_path(),
             socket,
         }
     }
@@ -345,7 +356,10 @@ impl<'a> Guardian<'a> {
         let alarm = self.confined.alarm().filter(|_| running);
         fds.extend(alarm.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = if running {
-            [self.ending.next_check(), self.confined.next_look()].into_iter().flatten().min()
+            [self.ending.next_check(), self.confined.next_look(), self.collecting.until()]
+                .into_iter()
+                .flatten()
+                .min()
         } else {
             self.clients.is_empty().then(|| Instant::now() + UNVISITED)
         };
@@ -410,6 +424,7 @@ impl<'a> Guardian<'a> {
         if self.task.replica.is_some() {
             replica::remove(self.task.start.attempt);
         }
+        self.forget_artifacts();
         self.keep_tree();
         // The socket stays, under a name that nobody looks for: a new one for every attempt costs more than the attempt's
         // pipes. Whoever had just come for this attempt is sent away.

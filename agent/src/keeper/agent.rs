@@ -42,7 +42,7 @@ impl Keeper {
     pub(super) fn say<T: Serialize>(&mut self, kind: u16, body: &T) {
         if let Some(agent) = &mut self.agent {
             let optional =
-                [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING, kind::ENFORCED, kind::QUIET]
+                [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING, kind::ENFORCED, kind::QUIET, kind::ARTIFACTS]
                     .contains(&kind);
             let flags = if optional { OPTIONAL } else { 0 };
             agent.peer.say(kind, flags, body);
@@ -77,6 +77,7 @@ impl Keeper {
                 let StartReplica { start, replica } = frame.decode()?;
                 self.start(Box::new(start), None, Some(replica));
             }
+            kind::COLLECT => self.will_collect(frame.decode()?),
             kind::FORGET => {
                 for attempt in frame.decode::<Forget>()?.attempts {
                     self.forget(attempt);
@@ -107,6 +108,7 @@ impl Keeper {
         }
         self.checkouts.remove(&attempt);
         self.replicas.remove(&attempt);
+        self.collects.remove(&attempt);
         self.say(kind::RETURNED, &Revoke { attempt });
     }
 

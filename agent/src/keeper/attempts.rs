@@ -17,7 +17,7 @@ use reeve_protocol::crash;
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{Checkout, Finished, INLINE_OUTPUT, Replica, Revoke, Start, Started, kind};
+use reeve_protocol::wire::{Checkout, Collect, Finished, INLINE_OUTPUT, Replica, Revoke, Start, Started, kind};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
@@ -49,6 +49,8 @@ pub(super) struct Keeper {
     pub(super) checkouts: HashMap<AttemptId, Checkout>,
     /// How waiting attempts that are replicas of static workers are spoken to.
     pub(super) replicas: HashMap<AttemptId, Replica>,
+    /// What is collected at the end of waiting attempts.
+    pub(super) collects: HashMap<AttemptId, Collect>,
     pub(super) agent: Option<Agent>,
     /// Connections that have said nothing yet: the first word makes one the agent, so that somebody who only looks
     /// takes nobody's place.
@@ -107,6 +109,8 @@ pub(super) struct Attempt {
     pub(super) started_ms: i64,
     /// What comes before its command, as its guardian told it.
     pub(super) prepared: Option<says::Prepared>,
+    /// Files and bytes that were collected of it, and that its guardian has.
+    pub(super) artifacts: Option<(u32, u64)>,
     /// Once it has ended: how, without what is long if the guardian still has that.
     pub(super) end: Option<Finished>,
     /// The agent wants to hear the end again; the guardian has been asked for it.
@@ -144,6 +148,7 @@ impl Keeper {
             tombstones: Tombstones::default(),
             checkouts: HashMap::new(),
             replicas: HashMap::new(),
+            collects: HashMap::new(),
             agent: None,
             visitors: Vec::new(),
             epoll,
@@ -235,6 +240,7 @@ impl Keeper {
     fn end_unstarted(&mut self, start: &Start, cause: &Cause) {
         self.checkouts.remove(&start.attempt);
         self.replicas.remove(&start.attempt);
+        self.collects.remove(&start.attempt);
         let end = plain_end(start.attempt, cause.to_wire(), 0, 0);
         let attempt = Attempt::ended(end.clone(), start.lineage.clone());
         self.attempts.insert(start.attempt, attempt);
@@ -270,6 +276,8 @@ impl Keeper {
             crash::point("keeper.started-unsent");
         }
         if let Some(end) = finished {
+            self.tell_last_progress(id);
+            self.tell_artifacts(id);
             crash::point("keeper.finished-unsent");
             self.say(kind::FINISHED, &end);
         }
@@ -354,7 +362,7 @@ impl Keeper {
             return self.remove_files(id, guardian_pid, &lineage);
         }
         let Some(attempt) = self.attempts.get_mut(&id).filter(|a| a.link == Some(token)) else { return };
-        attempt.link = None;
+        (attempt.link, attempt.artifacts) = (None, None);
         let guardian_pid = attempt.guardian_pid;
         let (lineage, leader) = (attempt.lineage.clone(), (attempt.pid, attempt.born));
         if attempt.end.is_some() {
@@ -398,6 +406,7 @@ impl Attempt {
             size: Size::default(),
             started_ms: end.started_ms,
             prepared: None,
+            artifacts: None,
             end: Some(end),
             report: false,
             watch: Watch::default(),

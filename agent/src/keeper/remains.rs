@@ -1,6 +1,8 @@
 //! What is left of an attempt whose guardian was killed: its processes are ended, its files removed.
 use super::attempts::Keeper;
 use super::place::is_plain;
+use crate::guardian::collecting::place;
+use crate::guardian::workdir::OUT;
 use crate::guardian::{RESTING, environment, replica, tree};
 use reeve_protocol::ids::AttemptId;
 use std::time::Duration;
@@ -45,10 +47,13 @@ impl Keeper {
         replica::remove(id);
         if guardian_pid != 0 {
             let _ = std::fs::remove_dir_all(self.workdir(guardian_pid));
+            let _ = std::fs::remove_dir_all(format!("{}{OUT}", self.workdir(guardian_pid)));
             let _ = std::fs::remove_file(format!("{RESTING}{guardian_pid}"));
         }
         if is_plain(lineage) {
-            let _ = std::fs::remove_file(self.place.spool_path(lineage, id));
+            let spool = self.place.spool_path(lineage, id);
+            let _ = std::fs::remove_file(place(&spool));
+            let _ = std::fs::remove_file(spool);
         }
     }
 

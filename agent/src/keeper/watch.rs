@@ -2,13 +2,13 @@
 //! agent listens.
 use super::attempts::Keeper;
 use crate::guardian::environment::STATUS;
+use crate::guardian::result::open_of_job;
 use crate::guardian::tree::{self, Stat};
 use reeve_protocol::guardian as says;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{Progress, Quiet, Usage, kind};
-use rustix::fs::{Mode, OFlags, open};
-use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 /// Use is looked at in every fifth round.
@@ -26,7 +26,8 @@ const IDLE_PART: u64 = 200;
 /// What was seen of an attempt last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
-    len: u64,
+    /// Length and time of the last change, nanoseconds: a file that is written anew may be as long as before.
+    seen: (u64, i128),
     progress: Option<Progress>,
     rss_peak: u64,
     quiet: Silence,
@@ -80,8 +81,7 @@ impl Keeper {
         let now = Instant::now();
         let work = self.place.work.clone();
         for (id, attempt) in self.attempts.iter_mut().filter(|(_, a)| a.has_process()) {
-            progress
-                .extend(attempt.watch.progress(*id, &format!("{work}/{}/{STATUS}", attempt.guardian_pid)));
+            progress.extend(attempt.watch.progress(*id, &format!("{work}/{}", attempt.guardian_pid)));
             if with_usage {
                 let used = attempt.watch.usage(*id, attempt.guardian_pid);
                 if let Some(quiet_ms) = attempt.watch.quiet.look(used.cpu_ms, now) {
@@ -107,17 +107,30 @@ impl Keeper {
     }
 }
 
+impl Keeper {
+    /// What an attempt that has ended had said last, read once more: a short one was perhaps never looked at.
+    pub(super) fn tell_last_progress(&mut self, id: AttemptId) {
+        if self.agent.is_none() {
+            return;
+        }
+        let work = &self.place.work;
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if let Some(body) = attempt.watch.progress(id, &format!("{work}/{}", attempt.guardian_pid)) {
+            self.say(kind::PROGRESS, &body);
+        }
+    }
+}
+
 impl Watch {
     /// The last thing the job has said, if it is new.
-    fn progress(&mut self, attempt: AttemptId, path: &str) -> Option<Progress> {
-        // The directory is the job's: neither is a link followed nor a pipe waited for.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = File::from(open(path, flags, Mode::empty()).ok()?);
+    pub(super) fn progress(&mut self, attempt: AttemptId, dir: &str) -> Option<Progress> {
+        let mut file = open_of_job(dir, STATUS).ok()??;
         let meta = file.metadata().ok()?;
-        if !meta.is_file() || meta.len() == self.len {
+        let changed = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+        if self.seen == (meta.len(), changed) {
             return None;
         }
-        self.len = meta.len();
+        self.seen = (meta.len(), changed);
         file.seek(SeekFrom::Start(meta.len().saturating_sub(TAIL))).ok()?;
         let mut bytes = Vec::new();
         file.take(TAIL).read_to_end(&mut bytes).ok()?;
@@ -197,5 +210,30 @@ mod tests {
         }
         let long = format!("{{\"message\":\"{}\"}}\n", "\u{e9}".repeat(2000));
         assert_eq!(said(&long).unwrap().1.unwrap().len(), MESSAGE);
+    }
+
+    #[test]
+    fn nonsense_is_the_jobs_own_affair_and_a_file_written_anew_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = (dir.path().to_str().unwrap(), dir.path().join(STATUS));
+        let id = TaskId::single(1).attempt(1);
+        let mut watch = Watch::default();
+        let mut says = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            watch.progress(id, path).map(|p| (p.fraction, p.message))
+        };
+        assert_eq!(says(b"{\"progress\":0.1}\n"), Some((Some(0.1), None)));
+        assert_eq!(says(b"{\"progress\":0.2}\n"), Some((Some(0.2), None)), "as long as before");
+        let mut long = vec![b'x'; 10 << 20];
+        assert_eq!(says(&long), None, "10 MB in one line that does not end");
+        long.extend(
+            b"\n\xff\xfe\n{\"progress\":NaN}\n{\"progress\":1e999}\n{\"progress\":0.3}\n{\"progress\":0.",
+        );
+        assert_eq!(says(&long), Some((Some(0.3), None)));
+        let message = says(b"{\"message\":\"\\u001b[2J\"}\n").unwrap().1.unwrap();
+        assert_eq!(message, "\u{1b}[2J", "kept as it is, and cleaned by whoever shows it");
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+        assert_eq!(watch.progress(id, path), None);
     }
 }

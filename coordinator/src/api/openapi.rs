@@ -43,6 +43,8 @@ operations! {
     "post" "/v1/jobs/{job}/status" "update_job_status." [] "StatusRequest" -> "Changed";
     "get" "/v1/jobs/{job}/why" "Why it is not running." [] "" -> "Why";
     "get" "/v1/jobs/{job}/logs" "Output of an attempt: text, or LogLine values with accept: application/x-ndjson." ["attempt", "stream", "from", "follow", "tail"] "" -> "*LogLine";
+    "get" "/v1/jobs/{job}/artifacts" "Files that attempts left." ["attempt"] "" -> "ArtifactList";
+    "get" "/v1/jobs/{job}/artifacts/{name}" "One of these files, as it is; a slash in its name is written %2F. One range of bytes may be asked for." ["attempt"] "" -> "";
     "post" "/v1/plans" "bulk_action: fix a set and count what would happen." [] "PlanRequest" -> "BulkPlan";
     "get" "/v1/plans/{plan}" "A plan." [] "" -> "BulkPlan";
     "post" "/v1/plans/{plan}/run" "bulk_action: change exactly that set, once." [] "{}" -> "PlanResult";
@@ -183,7 +185,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "JobSpec",
-        "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? labels:{text} hold:bool run_as:text? grace_s:number?",
+        "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? out:[text] out_max_bytes:int? labels:{text} hold:bool run_as:text? grace_s:number?",
     ),
     ("Git", "url:text ref:text? subdir:text? setup:text? submodules:bool lfs:bool commit:text? patch:Patch?"),
     ("Patch", "sha256:text data:text"),
@@ -197,8 +199,9 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "Attempt",
-        "attempt:int index:int? machine:text dispatched_at:time? started_at:time? ended_at:time? cause:Cause? exit_code:int? cpu_s:number rss_peak_bytes:int pid:int? output_bytes:int late:Cause?",
+        "attempt:int index:int? machine:text dispatched_at:time? started_at:time? ended_at:time? cause:Cause? exit_code:int? cpu_s:number rss_peak_bytes:int pid:int? output_bytes:int artifacts:int artifact_bytes:int late:Cause?",
     ),
+    ("Artifact", "attempt:int name:text size:int mode:int sha256:text"),
     ("Array", "total:int counts:Counts from:int to:int limit:int?"),
     ("Counts", "QUEUED:int RUNNING:int COMPLETED:int FAILED:int CANCELLED:int"),
     ("Cause", "kind:text code:int? signal:int? what:text? errno:text? detail:text?"),
@@ -288,6 +291,7 @@ const SCHEMAS: &[(&str, &str)] = &[
         "Health",
         "status:text reasons:[text] version:text cluster:text lineage:text epoch:int seq:int pid:int uptime_s:number store_bytes:int output_bytes:int listen:text dir:text",
     ),
+    ("ArtifactList", "api:text kind:text items:[Artifact] next:text? total:Total"),
     ("JobList", "api:text kind:text items:[Job] next:text? total:Total"),
     ("QueueList", "api:text kind:text items:[Queue] next:text? total:Total"),
     ("MachineList", "api:text kind:text items:[Machine] next:text? total:Total"),

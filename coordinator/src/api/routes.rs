@@ -1,8 +1,8 @@
 //! The table of paths. The description in `openapi` and the hints for mistyped paths are made from the same table.
 use super::reply::Failure;
 use super::{
-    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats, submit, views,
-    workers,
+    App, artifacts, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats, submit,
+    views, workers,
 };
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -44,6 +44,8 @@ table! {
     "/v1/jobs/{job}/status" ["post"], post(jobs::update_job_status);
     "/v1/jobs/{job}/why" ["get"], get(jobs::why);
     "/v1/jobs/{job}/logs" ["get"], get(logs::logs);
+    "/v1/jobs/{job}/artifacts" ["get"], get(artifacts::list);
+    "/v1/jobs/{job}/artifacts/{name}" ["get"], get(artifacts::get);
     "/v1/plans" ["post"], post(plans::create);
     "/v1/plans/{plan}" ["get"], get(plans::show);
     "/v1/plans/{plan}/run" ["post"], post(plans::run);

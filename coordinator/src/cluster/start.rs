@@ -1,4 +1,5 @@
 //! From a spec to the frame that starts an attempt. The environment is complete but for what only the machine knows.
+use reeve_protocol::artifact;
 use reeve_protocol::resources::Resources;
 use reeve_protocol::spec::{JobSpec, LostAfter};
 use reeve_protocol::{AttemptId, Cause, wire};
@@ -66,6 +67,19 @@ pub fn checkout(spec: &JobSpec) -> Option<wire::Checkout> {
         submodules: git.submodules,
         lfs: git.lfs,
         patch: git.patch.as_ref().and_then(reeve_protocol::patch::Patch::bytes),
+    })
+}
+
+/// Which files are collected at the end; `None`: those that every job may leave.
+pub fn collect(spec: &JobSpec, attempt: AttemptId) -> Option<wire::Collect> {
+    if spec.out.is_empty() && spec.out_max_bytes.is_none() {
+        return None;
+    }
+    let plain = |glob: &String| artifact::check_glob(glob).ok().map(str::to_owned);
+    Some(wire::Collect {
+        attempt,
+        globs: spec.out.iter().filter_map(plain).collect(),
+        max_bytes: spec.out_max_bytes.unwrap_or(artifact::DEFAULT_MAX_BYTES),
     })
 }
 

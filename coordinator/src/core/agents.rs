@@ -41,6 +41,7 @@ impl Core {
                     self.finished(now, machine, session, *finished, segment, step);
                 }
                 AgentSaid::Returned(attempt) => self.returned(now, machine, attempt, step),
+                AgentSaid::Artifacts(kept) => self.artifacts(machine, kept, step),
                 AgentSaid::Exited(attempt) => self.exited(machine, attempt),
                 AgentSaid::Taking(refuses) => self.taking(now, machine, refuses, step),
                 AgentSaid::Replicas(items) => self.replicas_said(now, machine, session, items, step),
@@ -288,7 +289,7 @@ impl Core {
         }
         if let Some(result) = finished.result.as_ref().and_then(|r| String::from_utf8(r.clone()).ok())
             && result.len() <= reeve_protocol::spec_check::MAX_PAYLOAD
-            && serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok()
+            && serde_json::from_str::<serde_json::Value>(&result).is_ok()
         {
             step.facts.push(Fact::ResultKept(attempt.task, result));
         }

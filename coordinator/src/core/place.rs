@@ -89,6 +89,9 @@ impl Core {
         self.cluster.reserve(machine, attempt, place.need, gpus.clone(), ahead);
         let actor = "coordinator";
         self.go(now, task, Move::Assign, actor);
+        if let Some(collect) = self.spec_of(task.job).and_then(|spec| start::collect(&spec, attempt)) {
+            step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Collect(collect)));
+        }
         if let Some(frame) = self.start_frame(attempt, gpus, previous.as_ref()) {
             step.effects.push(Effect::Send(machine.to_string(), session, frame));
         }

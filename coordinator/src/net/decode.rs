@@ -31,6 +31,8 @@ pub(super) enum Said {
     Core(AgentSaid),
     /// An end whose tape may still be on its way.
     Finished(Box<wire::Finished>),
+    /// For this layer: files come on a stream before the end of this attempt.
+    Artifacts(wire::Artifacts),
     /// For this layer.
     Beat(wire::Beat),
     /// For this layer: a request for a new certificate.
@@ -45,6 +47,7 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
     let core = match frame.kind {
         kind::BEAT => return Ok(Said::Beat(frame.decode()?)),
         kind::FINISHED => return finished(frame.decode()?),
+        kind::ARTIFACTS => return Ok(Said::Artifacts(frame.decode()?)),
         kind::MACHINE => machine(frame.decode()?)?,
         kind::INVENTORY => inventory(frame.decode()?)?,
         kind::INVENTORY_END => AgentSaid::InventoryEnd(frame.decode::<wire::InventoryEnd>()?.count),

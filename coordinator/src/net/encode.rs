@@ -50,6 +50,11 @@ pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> 
                 stop.cause.detail.truncate(stop.cause.detail.floor_char_boundary(4096));
                 append(kind::STOP, &stop, out);
             }
+            ToAgent::Collect(collect) => {
+                if let Err(error) = frame::append(kind::COLLECT, frame::OPTIONAL, &collect, out) {
+                    tracing::error!(%error, "what is collected of an attempt could not be said");
+                }
+            }
             ToAgent::Revoke(attempt) => append(kind::REVOKE, &wire::Revoke { attempt }, out),
             ToAgent::Forget(attempts) => {
                 for page in attempts.chunks(PAGE) {

@@ -50,6 +50,7 @@ impl Order {
             | kind::IN_FLIGHT
             | kind::GPUS
             | kind::QUIET
+            | kind::ARTIFACTS
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

@@ -1,7 +1,9 @@
 //! Facts as SQL. Each must change exactly one row (the second lock on the door that the life cycle holds): anything
 //! else means that memory and disk disagree, and ends the process.
+mod attempts;
+
 use super::Error;
-use crate::effect::{Ended, Fact};
+use crate::effect::Fact;
 use crate::row::{ArrayRow, JobRow, MessageRow, QueueRow, Standing};
 use reeve_protocol::api::Route;
 use reeve_protocol::intervals::Intervals;
@@ -58,8 +60,9 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
         Fact::AttemptStarted(attempt, pid, at) => {
             of_attempt(db, *attempt, "started_at = ?4, pid = ?5", &[at, pid])
         }
-        Fact::AttemptEnded(ended) => attempt_ended(db, ended),
-        Fact::AttemptLate { attempt, machine, cause } => attempt_late(db, *attempt, machine, cause),
+        Fact::ArtifactsKept(kept) => attempts::artifacts_kept(db, kept),
+        Fact::AttemptEnded(ended) => attempts::attempt_ended(db, ended),
+        Fact::AttemptLate { attempt, machine, cause } => attempts::attempt_late(db, *attempt, machine, cause),
         Fact::AttemptReturned(attempt, at) => of_attempt(
             db,
             *attempt,
@@ -323,50 +326,6 @@ fn task_moved(db: Sql<'_>, task: TaskId, s: &Standing) -> Result<(), Error> {
             s.machine.as_deref()
         ],
     )
-}
-
-fn attempt_ended(db: Sql<'_>, e: &Ended) -> Result<(), Error> {
-    let (cause, _, exit) = cause(Some(&e.cause));
-    let (job, index, n) = (e.attempt.task.job, e.attempt.task.index_key(), e.attempt.attempt);
-    let len = e.segment.map_or(e.output.len() as u64, |s| s.len);
-    if !e.output.is_empty() {
-        one(
-            db,
-            "INSERT INTO outputs (job, idx, attempt, tape) VALUES (?1, ?2, ?3, ?4)",
-            params![job, index, n, e.output],
-        )?;
-    }
-    one(
-        db,
-        "UPDATE attempts SET started_at = coalesce(?4, started_at), ended_at = ?5, pid = coalesce(?6, pid), cause = ?7, exit_code = ?8, cpu_ms = ?9,
-           rss_peak = ?10, out_len = ?11, out_seg = ?12, out_off = ?13 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NULL",
-        params![
-            job,
-            index,
-            n,
-            e.started_at,
-            e.ended_at,
-            e.pid,
-            cause,
-            exit,
-            e.cpu_ms,
-            e.rss_peak,
-            len,
-            e.segment.map(|s| s.file),
-            e.segment.map(|s| s.offset)
-        ],
-    )
-}
-
-/// A late end of an attempt is kept once, and only from the machine that held it; a repeated report of the true end
-/// changes nothing.
-fn attempt_late(db: Sql<'_>, attempt: AttemptId, machine: &str, cause: &Cause) -> Result<(), Error> {
-    let late = json(cause)?;
-    db.prepare_cached(
-        "UPDATE attempts SET late = ?4 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NOT NULL AND late IS NULL AND cause <> ?4 AND machine_id = ?5",
-    )?
-    .execute(params![attempt.task.job, attempt.task.index_key(), attempt.attempt, late, machine])?;
-    Ok(())
 }
 
 fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {

@@ -100,6 +100,7 @@ pub(super) fn spec(rng: &mut Rng) -> JobSpec {
         delay_s: some(rng, 12, 1, 90),
         expires_s: some(rng, 8, 5, 200),
         exclusive: matches!(lost_after_s, Some(LostAfter::Seconds(s)) if s >= 30.0) && rng.chance(50),
+        out: rng.chance(10).then(|| "*.ckpt".to_owned()).into_iter().collect(),
         hold: rng.chance(6),
         grace_s: Some(3.0),
         lost_after_s,

@@ -154,6 +154,8 @@ pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
         kind::START_REPLICA,
         kind::REQUESTS,
         kind::CANCEL_REQUESTS,
+        kind::COLLECT,
+        kind::ARTIFACTS_HEAD,
     ];
     cases.extend(never.map(|kind| ("what no machine says", raw(kind, 0, b""), &[close::UNEXPECTED][..])));
     cases

@@ -1,6 +1,6 @@
 //! The words of the command line. What each subcommand takes stands beside its code.
 use super::{
-    bulk, change, diff, events, follow, list, machine, manager, queue, show, submit, top, wait, worker,
+    bulk, change, diff, events, follow, get, list, machine, manager, queue, show, submit, top, wait, worker,
 };
 use crate::up;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -68,6 +68,8 @@ pub enum Command {
     Show(show::Show),
     /// Print what a job wrote
     Logs(follow::Logs),
+    /// Fetch the files that a job left behind
+    Get(get::Get),
     /// Wait until jobs have ended
     Wait(wait::Wait),
     /// Say why a job does not run
@@ -131,7 +133,7 @@ pub enum Command {
 }
 
 /// Words of the contract that a later version gives a meaning.
-const LATER: [&str; 4] = ["clone", "get", "doctor", "df"];
+const LATER: [&str; 3] = ["clone", "doctor", "df"];
 
 /// Whether a word under `group` (empty for the top) will mean something later.
 pub fn comes_later(group: &str, word: &str) -> bool {

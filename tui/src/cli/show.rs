@@ -112,7 +112,7 @@ fn print(job: &JobView, context: &mut Context) -> Result<(), Error> {
     }
     context.line("")?;
     let mut table =
-        Table::new(&[">ATTEMPT", "MACHINE", "STARTED", ">RUN", "END", ">CPU", ">MEMORY", ">OUTPUT"]);
+        Table::new(&[">ATTEMPT", "MACHINE", "STARTED", ">RUN", "END", ">CPU", ">MEMORY", ">OUTPUT", "FILES"]);
     for attempt in &job.attempts {
         table.row(attempt_row(attempt).map(Into::into));
     }
@@ -179,7 +179,15 @@ fn needs(job: &JobView) -> String {
     parts.join(", ")
 }
 
-fn attempt_row(attempt: &AttemptView) -> [String; 8] {
+/// What it left behind.
+fn files(attempt: &AttemptView) -> String {
+    match attempt.artifacts {
+        0 => String::new(),
+        n => format!("{n} ({})", show_bytes(attempt.artifact_bytes)),
+    }
+}
+
+fn attempt_row(attempt: &AttemptView) -> [String; 9] {
     let number =
         attempt.index.map_or_else(|| attempt.attempt.to_string(), |i| format!("{i}#{}", attempt.attempt));
     let run = attempt.started_at.zip(attempt.ended_at).map(|(start, end)| end.seconds_since(start));
@@ -198,6 +206,7 @@ fn attempt_row(attempt: &AttemptView) -> [String; 8] {
         if attempt.cpu_s > 0.0 { show_duration(attempt.cpu_s) } else { String::new() },
         bytes(attempt.rss_peak_bytes),
         bytes(attempt.output_bytes),
+        files(attempt),
     ]
 }
 

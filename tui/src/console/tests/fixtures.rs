@@ -221,6 +221,8 @@ pub(in crate::console) fn whole_job() -> JobView {
         rss_peak_bytes: 21 << 30,
         pid: Some(4242),
         output_bytes: 9000,
+        artifacts: 0,
+        artifact_bytes: 0,
         late: None,
         gpus: Vec::new(),
     };
