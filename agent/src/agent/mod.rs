@@ -12,6 +12,7 @@ mod outbox;
 mod output;
 mod renewal;
 mod session;
+mod session_error;
 
 pub use dial::Error as DialError;
 pub use join::{Error as JoinError, join};
