@@ -12,7 +12,6 @@ mod outbox;
 mod output;
 mod renewal;
 mod session;
-mod session_error;
 
 pub use dial::Error as DialError;
 pub use join::{Error as JoinError, join};

@@ -8,7 +8,6 @@ use super::local::Link;
 use super::outbox::Outbox;
 use super::output;
 use super::renewal::{self, Renewal};
-pub(crate) use super::session_error::Error;
 use crate::clock::boot_ms;
 use crate::config::Config;
 use crate::identity::{Identity, Seen};
@@ -19,8 +18,8 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Exited, Finished, Follow, Hello, Limits, RenewalFailed, RenewalKept, Renewed, Unfollow,
-    Welcome, kind,
+    self, Beat, Exited, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed,
+    Unfollow, Welcome, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -42,6 +41,50 @@ const UPLOADS: usize = 8;
 const SAMPLE_EVERY: u64 = 5;
 /// Chunks of one read from the control stream.
 const CHUNKS: usize = 32;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the connection broke")]
+    Connection(#[from] quinn::ConnectionError),
+    #[error("the coordinator refuses this machine (code {}): {}", .0.code, .0.reason)]
+    Refused(Refused),
+    #[error("the coordinator says nothing")]
+    Silent,
+    #[error("the coordinator speaks strangely")]
+    Frame(#[from] frame::Error),
+    #[error("the control stream broke: {0}")]
+    Stream(String),
+    #[error("the keeper is gone")]
+    Keeper(#[source] io::Error),
+    #[error("the keeper speaks strangely")]
+    KeeperFrame(#[source] frame::Error),
+    #[error("the other side takes nothing")]
+    Stuck,
+}
+
+impl Error {
+    /// What the other side said when it closed.
+    pub(crate) fn code(&self) -> Option<u32> {
+        match self {
+            Self::Refused(refused) => Some(refused.code),
+            Self::Connection(quinn::ConnectionError::ApplicationClosed(closed)) => {
+                u32::try_from(closed.error_code.into_inner()).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// What we say when we close because of this.
+    pub(crate) fn close_code(&self) -> u32 {
+        match self {
+            Self::Frame(frame::Error::UnknownKind(_)) => close::VERSION,
+            Self::Frame(frame::Error::TooLarge(_)) => close::TOO_LARGE,
+            Self::Frame(frame::Error::Body(..)) => close::MALFORMED,
+            _ => close::DONE,
+        }
+    }
+}
 
 /// A control stream on which the coordinator has said Welcome.
 pub(crate) struct Open {
@@ -431,5 +474,23 @@ fn without_output(finished: Finished, error: &output::Error) -> Finished {
     match error {
         output::Error::Guardian(_) | output::Error::Socket(_) => Finished { spooled: 0, ..finished },
         _ => finished,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_know_what_to_close_with_and_what_they_were_told() {
+        let refused = Error::Refused(Refused { code: close::REVOKED, reason: "x".into() });
+        assert_eq!((refused.code(), refused.close_code()), (Some(close::REVOKED), close::DONE));
+        for (error, code) in [
+            (frame::Error::UnknownKind(999), close::VERSION),
+            (frame::Error::TooLarge(u32::MAX), close::TOO_LARGE),
+        ] {
+            assert_eq!(Error::Frame(error).close_code(), code);
+        }
+        assert_eq!(Error::Silent.code(), None);
     }
 }
