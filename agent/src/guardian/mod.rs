@@ -5,7 +5,6 @@
 //! Forked from the single-threaded keeper without exec: everything it needs is in its memory already. When its attempt
 //! is forgotten it may hold another one, which saves a fork: the message for that, [`NEXT`], is taken only from the keeper
 //! that forked it, so it may change with any version.
-mod birth;
 mod confine;
 mod ending;
 pub(crate) mod environment;
@@ -13,6 +12,7 @@ mod launch;
 mod lease;
 pub(crate) mod prepare;
 pub(crate) use launch::errno_name;
+mod birth;
 mod serve;
 mod spool;
 pub(crate) mod sys;
