@@ -2,7 +2,8 @@
 use crate::agent::dial;
 use crate::agent::local::Link;
 use crate::agent::wall;
-use crate::config::Config;
+use crate::config::{CgroupUse, Config, CpuLimit};
+use crate::groups::{Bounds, Groups};
 use crate::identity::Credentials;
 use crate::machine::{cpu, memory, sample};
 use reeve_protocol::quic;
@@ -48,7 +49,8 @@ impl fmt::Display for Line {
 
 /// Looks at everything.
 pub async fn examine(config: &Config) -> Vec<Line> {
-    let mut lines = vec![user(config.has_root_keeper()), offered(), tree(), disk(&config.data_dir)];
+    let mut lines =
+        vec![user(config.has_root_keeper()), offered(), tree(), limits(config), disk(&config.data_dir)];
     lines.push(keeper(config).await);
     lines.extend(coordinator(config).await);
     lines
@@ -76,6 +78,25 @@ fn tree() -> Line {
         return line(Grade::Good, "tree", "the kernel lists children; whole process trees can be ended");
     }
     line(Grade::Note, "tree", "the kernel lists no children (CONFIG_PROC_CHILDREN); ending trees is slower")
+}
+
+/// Makes the groups that a keeper here would make, and removes them again.
+fn limits(config: &Config) -> Line {
+    let settings = &config.settings;
+    if settings.keeper_dir.is_some() || settings.jobs_cgroup.is_some() {
+        return line(Grade::Good, "limits", "the keeper's service sets them; reeve machine show says which");
+    }
+    let groups = if settings.cgroups == CgroupUse::Off {
+        Groups::none("cgroups = \"off\" in agent.toml")
+    } else {
+        let groups = Groups::open(&format!("doctor{}", std::process::id()), &[], 1);
+        groups.close();
+        groups
+    };
+    let bounds = Bounds { processes: settings.processes, cpu_quota: settings.cpu_limit == CpuLimit::Quota };
+    let words: Vec<String> =
+        groups.words(&bounds).into_iter().map(|(name, word)| format!("{name}: {word}")).collect();
+    line(if groups.is_on() { Grade::Good } else { Grade::Note }, "limits", words.join("; "))
 }
 
 fn disk(dir: &Path) -> Line {

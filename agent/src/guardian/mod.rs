@@ -15,6 +15,7 @@ pub(crate) mod prepare;
 pub(crate) mod replica;
 pub(crate) mod result;
 pub(crate) use launch::errno_name;
+mod birth;
 mod serve;
 mod spool;
 pub(crate) mod sys;
@@ -27,8 +28,7 @@ use confine::Confinement;
 use ending::{Ending, Phase};
 use environment::Account;
 use lease::Lease;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use reeve_protocol::crash;
 use reeve_protocol::guardian::State;
 use reeve_protocol::ids::AttemptId;
@@ -40,8 +40,8 @@ use serde::{Deserialize, Serialize};
 use serve::Client;
 use spool::Tape;
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ pub(crate) struct Guardian<'a> {
 /// control groups by then, which takes longer than starting a command.
 pub(crate) fn run(setting: &Setting<'_>, task: Option<Task>, keeper: UnixStream) -> ! {
     let attempt = task.as_ref().map(|task| task.start.attempt);
-    let held = become_guardian(setting, keeper).and_then(|mut fresh| {
+    let held = birth::become_guardian(setting, keeper).and_then(|mut fresh| {
         let first = task.or_else(|| serve::next_task(&mut fresh.keeper, &mut vec![0; UNTOUCHED]));
         let Some(task) = first else { return Ok(()) };
         let mut guardian = Guardian::new(setting, task, fresh)?;
@@ -144,46 +144,13 @@ pub(crate) fn run(setting: &Setting<'_>, task: Option<Task>, keeper: UnixStream)
     sys::exit_now(i32::from(held.is_err()))
 }
 
-/// What a process has that has just become a guardian.
-struct Fresh {
-    keeper: Client,
-    signals: SignalFd,
-    confined: Confinement,
-}
-
-fn become_guardian(setting: &Setting<'_>, keeper: UnixStream) -> io::Result<Fresh> {
-    // Before anything else: whoever stops the keeper's own group must not find us there.
-    for mut door in setting.cgroups.iter().copied() {
-        door.write_all(b"0")?;
-    }
-    sys::move_fd(keeper.as_raw_fd(), KEEPER_FD)?;
-    std::mem::forget(keeper);
-    sys::close_from(KEEPER_FD + 1);
-    let keeper = sys::adopt_stream(KEEPER_FD);
-    sys::guardian_signals();
-    rustix::process::setsid()?;
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    // HUP, INT and PIPE are ignored already; TERM to everybody (a stopping service) ends the command, and its end must be
-    // remembered here.
-    let mut blocked = SigSet::empty();
-    blocked.add(Signal::SIGTERM);
-    blocked.add(Signal::SIGCHLD);
-    blocked.thread_block()?;
-    let mut children = SigSet::empty();
-    children.add(Signal::SIGCHLD);
-    let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    Ok(Fresh { keeper: Client::keeper(Peer::new(keeper)?), signals, confined: Confinement::enter(setting) })
-}
-
 /// Bytes per read of a pipe. Memory of this size comes from the kernel as zeroes: only what is used costs anything.
 const UNTOUCHED: usize = 4 * SCRATCH;
 /// Between two looks whether anybody could still come.
 const UNVISITED: Duration = Duration::from_mins(1);
-/// Where a guardian keeps its end of the socket pair while every other descriptor is closed.
-const KEEPER_FD: i32 = 3;
 
 impl<'a> Guardian<'a> {
-    fn new(setting: &'a Setting<'a>, task: Task, fresh: Fresh) -> io::Result<Self> {
+    fn new(setting: &'a Setting<'a>, task: Task, fresh: birth::Fresh) -> io::Result<Self> {
         let start = &task.start;
         Ok(Self {
             setting,

@@ -1,4 +1,5 @@
 //! One machine: its session, what it has, what is reserved on it, how it was last heard.
+use super::activity::Activity;
 use super::certificates::Certificates;
 use super::gpus::Gpus;
 use crate::row::MachineRow;
@@ -40,28 +41,6 @@ pub struct Held {
     pub activity: Activity,
 }
 
-/// What is seen of an attempt while it runs. Nobody decides by it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Activity {
-    /// What it has used.
-    pub usage: Option<wire::Usage>,
-    /// Cpus in use between the last two looks, thousandths.
-    pub cpu_milli: Option<u64>,
-    /// When that was, boot-time milliseconds.
-    at: u64,
-    /// Since when all its gpus have been idle, boot-time milliseconds.
-    gpus_idle_since: Option<u64>,
-    /// The kind of warning it has.
-    warned: Option<&'static str>,
-}
-
-impl Activity {
-    /// The kind of warning it has.
-    pub const fn warned(&self) -> Option<&'static str> {
-        self.warned
-    }
-}
-
 impl Held {
     /// What it asked for.
     pub fn ask(&self) -> &Resources {
@@ -69,7 +48,7 @@ impl Held {
     }
 
     /// Whether its share is taken.
-    const fn has_share(&self) -> bool {
+    pub(super) const fn has_share(&self) -> bool {
         !self.ahead && !self.exited
     }
 }
@@ -141,10 +120,10 @@ pub struct Machine {
     free: Resources,
     /// More is held than there is.
     short: bool,
-    gpus: Gpus,
+    pub(super) gpus: Gpus,
     /// The gpus of attempts that were taken for lost: should one come back, it still has them.
     lost_gpus: BTreeMap<AttemptId, Vec<String>>,
-    held: BTreeMap<AttemptId, Held>,
+    pub(super) held: BTreeMap<AttemptId, Held>,
     ahead: VecDeque<AttemptId>,
     /// Mean run time of what ended here lately, milliseconds.
     mean_ms: Option<f64>,
@@ -279,45 +258,6 @@ impl Machine {
     /// What it says about its gpus. The names of those whose quarantine has begun (true) or ended.
     pub fn tell_gpus(&mut self, told: Vec<wire::Gpu>) -> Vec<(String, bool)> {
         self.gpus.tell(told)
-    }
-
-    /// What an attempt has used.
-    pub fn used(&mut self, mono: u64, usage: &wire::Usage) {
-        let Some(held) = self.held.get_mut(&usage.attempt) else { return };
-        let since = mono.saturating_sub(held.activity.at);
-        let now = &mut held.activity;
-        if let Some(before) = now.usage.as_ref().filter(|_| since > 0) {
-            now.cpu_milli = Some(usage.cpu_ms.saturating_sub(before.cpu_ms).saturating_mul(1000) / since);
-        }
-        (now.usage, now.at) = (Some(usage.clone()), mono);
-    }
-
-    /// How long the gpus of each attempt that has some have not been used, milliseconds; 0: they are. Those of whose gpus
-    /// nobody can say so are left out.
-    pub fn gpus_idle(&mut self, mono: u64, below_permille: u16) -> Vec<(AttemptId, u64)> {
-        let busy = |uuid: &String| {
-            self.gpus.devices().iter().find(|d| d.uuid == *uuid)?.told.as_ref()?.busy_permille
-        };
-        let mut found = Vec::new();
-        for (attempt, held) in self.held.iter_mut().filter(|(_, h)| h.has_share() && !h.gpus.is_empty()) {
-            let Some(busiest) =
-                held.gpus.iter().map(busy).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max())
-            else {
-                continue;
-            };
-            let since = &mut held.activity.gpus_idle_since;
-            if busiest >= below_permille {
-                *since = None;
-            }
-            let idle = (busiest < below_permille).then(|| mono.saturating_sub(*since.get_or_insert(mono)));
-            found.push((*attempt, idle.unwrap_or(0)));
-        }
-        found
-    }
-
-    /// The warning that an attempt has.
-    pub fn warned_mut(&mut self, attempt: AttemptId) -> Option<&mut Option<&'static str>> {
-        self.held.get_mut(&attempt).map(|held| &mut held.activity.warned)
     }
 
     /// Whether there is room for this now.

@@ -1,5 +1,6 @@
 //! Cluster: machines, their resources, who holds what, liveness. Knows attempts by id and needs by number; knows
 //! nothing of queues or of a job's life.
+pub mod activity;
 pub mod certificates;
 pub mod gpus;
 pub mod machine;
