@@ -28,6 +28,7 @@ fn a_keeper_that_has_worked_is_small_and_alone_again() {
     });
     println!("keeper: {} KiB", pss(keeper));
     assert!(pss(keeper) < 24 * 1024);
-    assert!(std::fs::read_dir(rig.root.join("work")).unwrap().count() <= ready);
+    // Each guardian has a directory, and one for artifacts.
+    assert!(std::fs::read_dir(rig.root.join("work")).unwrap().count() <= 2 * ready);
     assert_eq!(std::fs::read_dir(rig.root.join("g")).unwrap().count(), 0);
 }
