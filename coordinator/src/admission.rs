@@ -34,14 +34,21 @@ const fn adds(call: &Call) -> bool {
         Call::Submit { .. }
         | Call::SubmitMany { .. }
         | Call::RegisterWorker { .. }
+        | Call::LaunchWorker { .. }
         | Call::RegisterJob { .. }
         | Call::RestartJob { .. }
         | Call::Publish { .. }
         | Call::SetQueue { .. }
+        | Call::PutRoutes { .. }
+        | Call::PublishRouted { .. }
         | Call::PutPlan { .. }
         | Call::PutToken { .. }
         | Call::Join { .. } => true,
         Call::CancelJob { .. }
+        | Call::ScaleWorker { .. }
+        | Call::RemoveWorker { .. }
+        | Call::CallWorker { .. }
+        | Call::ListWorkers
         | Call::UpdateJobStatus { .. }
         | Call::HoldJob { .. }
         | Call::ReceiveMessage { .. }
@@ -49,10 +56,14 @@ const fn adds(call: &Call) -> bool {
         | Call::CleanQueue { .. }
         | Call::CountQueueMessages { .. }
         | Call::PauseQueue { .. }
+        | Call::ReturnDead { .. }
+        | Call::ListRoutes
+        | Call::ExplainRoute { .. }
         | Call::Peek { .. }
         | Call::GetQueueStats
         | Call::ListQueues
         | Call::ListMachines
+        | Call::Top
         | Call::Why { .. }
         | Call::DryRun { .. }
         | Call::BulkAction { .. }

@@ -1,9 +1,13 @@
 //! Everything that can come in. Inputs are plain comparable data: a run can be written down and replayed.
 use crate::orchestrator::link::Said;
 use crate::row::{Caller, JobRow, TaskRow};
-use reeve_protocol::api::{LeaseRequest, Plan, QueueSettings, StatusRequest, WorkerRequest};
+use reeve_protocol::api::{
+    LaunchRequest, LeaseRequest, Plan, QueueSettings, Route, StatusRequest, WorkerRequest,
+};
+use reeve_protocol::artifact::Artifact;
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, JobId, JobSpec};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Names a waiting caller; the engine's table turns it back into a channel.
@@ -78,6 +82,8 @@ pub enum AgentSaid {
     Resolved(AttemptId, String),
     /// What a job says about itself.
     Progress(wire::Progress),
+    /// What an attempt has left, right before its end: the files are in a segment by now.
+    Artifacts(Box<Kept>),
     /// It has ended; spooled output is in a segment by now.
     Finished(Box<wire::Finished>, Option<Segment>),
     /// Its whole tree has ended; its output and its end follow.
@@ -88,10 +94,20 @@ pub enum AgentSaid {
     Returned(AttemptId),
     /// Resources used so far.
     Usage(wire::Usage),
+    /// How far replicas are.
+    Replicas(Vec<wire::ReplicaState>),
+    /// What replicas answered.
+    Answers(Vec<wire::Answer>),
+    /// The requests that its agent knows of; more come unless it is the last page.
+    InFlight(Vec<(AttemptId, wire::RequestId)>, bool),
     /// How busy it is.
     Sample(wire::Sample),
     /// What its keeper enforces, and how.
     Enforced(Vec<(String, String)>),
+    /// The state of its gpus.
+    Gpus(Vec<wire::Gpu>),
+    /// How long an attempt has done nothing.
+    Quiet(wire::Quiet),
     /// No beat for 10 s.
     Silent,
     /// A beat again.
@@ -118,6 +134,17 @@ pub struct Segment {
     pub offset: u64,
     /// Bytes.
     pub len: u64,
+}
+
+/// Artifacts of an attempt, in a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub attempt: AttemptId,
+    /// The files, in the order of their bytes.
+    pub files: Vec<Artifact>,
+    /// Where these lie.
+    pub segment: Segment,
 }
 
 /// Which tasks of a job are meant.
@@ -194,6 +221,38 @@ pub enum Call {
         /// What its jobs are made of.
         request: Box<WorkerRequest>,
     },
+    /// Cluster: `launch_worker`.
+    LaunchWorker {
+        /// Which.
+        name: String,
+        /// Where, and how many.
+        request: Box<LaunchRequest>,
+    },
+    /// Other numbers of replicas: `worker scale`, `drain`, `stop`.
+    ScaleWorker {
+        /// Which.
+        name: String,
+        /// How.
+        how: Scale,
+    },
+    /// A worker is no more.
+    RemoveWorker {
+        /// Which.
+        name: String,
+        /// Although replicas run or jobs wait: these are cancelled.
+        force: bool,
+    },
+    /// A call to a static worker: nothing of it is stored.
+    CallWorker {
+        /// Which.
+        name: String,
+        /// JSON.
+        payload: Arc<[u8]>,
+        /// Milliseconds until the caller no longer waits.
+        deadline_ms: Option<u64>,
+    },
+    /// Every worker as shown.
+    ListWorkers,
     /// Cluster: `cancel_job`.
     CancelJob {
         /// Which.
@@ -290,6 +349,36 @@ pub enum Call {
         queue: String,
         /// What changes.
         settings: QueueSettings,
+        /// The uid of the user that `settings.ingress` names.
+        ingress_uid: Option<u32>,
+    },
+    /// Messages that were given up can be received again; at most 2,000 at once.
+    ReturnDead {
+        /// Of which queue.
+        queue: String,
+        /// Which; `None`: all.
+        ids: Option<Vec<u64>>,
+        /// Only count.
+        dry_run: bool,
+    },
+    /// The rules that say which queues a message goes to, all of them.
+    PutRoutes {
+        /// In order.
+        routes: Vec<Route>,
+    },
+    /// The rules.
+    ListRoutes,
+    /// Which rule decides about these labels.
+    ExplainRoute {
+        /// As a message would have them.
+        labels: BTreeMap<String, String>,
+    },
+    /// `publish` to where the labels say, in one step.
+    PublishRouted {
+        /// As the message has them.
+        labels: BTreeMap<String, String>,
+        /// What.
+        message: Box<NewMessage>,
     },
     /// Pause or resume a queue.
     PauseQueue {
@@ -306,6 +395,8 @@ pub enum Call {
         queue: String,
         /// At most this many.
         max: u32,
+        /// Those that were given up instead.
+        dead: bool,
     },
     /// Job Manager: `get_queue_stats`.
     GetQueueStats,
@@ -313,6 +404,8 @@ pub enum Call {
     ListQueues,
     /// Every machine as shown.
     ListMachines,
+    /// The same with what each attempt holds and uses.
+    Top,
     /// Why it is not running.
     Why {
         /// Which.
@@ -430,6 +523,17 @@ pub enum Call {
         /// Where from.
         address: String,
     },
+}
+
+/// How many replicas of a static worker are wanted from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// So many.
+    To(u32),
+    /// None; what they work on is answered first.
+    Drain,
+    /// None, at once.
+    Stop,
 }
 
 /// The three ways to settle a lease.

@@ -215,3 +215,91 @@ fn a_password_comes_from_its_file_and_its_change_is_noticed() {
     assert!(coordinator.reeve(&set).status.success());
     assert!(!coordinator.log().contains("first"), "no password is logged");
 }
+
+#[test]
+fn what_other_programs_publish_becomes_a_job_once_and_nonsense_is_kept_with_the_reason() {
+    let Some((server, redis)) = with_redis("what_other_programs_publish_becomes_a_job") else { return };
+    until_usable(&server, "work");
+    let me = server.get("/v1/whoami").json()["name"].as_str().unwrap().to_owned();
+    assert!(server.fails(&["queue", "set", "work", "--ingress", "as=nobody-here"]).1.contains("no user"));
+    assert!(
+        server
+            .fails(&["queue", "set", "plain", "--ingress", &format!("as={me}")])
+            .1
+            .contains("backend-cannot")
+    );
+    server.ok(&["queue", "set", "work", "--ingress", &format!("as={me}")]);
+    let spec = r#"{"command":["echo","from outside"],"name":"outside"}"#;
+    for _ in 0..2 {
+        redis.cli(&["xadd", "reeve:q:work:in", "*", "id", "m-1", "body", spec]);
+    }
+    redis.cli(&["xadd", "reeve:q:work:in", "*", "body", r#"{"comand":["true"]}"#]);
+    redis.cli(&["xadd", "reeve:q:work:in", "*", "body", r#"{"command":["true"],"queue":"other"}"#]);
+    let named = || server.get("/v1/jobs?filter=name:outside").json()["items"].as_array().unwrap().clone();
+    let id = eventually("the job is there", || Some(named().first()?["id"].to_string()));
+    let job = server.until(&id, "COMPLETED");
+    assert_eq!(job["owner"].as_str(), Some(me.as_str()));
+    let dead = eventually("what is no job is kept", || {
+        let dead = server.get("/v1/queues/work/dead").json();
+        (dead["items"].as_array().unwrap().len() == 2).then_some(dead)
+    });
+    assert!(
+        dead.to_string().contains("comand") && dead.to_string().contains("names another queue"),
+        "{dead}"
+    );
+    eventually("all of it was taken", || (redis.cli(&["xlen", "reeve:q:work:in"]) == "0").then_some(()));
+    assert_eq!(named().len(), 1, "a message id counts once");
+    assert_eq!(server.get("/v1/queues/work/count").json()["dead"], 2);
+    assert!(server.fails(&["queue", "dead", "work", "--return"]).1.contains("never was a job"));
+    server.ok(&["queue", "clean", "work", "--dead"]);
+    server.ok(&["queue", "set", "work", "--ingress", "off"]);
+    redis.cli(&["xadd", "reeve:q:work:in", "*", "body", spec]);
+    server.ok(&["submit", "--queue", "work", "--wait", "--", "true"]);
+    assert_eq!(redis.cli(&["xlen", "reeve:q:work:in"]), "1", "nobody reads it now");
+}
+
+#[test]
+fn a_message_goes_where_its_labels_say_to_all_of_them_or_to_none() {
+    let server = Server::start();
+    let route = |words: &[&str]| server.ok(&[&["queue", "route"], words].concat());
+    assert!(server.fails(&["queue", "route", "publish", "x"]).1.contains("unroutable"));
+    route(&["set", "pictures", "--label", "kind=picture", "--to", "small,large"]);
+    route(&[
+        "set",
+        "urgent",
+        "--label",
+        "kind=picture",
+        "--label",
+        "rush=yes",
+        "--to",
+        "fast",
+        "--before",
+        "pictures",
+    ]);
+    let explained = route(&["--explain", "kind=picture"]);
+    assert!(
+        explained.contains("not urgent: rush is missing") && explained.contains("pictures -> small, large")
+    );
+    let published = route(&["publish", "a.png", "--label", "kind=picture", "--key", "k"]);
+    assert_eq!(published.lines().count(), 2, "{published}");
+    assert_eq!(route(&["publish", "a.png", "--label", "kind=picture", "--key", "k"]), published);
+    assert_eq!(
+        route(&["publish", "b.png", "--label", "kind=picture", "--label", "rush=yes"]).lines().count(),
+        1
+    );
+    let ready = |name: &str| server.get(&format!("/v1/queues/{name}/count")).json()["ready"].as_u64();
+    assert_eq!([ready("small"), ready("large"), ready("fast")], [Some(1); 3]);
+    // One of them is full: neither gets it.
+    server.ok(&["queue", "set", "large", "--max-len", "1"]);
+    assert!(
+        server
+            .fails(&["queue", "route", "publish", "c", "--label", "kind=picture"])
+            .1
+            .contains("queue-state")
+    );
+    assert_eq!([ready("small"), ready("large")], [Some(1); 2]);
+    server.ok(&["submit", "--queue", "jobs", "--", "true"]);
+    assert!(server.fails(&["queue", "route", "set", "x", "--to", "jobs"]).1.contains("queue-kind"));
+    route(&["rm", "urgent"]);
+    assert!(!route(&[]).contains("urgent"));
+}

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A message of the largest size, in whatever way JSON may write it.
-const MESSAGE_BODY: usize = 8 * MAX_MESSAGE;
+pub(super) const MESSAGE_BODY: usize = 8 * MAX_MESSAGE;
 /// Longest delay or life of a message: the same ten years as everywhere.
 const YEARS: f64 = 315_360_000.0;
 
@@ -65,7 +65,26 @@ pub(super) async fn set(cx: Cx) -> Answer {
     if let Some(backend) = &settings.backend {
         try_backend(&app, &caller, &queue, backend, settings.kind.as_deref()).await?;
     }
-    one_queue(app.ask(&caller, Call::SetQueue { queue, settings }).await?)
+    let ingress_uid = settings.ingress.as_deref().map_or(Ok(None), |word| ingress_user(&caller, word))?;
+    one_queue(app.ask(&caller, Call::SetQueue { queue, settings, ingress_uid }).await?)
+}
+
+/// Whose jobs messages of other programs are to become: the caller's own, or anybody's if root asks.
+fn ingress_user(caller: &Caller, word: &str) -> Result<Option<u32>, Failure> {
+    if word == "off" {
+        return Ok(None);
+    }
+    let wrong = |text: String| Problem::new(Code::BadValue, text).hint("write as=USER, or off");
+    let name = word.strip_prefix("as=").ok_or_else(|| wrong(format!("ingress {word:?} is not known")))?;
+    check_name("user", name)?;
+    let user = nix::unistd::User::from_name(name).ok().flatten();
+    let uid = user.ok_or_else(|| wrong(format!("there is no user {name} here")))?.uid.as_raw();
+    if caller.uid != 0 && uid != caller.uid {
+        return Err(Problem::new(Code::SingleUser, format!("{} may not make jobs of {name}", caller.name))
+            .hint("name yourself, or let root do it")
+            .into());
+    }
+    Ok(Some(uid))
 }
 
 /// A broker is tried before a queue is kept there: what is wrong with it is said to whoever can mend it.
@@ -174,7 +193,7 @@ async fn publish_message(
     }
 }
 
-fn message_of(request: PublishRequest, key: Option<Key>) -> Result<NewMessage, Failure> {
+pub(super) fn message_of(request: PublishRequest, key: Option<Key>) -> Result<NewMessage, Failure> {
     let (kind, body): (u8, Vec<u8>) = match (request.body, request.body_text, request.body_base64) {
         (Some(value), None, None) => (0, value.to_string().into_bytes()),
         (None, Some(text), None) => (1, text.into_bytes()),
@@ -322,15 +341,32 @@ pub(super) async fn count_queue_messages(cx: Cx) -> Answer {
 pub(super) async fn peek(cx: Cx) -> Answer {
     let max = cx.query(&["limit"])?.number("limit", 1..=1000)?.unwrap_or(10);
     let queue = name_of(&cx)?;
-    let asked = cx.app.ask(&cx.caller, Call::Peek { queue: queue.clone(), max }).await?;
+    let asked = cx.app.ask(&cx.caller, Call::Peek { queue: queue.clone(), max, dead: false }).await?;
     let Reply::Peeked { ids, are_messages, kept, broker } = asked else { return Err(unexpected(&asked)) };
-    let mut items = Vec::with_capacity(ids.len());
-    for row in &kept {
-        items.push(json!(records::view_of(row).map_err(Failure::from)?));
+    let mut items = items(&cx.app, &ids, are_messages, &kept)?;
+    let more = (max as usize).saturating_sub(items.len());
+    if let Some(broker) = broker.filter(|_| more > 0) {
+        for message in cx.app.backends.peek(&broker, &queue, more).await? {
+            items.push(json!(outside_view(&queue, message)?));
+        }
     }
-    for id in ids {
+    Ok(json(&json!({"items": items})))
+}
+
+/// What the core named, as shown.
+pub(super) fn items(
+    app: &App,
+    ids: &[u64],
+    are_messages: bool,
+    kept: &[Arc<MessageRow>],
+) -> Result<Vec<serde_json::Value>, Failure> {
+    let mut items = Vec::with_capacity(ids.len() + kept.len());
+    for row in kept {
+        items.push(json!(records::view_of(row)?));
+    }
+    for id in ids.iter().copied() {
         // What was taken between the two looks is left out.
-        let item = cx.app.reads.point(|conn| {
+        let item = app.reads.point(|conn| {
             if are_messages {
                 return Ok(records::message(conn, id)?.map(|message| json!(message)));
             }
@@ -339,13 +375,7 @@ pub(super) async fn peek(cx: Cx) -> Answer {
         })?;
         items.extend(item);
     }
-    let more = (max as usize).saturating_sub(items.len());
-    if let Some(broker) = broker.filter(|_| more > 0) {
-        for message in cx.app.backends.peek(&broker, &queue, more).await? {
-            items.push(json!(outside_view(&queue, message)?));
-        }
-    }
-    Ok(json(&json!({"items": items})))
+    Ok(items)
 }
 
 /// A message as it lies at a broker. One that others published has no number of ours yet.
@@ -382,7 +412,7 @@ fn begin(cx: &Cx) -> Result<(Arc<App>, Caller, String), Failure> {
     Ok((cx.app.clone(), cx.caller.clone(), name_of(cx)?))
 }
 
-fn name_of(cx: &Cx) -> Result<String, Failure> {
+pub(super) fn name_of(cx: &Cx) -> Result<String, Failure> {
     check_name("queue", cx.param(0))?;
     Ok(cx.param(0).to_owned())
 }

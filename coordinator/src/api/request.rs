@@ -66,6 +66,11 @@ impl Cx {
         Query::read(self.parts.uri.query().unwrap_or(""), known).map_err(Failure)
     }
 
+    /// A header as text.
+    pub(super) fn header(&self, name: &header::HeaderName) -> Option<&str> {
+        self.parts.headers.get(name)?.to_str().ok()
+    }
+
     /// Whether the caller would rather have this media type.
     pub(super) fn accepts(&self, media_type: &str) -> bool {
         let accept = self.parts.headers.get_all(header::ACCEPT);
@@ -74,8 +79,13 @@ impl Cx {
 
     /// A JSON body that must be there.
     pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, Failure> {
+        self.json_within(BODY).await
+    }
+
+    /// The same with another limit.
+    pub(super) async fn json_within<T: DeserializeOwned>(self, limit: usize) -> Result<T, Failure> {
         let headers = self.parts.headers.clone();
-        let bytes = self.bytes(BODY).await?;
+        let bytes = self.bytes(limit).await?;
         if !bytes.is_empty() {
             expect_json(&headers)?;
         }

@@ -2,7 +2,7 @@
 //! step that answers it, so that it is on disk before the caller hears. Nothing but [`subject`] has to know a new call,
 //! and without an arm there it does not compile.
 use crate::effect::{Effect, Reply, Step};
-use crate::input::{Call, Now, Settle, Target, Ticket};
+use crate::input::{Call, Now, Scale, Settle, Target, Ticket};
 use crate::row::{AuditRow, Caller, Via};
 use std::collections::HashMap;
 
@@ -130,6 +130,16 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         Call::Submit { spec, .. } => ("submit", queue(spec.queue_name())),
         Call::SubmitMany { specs, .. } => ("submit", format!("{} jobs", specs.len())),
         Call::RegisterWorker { name, .. } => ("register_worker", format!("worker:{name}")),
+        Call::LaunchWorker { name, .. } => ("launch_worker", format!("worker:{name}")),
+        Call::ScaleWorker { name, how } => (
+            match how {
+                Scale::To(_) => "scale_worker",
+                Scale::Drain => "drain_worker",
+                Scale::Stop => "stop_worker",
+            },
+            format!("worker:{name}"),
+        ),
+        Call::RemoveWorker { name, .. } => ("remove_worker", format!("worker:{name}")),
         Call::CancelJob { target, .. } => ("cancel_job", job(*target)),
         Call::RegisterJob { id, cluster_id, .. } => {
             ("register_job", cluster_id.map_or_else(|| format!("@{id}"), |job| format!("job:{job} @{id}")))
@@ -148,6 +158,9 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
             queue(name),
         ),
         Call::CleanQueue { queue: name, dry_run: false, .. } => ("clean_queue", queue(name)),
+        Call::ReturnDead { queue: name, dry_run: false, .. } => ("return_dead", queue(name)),
+        Call::PutRoutes { routes } => ("put_routes", format!("{} routes", routes.len())),
+        Call::PublishRouted { .. } => ("publish", "by labels".to_owned()),
         Call::SetQueue { queue: name, .. } => ("set_queue", queue(name)),
         Call::PauseQueue { queue: name, paused, .. } => {
             (if *paused { "pause_queue" } else { "resume_queue" }, queue(name))
@@ -168,11 +181,18 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         // The end of a plan is our own note: its portions are the changes.
         Call::PlanDone { .. }
         | Call::CleanQueue { dry_run: true, .. }
+        | Call::ReturnDead { dry_run: true, .. }
+        | Call::ListRoutes
+        | Call::ExplainRoute { .. }
         | Call::CountQueueMessages { .. }
         | Call::Peek { .. }
         | Call::GetQueueStats
         | Call::ListQueues
         | Call::ListMachines
+        | Call::ListWorkers
+        // Not stored, as the contract says: a line of the audit would cost what a call saves.
+        | Call::CallWorker { .. }
+        | Call::Top
         | Call::Why { .. }
         | Call::DryRun { .. }
         | Call::HoldsAttempt { .. }
@@ -184,7 +204,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
 fn outcome(object: &str, reply: &Reply) -> Option<String> {
     Some(match reply {
         // The key was used before: the change has its line already.
-        Reply::Submitted(_, true) | Reply::Published(_, true) => return None,
+        Reply::Submitted(_, true) | Reply::Published(_, true) | Reply::Fanned(_, true) => return None,
         Reply::ReceivedJobs(jobs) if jobs.is_empty() => return None,
         Reply::ReceivedMessages(messages) if messages.is_empty() => return None,
         Reply::Many(results, _) if results.iter().all(Result::is_err) => return None,
@@ -200,6 +220,12 @@ fn outcome(object: &str, reply: &Reply) -> Option<String> {
         Reply::Published(published, false) => format!("{object} message:{}", published.id),
         Reply::ReceivedJobs(jobs) => {
             format!("{object}{}", span(" jobs", jobs.iter().map(|(task, ..)| task.job)))
+        }
+        Reply::Returned(n, _) => format!("{object}, {n} returned"),
+        Reply::Fanned(list, false) => {
+            let each: Vec<String> =
+                list.iter().map(|p| format!("{} message:{}", queue(&p.queue), p.id)).collect();
+            format!("{object}: {}", each.join(", "))
         }
         Reply::Settled(id) => format!("{object} {id}"),
         Reply::Cleaned(cleaned, _) => format!("{object}, {} removed", cleaned.removed),

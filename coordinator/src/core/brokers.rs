@@ -3,6 +3,7 @@
 //! again from the commit that takes it back.
 use super::Core;
 use super::due::What;
+use super::ingress::IN;
 use crate::effect::{Effect, Fact, Reply, Step};
 use crate::input::{Now, Ticket};
 use crate::orchestrator::link::{
@@ -75,7 +76,10 @@ impl Core {
                 Said::Confirmed(queue, ids) => self.confirmed(&queue, &ids, step),
                 Said::Messages(queue, messages) => {
                     self.heard(now, name);
-                    self.messages_arrived(now, name, &queue, messages, step);
+                    match queue.strip_suffix(IN) {
+                        Some(of) => self.ingress(now, name, &of.into(), messages, step),
+                        None => self.messages_arrived(now, name, &queue, messages, step),
+                    }
                 }
                 Said::Depth { queue, depth, coming, ticket } => {
                     if let Some(q) = self.queues.get_mut(&queue) {
@@ -123,7 +127,7 @@ impl Core {
         for q in self.queues.iter_mut().filter(|q| q.row.backend.broker() == Some(name)) {
             // Nobody knows what became of the messages that were on their way: they are given once more.
             q.messages.resend();
-            q.room = 0;
+            (q.room, q.room_in) = (0, 0);
         }
     }
 
@@ -227,8 +231,23 @@ impl Core {
         }
         let id = m.id.unwrap_or(self.next_message);
         self.next_message = self.next_message.max(id + 1);
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.depth = q.depth.saturating_sub(1);
+        }
+        self.enter_incoming(now, queue, id, m, source, step);
+    }
+
+    /// A message of a broker gets a row.
+    pub(super) fn enter_incoming(
+        &mut self,
+        now: Now,
+        queue: &Arc<str>,
+        id: u64,
+        m: Incoming,
+        source: Option<String>,
+        step: &mut Step,
+    ) {
         let Some(q) = self.queues.get_mut(queue) else { return };
-        q.depth = q.depth.saturating_sub(1);
         let place = if m.unusable.is_some() { Where::Dead } else { Where::Ready };
         if let Some(at) = m.expires_at {
             self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
@@ -321,6 +340,7 @@ impl Core {
         for q in self.queues.iter_mut() {
             let keep = q.row.backend.broker().filter(|_| q.row.kind != QueueKind::Unset);
             let keep = keep.map(|broker| (broker.clone(), q.row.kind));
+            super::ingress::tell(q, &links, step);
             if q.told != keep {
                 tell_use(q, keep.clone(), step);
             }

@@ -10,6 +10,7 @@ use reeve_protocol::api::{Cleaned, QueueCount, QueueSettings};
 use reeve_protocol::nearest::nearest;
 use reeve_protocol::{Code, JobId, Problem, State, Substate};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 impl Core {
     /// The queue, or 404 with the nearest name.
@@ -61,7 +62,7 @@ impl Core {
             }
             list.len() as u64
         } else if dead {
-            0
+            self.clean_dead(now, caller, queue, dry_run, step)
         } else {
             self.clean_jobs(now, caller, queue, ids, dry_run, step)?
         };
@@ -139,7 +140,9 @@ impl Core {
                     .iter()
                     .sum();
                 let assigned = q.waiting_in(Substate::Assigned);
-                (q.waiting_in(Substate::Waiting), later, q.counts.running + assigned, 0)
+                // What other programs published without sense.
+                let dead = q.messages.counts().3;
+                (q.waiting_in(Substate::Waiting), later, q.counts.running + assigned, dead)
             }
         };
         let oldest = match q.row.kind {
@@ -166,6 +169,7 @@ impl Core {
         caller: &Caller,
         queue: &str,
         settings: QueueSettings,
+        ingress_uid: Option<u32>,
         step: &mut Step,
     ) -> Result<Reply, Problem> {
         let kind = match settings.kind.as_deref() {
@@ -187,6 +191,9 @@ impl Core {
         }
         if let Some(word) = settings.backend.as_deref() {
             self.set_backend(queue, Backend::of(word))?;
+        }
+        if let Some(word) = settings.ingress.as_deref() {
+            self.set_ingress(queue, word, ingress_uid)?;
         }
         let Some(q) = self.queues.get_mut(queue) else { return Err(Self::unknown_job(queue)) };
         q.row.weight = settings.weight.unwrap_or(q.row.weight);
@@ -271,20 +278,28 @@ impl Core {
     }
 
     /// What would come next; true: ids of messages, false: of jobs.
-    pub(super) fn peek(&self, queue: &str, max: u32) -> Result<Reply, Problem> {
+    pub(super) fn peek(&self, queue: &str, max: u32, dead: bool) -> Result<Reply, Problem> {
         self.known_queue(queue)?;
         let Some(q) = self.queues.get(queue) else { return Err(Self::unknown_job(queue)) };
+        if dead {
+            let ids = q.messages.dead(max as usize);
+            return Ok(peeked(q, ids, None));
+        }
         if q.row.kind != QueueKind::Messages {
             let ids = q.peek(max as usize);
             return Ok(Reply::Peeked { ids, are_messages: false, kept: Vec::new(), broker: None });
         }
         let mut ids = q.messages.peek(max as usize);
         ids.extend(q.messages.unsent(max as usize - ids.len()));
-        let kept: Vec<_> =
-            ids.iter().filter_map(|id| q.messages.get(*id)).filter_map(|m| m.kept.clone()).collect();
-        if !q.has_rows() {
-            ids.clear();
-        }
-        Ok(Reply::Peeked { ids, are_messages: true, kept, broker: q.row.backend.broker().cloned() })
+        Ok(peeked(q, ids, q.row.backend.broker().cloned()))
     }
+}
+
+/// Messages to be shown: those of a queue in memory are handed over whole.
+fn peeked(q: &Queue, mut ids: Vec<u64>, broker: Option<Arc<str>>) -> Reply {
+    let kept = ids.iter().filter_map(|id| q.messages.get(*id)).filter_map(|m| m.kept.clone()).collect();
+    if !q.has_rows() {
+        ids.clear();
+    }
+    Reply::Peeked { ids, are_messages: true, kept, broker }
 }

@@ -142,6 +142,19 @@ impl Messages {
         self.ready.len() as u64
     }
 
+    /// The first few that were given up, oldest first.
+    pub fn dead(&self, max: usize) -> Vec<u64> {
+        self.all.iter().filter(|(_, m)| m.place == Where::Dead).map(|(id, _)| *id).take(max).collect()
+    }
+
+    /// A message that was given up can be handed out again, as if for the first time.
+    pub fn revive(&mut self, id: u64) {
+        if let Some(mut message) = self.remove(id) {
+            (message.place, message.deliveries) = (Where::Ready, 0);
+            self.insert(id, message);
+        }
+    }
+
     /// Ready, delayed, leased, dead.
     pub fn counts(&self) -> (u64, u64, u64, u64) {
         (self.ready.len() as u64 + self.outgoing(), self.delayed, self.leases.len() as u64, self.dead)

@@ -84,6 +84,7 @@ mod tests {
             backend: crate::row::Backend::Local,
             paused: false,
             paused_by: None,
+            ingress: None,
             weight,
             limit: 0,
             max_len: 0,

@@ -62,6 +62,10 @@ pub struct Queue {
     pub room: u64,
     /// Which broker was told to keep it, and as what.
     pub told: Option<(Arc<str>, QueueKind)>,
+    /// Which broker was told to keep what other programs publish for it, and how much more of that may come.
+    pub told_in: Option<Arc<str>>,
+    /// See `told_in`.
+    pub room_in: u64,
     /// Ordered by need, so that a need that fits nowhere hides nothing behind it.
     ready: BTreeMap<u32, BTreeSet<(Reverse<i32>, JobId)>>,
 }
@@ -93,6 +97,8 @@ impl Queue {
             depth: 0,
             room: 0,
             told: None,
+            told_in: None,
+            room_in: 0,
             ready: BTreeMap::new(),
         }
     }
@@ -303,6 +309,7 @@ mod tests {
             backend: crate::row::Backend::Local,
             paused: false,
             paused_by: None,
+            ingress: None,
             weight: 1,
             limit: 2,
             max_len: 0,

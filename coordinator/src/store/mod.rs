@@ -9,6 +9,7 @@ pub mod maintain;
 pub mod open;
 pub mod query;
 pub mod read;
+pub mod workers;
 pub mod writer;
 
 /// What can go wrong with the store.

@@ -247,6 +247,81 @@ pub struct CleanRequest {
     pub dry_run: bool,
 }
 
+/// A rule: a message with all these labels goes to these queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// What the message must have, each exactly; none: every message.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// One or several; each gets the message.
+    pub queues: Vec<String>,
+}
+
+/// The rules, in order: the first that matches decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {
+    /// In order.
+    pub routes: Vec<Route>,
+}
+
+/// Labels to be looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// As a message would have them.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a message with these labels would go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The rule that decides; absent: none, and publishing is refused.
+    pub route: Option<Route>,
+    /// Each rule before it, and why it does not match.
+    pub passed: Vec<String>,
+}
+
+/// A message that goes where its labels say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutedRequest {
+    /// Decide where it goes.
+    pub labels: BTreeMap<String, String>,
+    /// What goes there.
+    pub message: PublishRequest,
+}
+
+/// The answer: one message per queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutedReply {
+    /// In the order of the rule.
+    pub published: Vec<Published>,
+}
+
+/// The body of `dead/return`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReturnRequest {
+    /// Which; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<String>>,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// The answer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReturnedReply {
+    /// How many can be received again, or could.
+    pub returned: u64,
+    /// How many dead ones are left: a call returns at most 2,000.
+    pub left: u64,
+}
+
 /// The body of `pause` and `resume`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -266,6 +341,9 @@ pub struct QueueSettings {
     /// `local`, `memory`, the name of a configured broker, or a URL `redis://host:port`, `amqp://host:port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
+    /// `as=USER`: messages that other programs publish for it become jobs of that user; `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<String>,
     /// Share among queues, 1 to 1,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
@@ -298,6 +376,9 @@ pub struct QueueView {
     /// What the backend can and cannot do.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capabilities: BTreeMap<String, String>,
+    /// Whose jobs the messages of other programs become.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<String>,
     /// Waiting jobs that stand at the broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hints: Option<u64>,

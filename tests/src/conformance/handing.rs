@@ -94,6 +94,22 @@ fn dead(bench: &mut Bench) {
     }
     assert_eq!(bench.counts(&queue), [0, 0, 0, 1]);
     assert!(bench.receive(&queue, 1, 0.0).is_empty());
+    let listed = bench.server.get(&format!("/v1/queues/{queue}/dead")).json();
+    assert_eq!(
+        (&listed["items"][0]["dead"], &listed["items"][0]["body_text"]),
+        (&json!("too hard"), &json!("a"))
+    );
+    let dry = bench.post(&queue, "dead/return", &json!({"dry_run": true})).json();
+    assert_eq!((&dry["returned"], &dry["left"]), (&json!(1), &json!(1)));
+    let unknown = bench.post(&queue, "dead/return", &json!({"ids": ["999999"]}));
+    assert_eq!(unknown.code(), "not-found");
+    let back = bench.post(&queue, "dead/return", &json!({})).json();
+    assert_eq!((&back["returned"], &back["left"]), (&json!(1), &json!(0)));
+    for deliveries in 1..=4 {
+        let message = bench.receive(&queue, 1, 20.0).remove(0);
+        assert_eq!(message["deliveries"], deliveries);
+        bench.post(&queue, "nack", &json!({"lease": message["lease"], "error": "still"}));
+    }
     let cleaned = bench.post(&queue, "clean", &json!({"dead": true})).json();
     assert_eq!(cleaned["removed"], 1);
     assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);

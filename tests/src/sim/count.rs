@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Faults and paths that a long run must have met.
-pub const PATHS: [&str; 65] = [
+pub const PATHS: [&str; 67] = [
     "fault: session broken",
     "fault: partition",
     "fault: partition of one direction",
@@ -59,6 +59,8 @@ pub const PATHS: [&str; 65] = [
     "state CANCELLED",
     "ended, output follows",
     "machine takes no jobs",
+    "files to collect",
+    "files kept",
     "call submitted",
     "call replayed",
     "call cancelled",

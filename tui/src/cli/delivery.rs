@@ -102,6 +102,12 @@ fn job_body(text: String, publish: &Publish) -> Result<Bytes, Error> {
     Ok(Bytes::from(text))
 }
 
+/// A message of this body: JSON if it can be, else text.
+pub fn message(text: String) -> PublishRequest {
+    let body = serde_json::from_str::<Value>(&text).ok();
+    PublishRequest { body_text: body.is_none().then_some(text), body, ..PublishRequest::default() }
+}
+
 fn message_body(text: String, publish: &Publish) -> Result<Bytes, Error> {
     let body = serde_json::from_str::<Value>(&text).ok();
     let request = PublishRequest {
@@ -198,7 +204,8 @@ fn line(item: &Delivery) -> String {
     }
 }
 
-fn body(message: &MessageView) -> String {
+/// A message's body as text.
+pub fn body(message: &MessageView) -> String {
     match (&message.body, &message.body_text, &message.body_base64) {
         (Some(body), ..) => body.to_string(),
         (None, Some(text), _) => text.clone(),

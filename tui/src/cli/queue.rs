@@ -4,7 +4,7 @@ use super::context::Context;
 use super::delivery::Peeked;
 use super::error::{Error, note};
 use super::table::Table;
-use super::{delivery, values};
+use super::{delivery, routing, values};
 use crate::client::escape;
 use hyper::Method;
 use reeve_protocol::api::{
@@ -44,6 +44,10 @@ pub enum Queue {
     Pause(Pause),
     /// Hand out again
     Resume(Name),
+    /// List what was given up, with the cause, or return it to its queue
+    Dead(routing::Dead),
+    /// Rules that say which queues a message goes to
+    Route(routing::RouteCommand),
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -89,7 +93,7 @@ pub struct Set {
     /// Things waiting at once; 0 for no limit
     #[arg(long, value_name = "N")]
     pub max_len: Option<u64>,
-    /// Turn what other programs publish into jobs of this user
+    /// Turn what other programs publish at the broker into jobs of this user; off
     #[arg(long, value_name = "as=USER")]
     pub ingress: Option<String>,
 }
@@ -166,6 +170,8 @@ pub async fn run(queue: Queue, context: &mut Context) -> Result<(), Error> {
         Queue::Resume(name) => {
             show(Method::POST, &path(&name.queue, "/resume"), Some(json!({})), context).await
         }
+        Queue::Dead(given) => routing::dead(given, context).await,
+        Queue::Route(given) => routing::route(given, context).await,
         Queue::Other(words) => Err(other("queue", &words)),
     }
 }
@@ -254,6 +260,9 @@ fn print(queue: &QueueView, context: &mut Context) -> Result<(), Error> {
     for (what, words) in &queue.capabilities {
         context.line(format!("  {what}: {}", Clean::line(words)))?;
     }
+    if let Some(ingress) = &queue.ingress {
+        context.line(format!("ingress: {}", Clean::line(ingress)))?;
+    }
     if let Some(hints) = queue.hints {
         context.line(format!("at the broker: {} hints", show_count(hints)))?;
     }
@@ -273,12 +282,10 @@ fn print(queue: &QueueView, context: &mut Context) -> Result<(), Error> {
 }
 
 async fn set(set: Set, context: &mut Context) -> Result<(), Error> {
-    if set.ingress.is_some() {
-        return Err(super::submit::not_yet("--ingress"));
-    }
     let settings = QueueSettings {
         kind: set.kind,
         backend: set.backend,
+        ingress: set.ingress,
         weight: set.weight,
         limit: set.limit,
         max_len: set.max_len,
@@ -341,7 +348,7 @@ mod tests {
         let words = |word: &str| vec![word.to_owned()];
         for (group, word, code, text) in [
             ("queue", "migrate", 1, "later version"),
-            ("", "top", 1, "later version"),
+            ("", "df", 1, "later version"),
             ("queue", "publsh", 2, "did you mean publish"),
             ("", "sumbit", 2, "did you mean submit"),
             ("machine", "xyzzy", 2, "reeve machine --help"),

@@ -146,8 +146,11 @@ fn message(mut entry: Entry, band: Band, lineage: &str) -> Incoming {
         body
     };
     let kind = kind_of(kind.as_deref(), &body);
-    let name: Arc<str> = entry.id.into();
-    let unique = format!("{band:?} {name}");
+    let name: Arc<str> = entry.id.as_str().into();
+    // The producer's own id, if it gave one: a message that it sends again is the same message.
+    let told = entry.fields.get("id").filter(|id| own.is_none() && id.len() <= 256);
+    let told = told.and_then(|id| std::str::from_utf8(id).ok());
+    let unique = told.map_or_else(|| format!("{band:?} {name}"), |id| format!("id {id}"));
     Incoming {
         tag: Tag { band, name },
         unique: Some(unique.into()),

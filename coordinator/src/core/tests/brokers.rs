@@ -13,7 +13,7 @@ impl World {
             backend: Some(BROKER.into()),
             ..QueueSettings::default()
         };
-        world.ask(Call::SetQueue { queue: "q".into(), settings }).unwrap();
+        world.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
         world.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
         world
     }
@@ -192,6 +192,7 @@ fn a_queue_that_moves_between_backends_takes_its_jobs_along() {
     let set = |backend: &str| Call::SetQueue {
         queue: "q".into(),
         settings: QueueSettings { backend: Some(backend.into()), ..QueueSettings::default() },
+        ingress_uid: None,
     };
     w.ask(set("local")).unwrap();
     assert_eq!(w.view().hints, None);
@@ -299,7 +300,7 @@ fn messages_in_memory_leave_nothing_in_the_store() {
         backend: Some("memory".into()),
         ..QueueSettings::default()
     };
-    w.ask(Call::SetQueue { queue: "q".into(), settings }).unwrap();
+    w.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
     w.publish_one("a");
     assert!(w.take(0).is_none());
     assert_eq!(
@@ -309,4 +310,32 @@ fn messages_in_memory_leave_nothing_in_the_store() {
     let lease = LeaseRequest { lease: w.leased[0].lease.clone(), ..LeaseRequest::default() };
     w.ask(Call::Settle { queue: "q".into(), how: Settle::Nack, request: Box::new(lease) }).unwrap();
     assert!(!w.facts.iter().any(|f| matches!(f, Fact::MessageAdded(_) | Fact::MessageMoved { .. })));
+}
+
+#[test]
+fn what_others_publish_for_a_queue_of_jobs_becomes_a_job_of_the_user_named_for_it() {
+    let mut w = World::with_broker("jobs", 4);
+    let settings = QueueSettings { ingress: Some("as=ana".into()), ..QueueSettings::default() };
+    w.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: Some(7) }).unwrap();
+    assert!(w.orders.iter().any(|o| matches!(o, Order::Use(place, _) if &**place == "q:in")));
+    assert!(w.orders.iter().any(|o| matches!(o, Order::Room(place, n) if &**place == "q:in" && *n > 0)));
+    let spec = |body: &str| Incoming { body: body.as_bytes().into(), ..incoming("1-0", None) };
+    let good = spec(r#"{"command":["true"]}"#);
+    w.broker(Said::Messages("q:in".into(), vec![good.clone(), good]));
+    let owners: Vec<u32> = w
+        .facts
+        .iter()
+        .filter_map(|f| if let Fact::JobAdded(row) = f { Some(row.owner_uid) } else { None })
+        .collect();
+    assert_eq!(owners, [7], "the same message is one job");
+    assert!(
+        w.orders
+            .iter()
+            .any(|o| matches!(o, Order::Taken(place, tags) if &**place == "q:in" && tags.len() == 2))
+    );
+    let bad = Incoming { unique: Some("2-0".into()), ..spec("{}") };
+    w.broker(Said::Messages("q:in".into(), vec![bad]));
+    assert_eq!(w.view().counts.queued + w.view().counts.running, 1);
+    let Ok(Reply::Count(count)) = w.ask(Call::CountQueueMessages { queue: "q".into() }) else { panic!() };
+    assert_eq!(count.dead, 1);
 }

@@ -60,6 +60,7 @@ fn a_receiver_waits_until_something_comes_or_the_time_is_over_or_it_leaves() {
     w.ask(Call::SetQueue {
         queue: "q".into(),
         settings: QueueSettings { kind: Some("messages".into()), ..Default::default() },
+        ingress_uid: None,
     })
     .unwrap();
     assert!(w.ask_as(1000, receive(5_000)).is_none());
@@ -108,7 +109,8 @@ fn the_first_use_fixes_the_kind() {
 #[test]
 fn a_paused_queue_takes_in_and_hands_nothing_out() {
     let mut w = World::with_machine(4);
-    w.ask(Call::SetQueue { queue: "default".into(), settings: QueueSettings::default() }).unwrap();
+    w.ask(Call::SetQueue { queue: "default".into(), settings: QueueSettings::default(), ingress_uid: None })
+        .unwrap();
     w.ask(Call::PauseQueue { queue: "default".into(), paused: true, reason: None }).unwrap();
     w.submit(spec());
     assert!(w.started_frames().is_empty());
@@ -124,7 +126,7 @@ fn a_paused_queue_takes_in_and_hands_nothing_out() {
 fn limit_and_bound_of_a_queue_hold() {
     let mut w = World::with_machine(4);
     let settings = QueueSettings { limit: Some(1), max_len: Some(2), ..Default::default() };
-    w.ask(Call::SetQueue { queue: "default".into(), settings }).unwrap();
+    w.ask(Call::SetQueue { queue: "default".into(), settings, ingress_uid: None }).unwrap();
     w.submit(spec());
     w.start(TaskId::single(1).attempt(1));
     w.submit(spec());

@@ -1,0 +1,127 @@
+//! Jobs from messages: what other programs publish for a queue of jobs becomes a job of the user who was named for it,
+//! once per message id, and the broker is told after the commit. What is no job is kept among the dead, with the reason.
+use super::Core;
+use crate::effect::{Effect, Fact, Step};
+use crate::input::Now;
+use crate::orchestrator::link::{Incoming, Order};
+use crate::orchestrator::queue::Queue;
+use crate::row::{Caller, QueueKind, Via};
+use reeve_protocol::{Code, JobSpec, Problem};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Behind a queue's name: where other programs publish for it. No queue can have such a name itself.
+pub(super) const IN: &str = ":in";
+/// Messages that may come before the broker is told again.
+const ROOM: u64 = 256;
+
+/// Keeps that place at the queue's broker, or leaves it, and reads on.
+pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut Step) {
+    let wanted =
+        q.row.backend.broker().filter(|_| q.row.ingress.is_some() && q.row.kind == QueueKind::Jobs).cloned();
+    let place: Arc<str> = format!("{}{IN}", q.row.name).into();
+    if q.told_in != wanted {
+        if let Some(old) = q.told_in.take() {
+            step.effects.push(Effect::Broker(old, Order::Leave(place.clone())));
+        }
+        if let Some(broker) = &wanted {
+            step.effects.push(Effect::Broker(broker.clone(), Order::Use(place.clone(), QueueKind::Messages)));
+        }
+        q.told_in.clone_from(&wanted);
+        q.room_in = 0;
+    }
+    let Some(broker) = wanted.filter(|b| links.get(b).is_some_and(|up| *up)) else { return };
+    // A full queue takes nothing in: what comes waits at the broker.
+    let fits = if q.row.max_len > 0 { q.row.max_len.saturating_sub(q.len()) } else { ROOM };
+    let more = fits.min(ROOM).saturating_sub(q.room_in);
+    if more >= fits.clamp(1, ROOM / 2) {
+        step.effects.push(Effect::Broker(broker, Order::Room(place, more)));
+        q.room_in += more;
+    }
+}
+
+impl Core {
+    /// Names the user whose jobs they become, or nobody.
+    pub(super) fn set_ingress(&mut self, queue: &str, word: &str, uid: Option<u32>) -> Result<(), Problem> {
+        let Some(q) = self.queues.get_mut(queue) else { return Err(Self::unknown_job(queue)) };
+        let user = match (word.strip_prefix("as="), uid) {
+            (Some(user), Some(uid)) => Some((uid, user.into())),
+            _ => None,
+        };
+        if user.is_some() && q.row.backend.broker().is_none() {
+            return Err(Problem::new(
+                Code::BackendCannot,
+                format!("backend {} has no other programs that could publish", q.row.backend.as_str()),
+            )
+            .hint("keep the queue at a broker: --backend"));
+        }
+        if user.is_some() && q.row.kind == QueueKind::Messages {
+            return Err(super::calls_cluster::wrong_kind(queue, q.row.kind));
+        }
+        if user.is_some() {
+            q.row.kind = QueueKind::Jobs;
+        }
+        q.row.ingress = user;
+        Ok(())
+    }
+
+    /// Takes in what other programs published for a queue of jobs.
+    pub(super) fn ingress(
+        &mut self,
+        now: Now,
+        broker: &Arc<str>,
+        queue: &Arc<str>,
+        messages: Vec<Incoming>,
+        step: &mut Step,
+    ) {
+        let tags = messages.iter().map(|m| m.tag.clone()).collect();
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        q.room_in = q.room_in.saturating_sub(messages.len() as u64);
+        // It was switched off meanwhile: they stay where they are, for the next who reads.
+        let Some((uid, user)) = q.row.ingress.clone() else { return };
+        let caller = Caller { uid, name: user, via: Via::Inside, request: None };
+        for message in messages {
+            let own = message.unique.clone().unwrap_or_else(|| message.tag.name.clone());
+            let source = format!("{broker} {queue}{IN} {own}");
+            if !self.taken.note(source.clone()) {
+                self.stale += 1;
+                continue;
+            }
+            step.facts.push(Fact::InboxNoted(source, now.wall));
+            if let Err(problem) = self.ingress_one(now, &caller, queue, &message, step) {
+                let why = reeve_protocol::text::Clean::short(&problem.to_string(), 500).into_string();
+                self.keep_dead(now, queue, message, why, step);
+            }
+        }
+        let place = format!("{queue}{IN}").into();
+        step.effects.push(Effect::Broker(broker.clone(), Order::Taken(place, tags)));
+    }
+
+    fn ingress_one(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        message: &Incoming,
+        step: &mut Step,
+    ) -> Result<(), Problem> {
+        if let Some(why) = &message.unusable {
+            return Err(Problem::new(Code::BadValue, why.clone()));
+        }
+        let mut spec: JobSpec = reeve_protocol::error::parse_json(&message.body)?;
+        if spec.queue.as_ref().is_some_and(|other| other != queue) {
+            return Err(Problem::new(Code::BadValue, format!("it names another queue than {queue}")));
+        }
+        spec.queue = Some(queue.to_owned());
+        spec.validate()?;
+        self.submit(now, caller, spec, None, step).map(|_| ())
+    }
+
+    /// A message that is no job stays with its queue.
+    fn keep_dead(&mut self, now: Now, queue: &Arc<str>, message: Incoming, why: String, step: &mut Step) {
+        self.events.note(now.wall, "queue", queue, "refused", "coordinator");
+        let id = self.next_message;
+        self.next_message += 1;
+        self.enter_incoming(now, queue, id, Incoming { unusable: Some(why), ..message }, None, step);
+    }
+}
