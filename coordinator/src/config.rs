@@ -145,7 +145,16 @@ pub struct Layer {
 }
 
 const KEYS: [&str; 10] = [
-    "dir", "socket", "listen", "name", "advertise", "log", "log_format", "idle_warning", "agents", "backends",
+    "dir",
+    "socket",
+    "listen",
+    "name",
+    "advertise",
+    "log",
+    "log_format",
+    "idle_warning",
+    "agents",
+    "backends",
 ];
 /// Longest time without anything before a warning, seconds.
 const LONGEST_IDLE: f64 = 31_536_000.0;

@@ -41,9 +41,16 @@ impl Keeper {
     /// Says something to the agent, if there is one; whoever comes later asks for the inventory.
     pub(super) fn say<T: Serialize>(&mut self, kind: u16, body: &T) {
         if let Some(agent) = &mut self.agent {
-            let optional =
-                [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING, kind::ENFORCED, kind::QUIET, kind::ARTIFACTS]
-                    .contains(&kind);
+            let optional = [
+                kind::USAGE,
+                kind::PREPARING,
+                kind::RESOLVED,
+                kind::TAKING,
+                kind::ENFORCED,
+                kind::QUIET,
+                kind::ARTIFACTS,
+            ]
+            .contains(&kind);
             let flags = if optional { OPTIONAL } else { 0 };
             agent.peer.say(kind, flags, body);
         }

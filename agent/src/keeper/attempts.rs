@@ -17,7 +17,9 @@ use reeve_protocol::crash;
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{Checkout, Collect, Finished, INLINE_OUTPUT, Replica, Revoke, Start, Started, kind};
+use reeve_protocol::wire::{
+    Checkout, Collect, Finished, INLINE_OUTPUT, Replica, Revoke, Start, Started, kind,
+};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;

@@ -1,8 +1,8 @@
 //! The table of paths. The description in `openapi` and the hints for mistyped paths are made from the same table.
 use super::reply::Failure;
 use super::{
-    App, artifacts, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats, submit,
-    views, workers,
+    App, artifacts, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats,
+    submit, views, workers,
 };
 use axum::Router;
 use axum::http::{Method, Uri};
