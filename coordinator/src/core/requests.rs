@@ -38,7 +38,8 @@ impl Core {
         let Some(spec) = self.jobs.get(task.job).map(|job| job.spec.clone()) else { return false };
         let Ok(wanted) = serde_json::from_str::<Wanted<'_>>(&spec) else { return false };
         let name = self.cluster.get(&machine).map_or_else(|| machine.clone(), |m| m.name.clone());
-        let Some(attempt) = self.open_attempt(now, task, Holder::Replica(replica), &name, step) else {
+        let Some(attempt) = self.open_attempt(now, task, Holder::Replica(replica), &name, Vec::new(), step)
+        else {
             return false;
         };
         if let Some(t) = self.jobs.task_mut(task) {
