@@ -73,7 +73,7 @@ fn ran_once(server: &Server, ids: &[String]) {
 struct Client {
     runtime: tokio::runtime::Runtime,
     channel: Channel,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Client {
@@ -87,7 +87,7 @@ impl Client {
             channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
             (connection, channel)
         });
-        Self { runtime, channel, _connection: connection }
+        Self { runtime, channel, connection }
     }
 
     fn publish(&self, to: &str, body: &[u8], properties: BasicProperties) {
@@ -130,6 +130,7 @@ fn rabbitmq_conforms_and_programs_with_an_ordinary_client_work_beside_reeve() {
     others_publish_and_consume(&server, &Client::of(&rabbit));
     others_take_what_was_counted(&server, &Client::of(&rabbit));
     what_is_no_usable_broker_is_refused(&server, &rabbit);
+    others_publish_jobs(&server, &Client::of(&rabbit));
     a_password_is_changed(&rabbit);
 }
 
@@ -169,6 +170,31 @@ fn others_publish_and_consume(server: &Server, client: &Client) {
     let headers = properties.headers().as_ref().unwrap().inner();
     assert_eq!(headers["who"], AMQPValue::LongString("ana".into()));
     assert_eq!(properties.delivery_mode(), &Some(2), "it survives a restart of the server");
+}
+
+fn others_publish_jobs(server: &Server, client: &Client) {
+    server.ok(&["queue", "set", "work", "--ingress", "as=root"]);
+    let named = || BasicProperties::default().with_message_id("order-17".into());
+    let place = "reeve:q:work:in";
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    eventually("there is a place for them", || {
+        let channel = client.runtime.block_on(client.connection.create_channel()).unwrap();
+        let asked = channel.queue_declare(place.into(), passive, FieldTable::default());
+        client.runtime.block_on(asked).ok()
+    });
+    let spec = br#"{"command":["true"],"name":"from-a-stranger"}"#;
+    client.publish(place, spec, named());
+    client.publish(place, spec, named());
+    client.publish(place, spec, BasicProperties::default());
+    let jobs =
+        || server.get("/v1/jobs?filter=name:from-a-stranger").json()["items"].as_array().unwrap().clone();
+    eventually_or(
+        || format!("one ran: {:?}", jobs()),
+        || jobs().iter().any(|j| j["state"] == "COMPLETED").then_some(()),
+    );
+    let dead = || server.get("/v1/queues/work/count").json()["dead"].as_u64();
+    eventually("what has no id is among the dead", || (dead() == Some(1)).then_some(()));
+    assert_eq!(jobs().len(), 1, "the same id is the same job");
 }
 
 fn others_take_what_was_counted(server: &Server, client: &Client) {

@@ -81,7 +81,12 @@ impl Core {
         let Some((uid, user)) = q.row.ingress.clone() else { return };
         let caller = Caller { uid, name: user, via: Via::Inside, request: None };
         for message in messages {
-            let own = message.unique.clone().unwrap_or_else(|| message.tag.name.clone());
+            let Some(own) = message.unique.clone() else {
+                // It may come again with a lost connection, and nobody could tell that from another one.
+                let why = "it has no message_id: publish it again with one".to_owned();
+                self.keep_dead(now, queue, message, why, step);
+                continue;
+            };
             let source = format!("{broker} {queue}{IN} {own}");
             if !self.taken.note(source.clone()) {
                 self.stale += 1;

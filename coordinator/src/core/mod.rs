@@ -27,6 +27,7 @@ mod events;
 mod exits;
 mod gone;
 pub mod idle;
+mod incoming;
 mod ingress;
 mod moves;
 mod place;

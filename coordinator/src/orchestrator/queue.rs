@@ -71,6 +71,16 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Why its broker cannot keep it, or that it can. What the broker refused meanwhile is given to it once more, and what
+    /// it was asked for is asked again.
+    pub fn set_trouble(&mut self, why: Option<String>) {
+        if self.trouble.is_some() && why.is_none() {
+            self.messages.resend();
+            self.room = 0;
+        }
+        self.trouble = why;
+    }
+
     /// An empty queue.
     pub fn new(row: QueueRow) -> Self {
         Self {

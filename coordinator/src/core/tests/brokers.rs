@@ -338,4 +338,9 @@ fn what_others_publish_for_a_queue_of_jobs_becomes_a_job_of_the_user_named_for_i
     assert_eq!(w.view().counts.queued + w.view().counts.running, 1);
     let Ok(Reply::Count(count)) = w.ask(Call::CountQueueMessages { queue: "q".into() }) else { panic!() };
     assert_eq!(count.dead, 1);
+    // It might come again, and nobody could tell: it is no job.
+    let nameless = Incoming { unique: None, ..spec(r#"{"command":["true"]}"#) };
+    w.broker(Said::Messages("q:in".into(), vec![nameless]));
+    let Ok(Reply::Count(count)) = w.ask(Call::CountQueueMessages { queue: "q".into() }) else { panic!() };
+    assert_eq!(count.dead, 2);
 }

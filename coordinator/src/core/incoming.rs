@@ -1,0 +1,114 @@
+//! Messages that come from brokers: durable hand-over, once each.
+use super::Core;
+use super::due::What;
+use crate::effect::{Effect, Fact, Step};
+use crate::input::Now;
+use crate::orchestrator::link::{Incoming, Order};
+use crate::orchestrator::messages::{Message, Where};
+use crate::row::MessageRow;
+use std::sync::Arc;
+
+impl Core {
+    /// Durable hand-over: the step that stores them also releases the word to the broker that they are taken.
+    pub(super) fn messages_arrived(
+        &mut self,
+        now: Now,
+        broker: &Arc<str>,
+        queue: &Arc<str>,
+        messages: Vec<Incoming>,
+        step: &mut Step,
+    ) {
+        let tags = messages.iter().map(|m| m.tag.clone()).collect();
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.room = q.room.saturating_sub(messages.len() as u64);
+        }
+        for message in messages {
+            self.message_arrived(now, broker, queue, message, step);
+        }
+        step.effects.push(Effect::Broker(broker.clone(), Order::Taken(queue.clone(), tags)));
+    }
+
+    fn message_arrived(&mut self, now: Now, broker: &str, queue: &Arc<str>, m: Incoming, step: &mut Step) {
+        let source = m.unique.as_ref().map(|u| format!("{broker} {queue} {u}"));
+        let first = source.as_deref().is_none_or(|s| self.taken.note(s));
+        let known = m.id.and_then(|id| {
+            let place = self.queues.get(queue)?.messages.get(id)?.place.clone();
+            Some((id, place))
+        });
+        match known {
+            // Faster than the word that the broker has it.
+            Some((id, Where::Outgoing(_))) => {
+                if let Some(q) = self.queues.get_mut(queue) {
+                    q.messages.put(id, Where::Ready);
+                }
+                step.facts.push(Fact::MessageArrived(id));
+                return;
+            }
+            Some(_) => return self.stale += 1,
+            None if !first => return self.stale += 1,
+            None => {}
+        }
+        if m.expires_at.is_some_and(|at| at <= now.wall) {
+            self.events.note(now.wall, "message", queue, "expired", "coordinator");
+            if let Some(q) = self.queues.get_mut(queue) {
+                q.depth = q.depth.saturating_sub(1);
+            }
+            return;
+        }
+        let id = m.id.unwrap_or(self.next_message);
+        self.next_message = self.next_message.max(id + 1);
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.depth = q.depth.saturating_sub(1);
+        }
+        self.enter_incoming(now, queue, id, m, source, step);
+    }
+
+    /// A message of a broker gets a row.
+    pub(super) fn enter_incoming(
+        &mut self,
+        now: Now,
+        queue: &Arc<str>,
+        id: u64,
+        m: Incoming,
+        source: Option<String>,
+        step: &mut Step,
+    ) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let place = if m.unusable.is_some() { Where::Dead } else { Where::Ready };
+        if let Some(at) = m.expires_at {
+            self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
+        }
+        q.messages.insert(
+            id,
+            Message {
+                priority: m.priority,
+                deliveries: 0,
+                published_at: now.wall,
+                expires_at: m.expires_at,
+                place,
+                outgoing: false,
+                kept: None,
+            },
+        );
+        let owner = (q.row.owner_uid, q.row.owner.clone());
+        step.facts.push(Fact::MessageAdded(Box::new(MessageRow {
+            id,
+            queue: queue.clone(),
+            owner_uid: owner.0,
+            owner: owner.1,
+            kind: m.kind,
+            body: m.body,
+            headers: m.headers,
+            priority: m.priority,
+            published_at: now.wall,
+            run_at: None,
+            expires_at: m.expires_at,
+            deliveries: 0,
+            lease: None,
+            dead: m.unusable,
+            outgoing: false,
+            source,
+            key: None,
+        })));
+    }
+}
