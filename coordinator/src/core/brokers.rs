@@ -81,6 +81,9 @@ impl Core {
                         None => self.messages_arrived(now, name, &queue, messages, step),
                     }
                 }
+                Said::Depth { queue, depth, coming, .. } if self.is_drained(name, &queue) => {
+                    self.drain_heard(now, &queue, (depth, coming), step);
+                }
                 Said::Depth { queue, depth, coming, ticket } => {
                     if let Some(q) = self.queues.get_mut(&queue) {
                         q.depth = depth;
@@ -128,6 +131,9 @@ impl Core {
             // Nobody knows what became of the messages that were on their way: they are given once more.
             q.messages.resend();
             (q.room, q.room_in) = (0, 0);
+        }
+        for q in self.queues.iter_mut().filter(|q| q.row.moving_from.as_ref() == Some(name)) {
+            q.drain = None;
         }
     }
 
@@ -194,7 +200,13 @@ impl Core {
     ) {
         let tags = messages.iter().map(|m| m.tag.clone()).collect();
         if let Some(q) = self.queues.get_mut(queue) {
-            q.room = q.room.saturating_sub(messages.len() as u64);
+            let n = messages.len() as u64;
+            match &mut q.drain {
+                Some(drain) if q.row.moving_from.as_ref() == Some(broker) => {
+                    drain.room = drain.room.saturating_sub(n);
+                }
+                _ => q.room = q.room.saturating_sub(n),
+            }
         }
         for message in messages {
             self.message_arrived(now, broker, queue, message, step);
@@ -341,6 +353,7 @@ impl Core {
             let keep = q.row.backend.broker().filter(|_| q.row.kind != QueueKind::Unset);
             let keep = keep.map(|broker| (broker.clone(), q.row.kind));
             super::ingress::tell(q, &links, step);
+            super::migrate::tell(q, &links, step);
             if q.told != keep {
                 tell_use(q, keep.clone(), step);
             }
@@ -348,7 +361,7 @@ impl Core {
             let up = links.get(&broker).is_some_and(|up| *up);
             let mut say = |order| step.effects.push(Effect::Broker(broker.clone(), order));
             let name = q.row.name.clone();
-            if up && q.trouble.is_none() {
+            if up && q.trouble.is_none() && !q.is_moving() {
                 match kind {
                     QueueKind::Messages => tell_messages(q, &mut say),
                     QueueKind::Jobs | QueueKind::Unset => {

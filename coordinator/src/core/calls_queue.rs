@@ -208,7 +208,7 @@ impl Core {
 
     /// Keeps a queue elsewhere from now on. Jobs go along: their records stay, their hints are made anew. Messages would be
     /// left behind, so they are moved by `migrate`.
-    fn set_backend(&mut self, queue: &str, backend: Backend) -> Result<(), Problem> {
+    pub(super) fn set_backend(&mut self, queue: &str, backend: Backend) -> Result<(), Problem> {
         if let Some(broker) = backend.broker() {
             self.queues.links.entry(broker.clone()).or_default();
         }

@@ -25,6 +25,7 @@ mod events;
 mod exits;
 mod gone;
 mod ingress;
+mod migrate;
 mod moves;
 mod place;
 mod random;
@@ -204,7 +205,7 @@ impl Core {
                 self.due.at(now, at, What::MessageDelay(row.queue.clone(), row.id));
                 Where::Delayed(at)
             }
-            (false, None, _) if row.outgoing => Where::Outgoing(false),
+            (false, None, _) if row.outgoing && queue.is_parked() => Where::Outgoing(false),
             (false, None, _) => Where::Ready,
         };
         if let Some(at) = row.expires_at {
@@ -350,6 +351,7 @@ impl Core {
             Call::SetQueue { queue, settings, ingress_uid } => {
                 self.set_queue(now, caller, &queue, settings, ingress_uid, step)
             }
+            Call::MigrateQueue { queue, to } => self.migrate_queue(now, caller, &queue, &to, step),
             Call::ReturnDead { queue, ids, dry_run } => {
                 self.return_dead(now, caller, &queue, ids, dry_run, step)
             }

@@ -75,6 +75,12 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
         Fact::MessageArrived(id) => {
             one(db, "UPDATE messages SET outgoing = 0 WHERE id = ?1 AND outgoing = 1", params![id])
         }
+        Fact::MessagesOutgoing(ids) => {
+            for id in ids {
+                one(db, "UPDATE messages SET outgoing = 1 WHERE id = ?1", params![id])?;
+            }
+            Ok(())
+        }
         Fact::MessageKeyUsed { owner_uid, queue, key, digest, id, at } => {
             forget(db, "DELETE FROM message_keys WHERE at < ?1", *at)?;
             one(
@@ -365,10 +371,10 @@ fn attempt_late(db: Sql<'_>, attempt: AttemptId, machine: &str, cause: &Cause) -
 fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
     one(
         db,
-        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, paused_by, paused_why, paused_at, ingress_uid, ingress)
-         VALUES (?1, ?2, ?10, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?11, ?12, ?13, ?14, ?15)
+        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, paused_by, paused_why, paused_at, ingress_uid, ingress, moving_from)
+         VALUES (?1, ?2, ?10, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (name) DO UPDATE SET kind = ?2, backend = ?10, paused = ?3, weight = ?4, \"limit\" = ?5, max_len = ?6,
-           paused_by = ?11, paused_why = ?12, paused_at = ?13, ingress_uid = ?14, ingress = ?15, generation = generation + 1",
+           paused_by = ?11, paused_why = ?12, paused_at = ?13, ingress_uid = ?14, ingress = ?15, moving_from = ?16, generation = generation + 1",
         params![
             &*q.name,
             q.kind.as_str(),
@@ -385,6 +391,7 @@ fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
             q.paused_by.as_ref().map(|p| p.at),
             q.ingress.as_ref().map(|i| i.0),
             q.ingress.as_ref().map(|i| &*i.1),
+            q.moving_from.as_deref(),
         ],
     )
 }
