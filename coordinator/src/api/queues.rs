@@ -13,8 +13,8 @@ use crate::store::query::{base64, records, sets};
 use crate::store::read;
 use axum::http::StatusCode;
 use reeve_protocol::api::{
-    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, MigrateRequest, PauseRequest, PublishRequest,
-    Published, QueueSettings, QueueView, ReceiveRequest, Received, Total,
+    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, MigrateRequest, PauseRequest,
+    PublishRequest, Published, QueueSettings, QueueView, ReceiveRequest, Received, Total,
 };
 use reeve_protocol::error::parse_json;
 use reeve_protocol::spec_check::{MAX_MESSAGE, check_name};

@@ -7,16 +7,14 @@ use super::ingress::IN;
 use crate::effect::{Effect, Fact, Reply, Step};
 use crate::input::{Now, Ticket};
 use crate::orchestrator::link::{
-    Away, HINT_MS, HINTS_A_STEP, Hint, Incoming, Link, OUTGOING, Order, SILENT_MS, Said, WINDOW,
+    Away, HINT_MS, HINTS_A_STEP, Hint, Link, OUTGOING, Order, SILENT_MS, Said, WINDOW,
 };
-use crate::orchestrator::messages::{Message, Where};
-use crate::orchestrator::queue::Queue;
-use crate::row::{MessageRow, QueueKind, QueueRow};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use crate::orchestrator::messages::Where;
+use crate::orchestrator::queue::{Drain, Queue};
+use crate::row::{QueueKind, QueueRow};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// Deliveries that are remembered.
-const TAKEN: usize = 65_536;
 /// Jobs taken from the store at once.
 const ABSORB: usize = 256;
 /// Between two looks at what stands at brokers.
@@ -25,30 +23,6 @@ const LOOK_MS: u64 = 100;
 const ASK_MS: u64 = 500;
 /// For a broker to say how much lies there.
 const COUNT_MS: u64 = 2_000;
-
-/// Deliveries that were taken lately, by the broker's own name for them.
-#[derive(Default)]
-pub(super) struct Taken {
-    known: HashSet<Arc<str>>,
-    order: VecDeque<Arc<str>>,
-}
-
-impl Taken {
-    /// Notes one. False: it was taken before.
-    pub(super) fn note(&mut self, source: impl Into<Arc<str>>) -> bool {
-        let source = source.into();
-        if !self.known.insert(source.clone()) {
-            return false;
-        }
-        self.order.push_back(source);
-        if self.order.len() > TAKEN
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
-    }
-}
 
 impl Core {
     /// Takes a queue in, whose numbers for hints were never used before.
@@ -133,7 +107,7 @@ impl Core {
             (q.room, q.room_in) = (0, 0);
         }
         for q in self.queues.iter_mut().filter(|q| q.row.moving_from.as_ref() == Some(name)) {
-            q.drain = None;
+            q.drain = Some(Drain { left: q.drain.as_ref().and_then(|d| d.left), ..Drain::default() });
         }
     }
 
@@ -187,115 +161,6 @@ impl Core {
                 step.facts.push(Fact::MessageGone(*id));
             }
         }
-    }
-
-    /// Durable hand-over: the step that stores them also releases the word to the broker that they are taken.
-    fn messages_arrived(
-        &mut self,
-        now: Now,
-        broker: &Arc<str>,
-        queue: &Arc<str>,
-        messages: Vec<Incoming>,
-        step: &mut Step,
-    ) {
-        let tags = messages.iter().map(|m| m.tag.clone()).collect();
-        if let Some(q) = self.queues.get_mut(queue) {
-            let n = messages.len() as u64;
-            match &mut q.drain {
-                Some(drain) if q.row.moving_from.as_ref() == Some(broker) => {
-                    drain.room = drain.room.saturating_sub(n);
-                }
-                _ => q.room = q.room.saturating_sub(n),
-            }
-        }
-        for message in messages {
-            self.message_arrived(now, broker, queue, message, step);
-        }
-        step.effects.push(Effect::Broker(broker.clone(), Order::Taken(queue.clone(), tags)));
-    }
-
-    fn message_arrived(&mut self, now: Now, broker: &str, queue: &Arc<str>, m: Incoming, step: &mut Step) {
-        let source = m.unique.as_ref().map(|u| format!("{broker} {queue} {u}"));
-        let first = source.as_deref().is_none_or(|s| self.taken.note(s));
-        let known = m.id.and_then(|id| {
-            let place = self.queues.get(queue)?.messages.get(id)?.place.clone();
-            Some((id, place))
-        });
-        match known {
-            // Faster than the word that the broker has it.
-            Some((id, Where::Outgoing(_))) => {
-                if let Some(q) = self.queues.get_mut(queue) {
-                    q.messages.put(id, Where::Ready);
-                }
-                step.facts.push(Fact::MessageArrived(id));
-                return;
-            }
-            Some(_) => return self.stale += 1,
-            None if !first => return self.stale += 1,
-            None => {}
-        }
-        if m.expires_at.is_some_and(|at| at <= now.wall) {
-            self.events.note(now.wall, "message", queue, "expired", "coordinator");
-            if let Some(q) = self.queues.get_mut(queue) {
-                q.depth = q.depth.saturating_sub(1);
-            }
-            return;
-        }
-        let id = m.id.unwrap_or(self.next_message);
-        self.next_message = self.next_message.max(id + 1);
-        if let Some(q) = self.queues.get_mut(queue) {
-            q.depth = q.depth.saturating_sub(1);
-        }
-        self.enter_incoming(now, queue, id, m, source, step);
-    }
-
-    /// A message of a broker gets a row.
-    pub(super) fn enter_incoming(
-        &mut self,
-        now: Now,
-        queue: &Arc<str>,
-        id: u64,
-        m: Incoming,
-        source: Option<String>,
-        step: &mut Step,
-    ) {
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        let place = if m.unusable.is_some() { Where::Dead } else { Where::Ready };
-        if let Some(at) = m.expires_at {
-            self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
-        }
-        q.messages.insert(
-            id,
-            Message {
-                priority: m.priority,
-                deliveries: 0,
-                published_at: now.wall,
-                expires_at: m.expires_at,
-                place,
-                outgoing: false,
-                kept: None,
-            },
-        );
-        let owner = (q.row.owner_uid, q.row.owner.clone());
-        step.facts.push(Fact::MessageAdded(Box::new(MessageRow {
-            id,
-            queue: queue.clone(),
-            owner_uid: owner.0,
-            owner: owner.1,
-            kind: m.kind,
-            body: m.body,
-            headers: m.headers,
-            priority: m.priority,
-            published_at: now.wall,
-            run_at: None,
-            expires_at: m.expires_at,
-            deliveries: 0,
-            lease: None,
-            dead: m.unusable,
-            outgoing: false,
-            source,
-            key: None,
-        })));
     }
 
     /// Takes waiting jobs whose hints did not come, of needs that a slot is free for. True: there is more to place.
@@ -353,10 +218,10 @@ impl Core {
             let keep = q.row.backend.broker().filter(|_| q.row.kind != QueueKind::Unset);
             let keep = keep.map(|broker| (broker.clone(), q.row.kind));
             super::ingress::tell(q, &links, step);
-            super::migrate::tell(q, &links, step);
             if q.told != keep {
                 tell_use(q, keep.clone(), step);
             }
+            super::migrate::tell(q, &links, step);
             let Some((broker, kind)) = keep else { continue };
             let up = links.get(&broker).is_some_and(|up| *up);
             let mut say = |order| step.effects.push(Effect::Broker(broker.clone(), order));

@@ -132,7 +132,8 @@ impl Core {
         let (ready, delayed, leased, dead) = match q.row.kind {
             QueueKind::Messages => {
                 let (ready, delayed, leased, dead) = q.messages.counts();
-                (ready + q.depth, delayed, leased, dead)
+                let old = q.drain.as_ref().and_then(|d| d.left).map_or(0, |left| left.0);
+                (ready + q.depth + old, delayed, leased, dead)
             }
             QueueKind::Jobs | QueueKind::Unset => {
                 let later = [Substate::Held, Substate::Blocked, Substate::Delayed, Substate::Retrying]

@@ -7,7 +7,7 @@ use crate::effect::{Effect, Fact, Reply, Step};
 use crate::input::Now;
 use crate::orchestrator::link::Order;
 use crate::orchestrator::messages::Where;
-use crate::orchestrator::queue::Queue;
+use crate::orchestrator::queue::{Drain, Queue};
 use crate::row::{Backend, Caller, QueueKind};
 use reeve_protocol::{Code, Problem};
 use std::collections::BTreeMap;
@@ -24,10 +24,11 @@ pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut S
     };
     let name = q.row.name.clone();
     let mut say = |order| step.effects.push(Effect::Broker(old.clone(), order));
-    if q.drain.is_none() {
+    let drain = q.drain.get_or_insert_default();
+    if !drain.told {
+        drain.told = true;
         say(Order::Use(name.clone(), QueueKind::Messages));
     }
-    let drain = q.drain.get_or_insert_default();
     if drain.room < ROOM / 2 {
         say(Order::Room(name.clone(), ROOM - drain.room));
         drain.room = ROOM;
@@ -76,17 +77,20 @@ impl Core {
             return Err(Problem::new(Code::BackendCannot, "messages do not move into memory, nor out of it")
                 .hint("receive and publish them, or clean the queue and set its backend"));
         }
-        let back = q.row.moving_from.as_ref() == to.broker();
+        let back = q.row.moving_from.is_some() && q.row.moving_from.as_ref() == to.broker();
         if q.is_moving() && !back {
-            return Err(Problem::new(Code::QueueState, format!("queue {queue} is moving already"))
-                .hint("wait until reeve queue show says no more of it, or move it back to where it came from"));
+            return Err(Problem::new(Code::QueueState, format!("queue {queue} is moving already")).hint(
+                "wait until reeve queue show says no more of it, or move it back to where it came from",
+            ));
         }
         let old = std::mem::replace(&mut q.row.backend, to);
         // Moving back: what was taken stays at hand, the rest lies where it always did.
         q.row.moving_from = if back { None } else { old.broker().cloned() };
         // What was given to the old broker and not confirmed may lie there: it is met again when that is emptied.
         q.messages.resend();
-        (q.drain, q.trouble, q.room, q.depth) = (None, None, 0, 0);
+        let lying = q.depth + q.drain.take().and_then(|d| d.left).map_or(0, |left| left.0);
+        (q.trouble, q.room, q.depth) = (None, 0, if back { lying } else { 0 });
+        q.drain = q.is_moving().then(|| Drain { left: Some((lying, 0)), ..Drain::default() });
         let name = q.row.name.clone();
         self.give_more(now, &name, step);
         Ok(())

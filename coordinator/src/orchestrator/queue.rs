@@ -36,9 +36,11 @@ pub struct Waiter {
 /// A broker that is being emptied.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Drain {
+    /// It was told.
+    pub told: bool,
     /// So many more may come.
     pub room: u64,
-    /// It was told, and is asked how much lies there, by this number.
+    /// It was asked how much lies there.
     pub asked: bool,
     /// What it said last: lying there, and on the way.
     pub left: Option<(u64, u64)>,

@@ -2,8 +2,8 @@
 use super::clients::Action;
 use super::faults::Heal;
 use reeve_coordinator::effect::{Reply, ToAgent};
-use reeve_coordinator::orchestrator::link::Order;
 use reeve_coordinator::input::{AgentSaid, Input, Ticket};
+use reeve_coordinator::orchestrator::link::Order;
 use reeve_protocol::{AttemptId, Problem, wire};
 use std::collections::BTreeMap;
 

@@ -27,7 +27,7 @@ pub struct Broker {
 
 impl World {
     /// An order of the core on its way there.
-    pub(super) fn to_broker(&mut self, order: Order) {
+    pub(super) fn order_broker(&mut self, order: Order) {
         let at = self.now + self.rng.range(1, 4);
         self.agenda.at(at, Due::Broker(self.epoch, Box::new(order)));
     }

@@ -186,7 +186,7 @@ impl World {
                     self.answer(ticket, Ok(answer));
                 }
                 Effect::Send(machine, session, frame) => self.send(&machine, session, frame),
-                Effect::Broker(_, order) => self.to_broker(order),
+                Effect::Broker(_, order) => self.order_broker(order),
                 Effect::Close(..) => {}
             }
         }

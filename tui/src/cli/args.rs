@@ -133,7 +133,7 @@ const LATER: [&str; 5] = ["clone", "get", "doctor", "df", "top"];
 pub fn comes_later(group: &str, word: &str) -> bool {
     match group {
         "" => LATER.contains(&word),
-        "queue" => ["move", "migrate"].contains(&word),
+        "queue" => word == "move",
         "worker" => ["call", "scale", "drain", "stop", "rm"].contains(&word),
         _ => false,
     }

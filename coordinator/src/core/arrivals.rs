@@ -1,0 +1,185 @@
+//! Messages that come from brokers: durable hand-over, in one commit, before the broker hears that they are taken. And
+//! messages that come back from the store with a start.
+use super::due::What;
+use super::{Core, LONGEST_LEASE_MS};
+use crate::effect::{Effect, Fact, Step};
+use crate::input::Now;
+use crate::orchestrator::link::{Incoming, Order};
+use crate::orchestrator::messages::{Message, Where};
+use crate::row::MessageRow;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+/// Deliveries that are remembered.
+const TAKEN: usize = 65_536;
+
+/// Deliveries that were taken lately, by the broker's own name for them.
+#[derive(Default)]
+pub(super) struct Taken {
+    known: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl Taken {
+    /// Notes one. False: it was taken before.
+    pub(super) fn note(&mut self, source: impl Into<Arc<str>>) -> bool {
+        let source = source.into();
+        if !self.known.insert(source.clone()) {
+            return false;
+        }
+        self.order.push_back(source);
+        if self.order.len() > TAKEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+impl Core {
+    /// A message as the store has it.
+    pub(super) fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
+        let Some(queue) = self.queues.get_mut(&row.queue) else { return };
+        if let Some(source) = row.source {
+            self.taken.note(source);
+        }
+        let place = match (row.dead, row.lease, row.run_at) {
+            (true, _, _) => Where::Dead,
+            (false, Some((lease, until)), _) => {
+                // Stored as wall time: a clock that was set back meanwhile makes no lease longer than one can be.
+                let left = until.saturating_sub(now.wall).clamp(0, LONGEST_LEASE_MS) as u64;
+                self.due.after(now, left, What::MessageLease(row.queue.clone(), row.id));
+                Where::Leased(lease, now.mono + left)
+            }
+            (false, None, Some(at)) if at > now.wall => {
+                self.due.at(now, at, What::MessageDelay(row.queue.clone(), row.id));
+                Where::Delayed(at)
+            }
+            (false, None, _) if row.outgoing && queue.is_parked() => Where::Outgoing(false),
+            (false, None, _) => Where::Ready,
+        };
+        if let Some(at) = row.expires_at {
+            self.due.at(now, at, What::MessageExpiry(row.queue.clone(), row.id));
+        }
+        let message = Message {
+            priority: row.priority,
+            deliveries: row.deliveries,
+            published_at: row.published_at,
+            expires_at: row.expires_at,
+            place,
+            outgoing: row.outgoing,
+            kept: None,
+        };
+        queue.messages.insert(row.id, message);
+    }
+
+    /// Durable hand-over: the step that stores them also releases the word to the broker that they are taken.
+    pub(super) fn messages_arrived(
+        &mut self,
+        now: Now,
+        broker: &Arc<str>,
+        queue: &Arc<str>,
+        messages: Vec<Incoming>,
+        step: &mut Step,
+    ) {
+        let tags = messages.iter().map(|m| m.tag.clone()).collect();
+        if let Some(q) = self.queues.get_mut(queue) {
+            let n = messages.len() as u64;
+            match &mut q.drain {
+                Some(drain) if q.row.moving_from.as_ref() == Some(broker) => {
+                    drain.room = drain.room.saturating_sub(n);
+                }
+                _ => q.room = q.room.saturating_sub(n),
+            }
+        }
+        for message in messages {
+            self.message_arrived(now, broker, queue, message, step);
+        }
+        step.effects.push(Effect::Broker(broker.clone(), Order::Taken(queue.clone(), tags)));
+    }
+
+    fn message_arrived(&mut self, now: Now, broker: &str, queue: &Arc<str>, m: Incoming, step: &mut Step) {
+        let source = m.unique.as_ref().map(|u| format!("{broker} {queue} {u}"));
+        let first = source.as_deref().is_none_or(|s| self.taken.note(s));
+        let known = m.id.and_then(|id| {
+            let place = self.queues.get(queue)?.messages.get(id)?.place.clone();
+            Some((id, place))
+        });
+        match known {
+            // Faster than the word that the broker has it.
+            Some((id, Where::Outgoing(_))) => {
+                if let Some(q) = self.queues.get_mut(queue) {
+                    q.messages.put(id, Where::Ready);
+                }
+                step.facts.push(Fact::MessageArrived(id));
+                return;
+            }
+            Some(_) => return self.stale += 1,
+            None if !first => return self.stale += 1,
+            None => {}
+        }
+        if m.expires_at.is_some_and(|at| at <= now.wall) {
+            self.events.note(now.wall, "message", queue, "expired", "coordinator");
+            if let Some(q) = self.queues.get_mut(queue) {
+                q.depth = q.depth.saturating_sub(1);
+            }
+            return;
+        }
+        let id = m.id.unwrap_or(self.next_message);
+        self.next_message = self.next_message.max(id + 1);
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.depth = q.depth.saturating_sub(1);
+        }
+        self.enter_incoming(now, queue, id, m, source, step);
+    }
+
+    /// A message of a broker gets a row.
+    pub(super) fn enter_incoming(
+        &mut self,
+        now: Now,
+        queue: &Arc<str>,
+        id: u64,
+        m: Incoming,
+        source: Option<String>,
+        step: &mut Step,
+    ) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        let place = if m.unusable.is_some() { Where::Dead } else { Where::Ready };
+        if let Some(at) = m.expires_at {
+            self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
+        }
+        q.messages.insert(
+            id,
+            Message {
+                priority: m.priority,
+                deliveries: 0,
+                published_at: now.wall,
+                expires_at: m.expires_at,
+                place,
+                outgoing: false,
+                kept: None,
+            },
+        );
+        let owner = (q.row.owner_uid, q.row.owner.clone());
+        step.facts.push(Fact::MessageAdded(Box::new(MessageRow {
+            id,
+            queue: queue.clone(),
+            owner_uid: owner.0,
+            owner: owner.1,
+            kind: m.kind,
+            body: m.body,
+            headers: m.headers,
+            priority: m.priority,
+            published_at: now.wall,
+            run_at: None,
+            expires_at: m.expires_at,
+            deliveries: 0,
+            lease: None,
+            dead: m.unusable,
+            outgoing: false,
+            source,
+            key: None,
+        })));
+    }
+}
