@@ -58,6 +58,10 @@ pub struct Settings {
     pub memory: Option<String>,
     /// UUIDs of gpus to offer, instead of those the driver shows.
     pub gpus: Option<Vec<String>>,
+    /// A file that describes the gpus, instead of a driver.
+    pub gpu_file: Option<PathBuf>,
+    /// More memory than this must nobody hold on a gpu that a job gets whole.
+    pub gpu_foreign_memory: String,
     /// Named counters to offer.
     pub resources: BTreeMap<String, u64>,
     /// Labels, for `--on label.KEY=VALUE`.
@@ -78,6 +82,8 @@ pub struct Settings {
     pub processes: u64,
     /// What cpus mean to the kernel.
     pub cpu_limit: CpuLimit,
+    /// Bytes of all artifacts of one attempt, at most, such as `10GiB`; what the job says if absent.
+    pub out_max: Option<String>,
     /// Repositories.
     pub git: GitSettings,
 }
@@ -105,11 +111,13 @@ pub enum CpuLimit {
 }
 
 /// Every key, for hints.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 18] = [
     "path",
     "cpus",
     "memory",
     "gpus",
+    "gpu_file",
+    "gpu_foreign_memory",
     "resources",
     "labels",
     "allow_root",
@@ -120,6 +128,7 @@ const KEYS: [&str; 15] = [
     "cgroups",
     "processes",
     "cpu_limit",
+    "out_max",
     "git",
 ];
 
@@ -130,6 +139,8 @@ impl Default for Settings {
             cpus: None,
             memory: None,
             gpus: None,
+            gpu_file: None,
+            gpu_foreign_memory: "256MiB".to_owned(),
             resources: BTreeMap::new(),
             labels: BTreeMap::new(),
             allow_root: false,
@@ -140,6 +151,7 @@ impl Default for Settings {
             cgroups: CgroupUse::Auto,
             processes: Bounds::default().processes,
             cpu_limit: CpuLimit::Weight,
+            out_max: None,
             git: GitSettings::default(),
         }
     }
@@ -244,14 +256,22 @@ fn parse(text: &str) -> Result<Settings, String> {
     if let Some(memory) = &settings.memory {
         parse_bytes(memory)?;
     }
+    parse_bytes(&settings.gpu_foreign_memory)?;
     if !(16..=4_194_304).contains(&settings.processes) {
         return Err("processes must be between 16 and 4194304".to_owned());
+    }
+    if let Some(size) = &settings.out_max {
+        parse_bytes(size)?;
     }
     settings.git.check()?;
     if settings.keeper_command.as_ref().is_some_and(|c| c.first().is_some_and(String::is_empty)) {
         return Err("keeper_command names no program".to_owned());
     }
-    for (key, path) in [("keeper_dir", &settings.keeper_dir), ("jobs_cgroup", &settings.jobs_cgroup)] {
+    for (key, path) in [
+        ("keeper_dir", &settings.keeper_dir),
+        ("jobs_cgroup", &settings.jobs_cgroup),
+        ("gpu_file", &settings.gpu_file),
+    ] {
         if path.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(format!("{key} must be an absolute path"));
         }
@@ -295,6 +315,8 @@ mod tests {
             ("keeper_command = [\"\"]", "names no program"),
             ("cpus = ", "TOML"),
             ("keeper_dir = \"run\"", "absolute"),
+            ("gpu_file = \"gpus.toml\"", "absolute"),
+            ("gpu_foreign_memory = \"much\"", "not a size"),
             ("processes = 1", "between 16"),
             ("cpu_limit = \"hard\"", "weight"),
             ("jobs_cgroup = \"jobs\"", "absolute"),

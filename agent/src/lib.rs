@@ -2,9 +2,11 @@
 //! guardian (holds one attempt). Jobs are decided elsewhere: nothing here chooses what runs.
 mod agent;
 mod clock;
+pub mod collect;
 pub mod config;
 pub mod doctor;
 pub mod git;
+mod gpu;
 mod groups;
 mod guardian;
 pub mod identity;

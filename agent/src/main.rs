@@ -108,6 +108,9 @@ fn main() -> ExitCode {
     if std::env::args().skip(1).eq(reeve_agent::git::WORDS) {
         return ExitCode::from(reeve_agent::git::run());
     }
+    if std::env::args().skip(1).eq(reeve_agent::collect::WORDS) {
+        return ExitCode::from(reeve_agent::collect::run());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

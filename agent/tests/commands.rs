@@ -158,6 +158,26 @@ fn progress_is_told_while_it_runs() {
 }
 
 #[test]
+fn what_a_short_job_said_last_is_told_before_its_end() {
+    let mut rig = Rig::new();
+    let job =
+        rig.sh("printf '\\377\\n{\"progress\":0.9,\"message\":\"done\"}\\n{\"progress\":' >> $REEVE_STATUS");
+    rig.send(kind::START, &job);
+    let progress: reeve_protocol::wire::Progress = rig.expect(kind::PROGRESS);
+    assert_eq!((progress.fraction, progress.message.as_deref()), (Some(0.9), Some("done")));
+    assert_eq!(Cause::from_wire(rig.finish(job.attempt).cause), Cause::Ok);
+}
+
+#[test]
+fn a_result_that_is_a_link_is_not_followed() {
+    let mut rig = Rig::new();
+    let job = rig.sh("ln -s /etc/hostname $REEVE_RESULT");
+    let end = rig.run(&job);
+    assert_eq!((Cause::from_wire(end.cause), end.result), (Cause::Ok, None));
+    assert!(String::from_utf8(decoded(&end.output).1).unwrap().contains("it is a link"));
+}
+
+#[test]
 fn one_guardian_holds_one_attempt_after_the_other_and_nothing_is_carried_over() {
     let mut rig = Rig::new();
     let first = rig.sh("echo secret > $TMPDIR/left; echo out");

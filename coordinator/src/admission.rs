@@ -34,6 +34,7 @@ const fn adds(call: &Call) -> bool {
         Call::Submit { .. }
         | Call::SubmitMany { .. }
         | Call::RegisterWorker { .. }
+        | Call::LaunchWorker { .. }
         | Call::RegisterJob { .. }
         | Call::RestartJob { .. }
         | Call::Publish { .. }
@@ -44,6 +45,10 @@ const fn adds(call: &Call) -> bool {
         | Call::PutToken { .. }
         | Call::Join { .. } => true,
         Call::CancelJob { .. }
+        | Call::ScaleWorker { .. }
+        | Call::RemoveWorker { .. }
+        | Call::CallWorker { .. }
+        | Call::ListWorkers
         | Call::UpdateJobStatus { .. }
         | Call::HoldJob { .. }
         | Call::ReceiveMessage { .. }
@@ -59,6 +64,7 @@ const fn adds(call: &Call) -> bool {
         | Call::GetQueueStats
         | Call::ListQueues
         | Call::ListMachines
+        | Call::Top
         | Call::Why { .. }
         | Call::DryRun { .. }
         | Call::BulkAction { .. }

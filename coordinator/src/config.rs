@@ -93,6 +93,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long machines' certificates are good; they are renewed at two thirds of it.
     pub certificate_life: Duration,
+    /// A running job that does nothing for so long gets a warning; zero: never.
+    pub idle_warning: Duration,
     /// Brokers that queues may be kept at, by name.
     pub backends: BTreeMap<String, Settings>,
     /// With port 0: take the port of the last run again, if it is free.
@@ -110,6 +112,7 @@ impl Default for Config {
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             certificate_life: MACHINE_LIFE,
+            idle_warning: Duration::from_millis(crate::core::idle::IDLE_AFTER_MS),
             backends: BTreeMap::new(),
             keep_port: false,
         }
@@ -135,12 +138,26 @@ pub struct Layer {
     pub log_format: Option<String>,
     /// See [`Config::certificate_life`]; `certificate_life` of the table `agents` in the file.
     pub certificate_life: Option<String>,
+    /// See [`Config::idle_warning`].
+    pub idle_warning: Option<String>,
     /// See [`Config::backends`]; from the file alone.
     pub backends: Option<BTreeMap<String, Settings>>,
 }
 
-const KEYS: [&str; 9] =
-    ["dir", "socket", "listen", "name", "advertise", "log", "log_format", "agents", "backends"];
+const KEYS: [&str; 10] = [
+    "dir",
+    "socket",
+    "listen",
+    "name",
+    "advertise",
+    "log",
+    "log_format",
+    "idle_warning",
+    "agents",
+    "backends",
+];
+/// Longest time without anything before a warning, seconds.
+const LONGEST_IDLE: f64 = 31_536_000.0;
 /// Keys of the table `agents`.
 const AGENT_KEYS: [&str; 1] = ["certificate_life"];
 /// Bounds of a certificate's life, seconds. Tests on debug binaries renew every few seconds.
@@ -226,6 +243,13 @@ impl Config {
         if let Some(backends) = layer.backends {
             self.backends = backends;
         }
+        if let Some(idle) = layer.idle_warning {
+            let seconds = if idle == "never" { Some(0.0) } else { parse_duration_s(&idle).ok() };
+            let seconds = seconds.filter(|s| (0.0..=LONGEST_IDLE).contains(s));
+            let why = "write a time such as 30m, or never";
+            self.idle_warning =
+                Duration::from_secs_f64(seconds.ok_or_else(|| wrong("idle_warning", &idle, why))?);
+        }
         if let Some(life) = layer.certificate_life {
             let seconds = parse_duration_s(&life).ok().filter(|s| LIVES.contains(s));
             let why = "write a time between 1h and 3650d, for example 90d";
@@ -288,6 +312,7 @@ fn parse(path: &Path, text: &str) -> Result<Layer, Error> {
         log: word("log")?,
         log_format: word("log_format")?,
         certificate_life: word("certificate_life")?,
+        idle_warning: word("idle_warning")?,
         backends: brokers::parse(&table, &place)?,
     })
 }
@@ -322,6 +347,7 @@ fn environment(env: impl Fn(&str) -> Option<String>) -> Layer {
         log: env("REEVE_LOG"),
         log_format: env("REEVE_LOG_FORMAT"),
         certificate_life: env("REEVE_CERTIFICATE_LIFE"),
+        idle_warning: env("REEVE_IDLE_WARNING"),
         backends: None,
     }
 }
@@ -422,6 +448,7 @@ mod tests {
             ("name = \"a b\"", "letters"),
             ("dir = \"\"", "absolute path"),
             ("[agents]\ncertificate_live = \"1d\"", "certificate_life"),
+            ("idle_warning = \"soon\"", "such as 30m, or never"),
             ("[agents]\ncertificate_life = \"1s\"", "between 1h and 3650d"),
             ("[agents]\ncertificate_life = \"long\"", "for example 90d"),
             ("dir = \"/x\"\ndir = ", "line 2"),

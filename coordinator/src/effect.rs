@@ -1,7 +1,9 @@
 //! Everything that can go out: facts to record, and effects to release once the facts are on disk.
-use crate::input::{Segment, Ticket};
+use crate::input::{Kept, Segment, Ticket};
 use crate::orchestrator::link::Order;
-use crate::row::{ArrayRow, AuditRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow};
+use crate::row::{
+    ArrayRow, AuditRow, DeploymentRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow,
+};
 use reeve_protocol::api::{
     Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Route, Stats, Submitted,
     Why, WhyLine, WorkerView,
@@ -60,6 +62,8 @@ pub enum Fact {
     ResultKept(TaskId, String),
     /// What it says about itself.
     ProgressMade(TaskId, Option<f64>, Option<String>),
+    /// What somebody should look at: it does nothing. `None`: that is over.
+    WarningSet(TaskId, Option<String>),
     /// A job got the caller's own name.
     JobNamed(JobId, String, Option<String>),
     /// An attempt exists: the fence is raised.
@@ -70,8 +74,12 @@ pub enum Fact {
         machine_id: Option<String>,
         /// The machine's name, or `consumer:USER`.
         machine: Arc<str>,
-        /// A consumer's lease.
+        /// A consumer's lease, or the replica that has it.
         lease: Option<String>,
+        /// It has begun with that: nobody tells of a start.
+        started: bool,
+        /// UUIDs of the gpus it got.
+        gpus: Vec<String>,
         /// Wall milliseconds.
         at: i64,
     },
@@ -79,6 +87,8 @@ pub enum Fact {
     AttemptStarted(AttemptId, u32, i64),
     /// It has ended.
     AttemptEnded(Box<Ended>),
+    /// Files that it has left; in the step that records its end.
+    ArtifactsKept(Box<Kept>),
     /// It ended after a newer one had been dispatched.
     AttemptLate {
         /// Which.
@@ -138,6 +148,10 @@ pub enum Fact {
     MessagesCleaned(Arc<str>, Vec<u64>),
     /// A worker was registered.
     WorkerPut(Box<WorkerRow>),
+    /// A worker is no more: every registration of it.
+    WorkerRemoved(String, i64),
+    /// So many replicas of a static worker are wanted.
+    DeploymentPut(Box<DeploymentRow>),
     /// A machine joined, or said something that is kept.
     MachinePut(Box<MachineRow>),
     /// A token exists.
@@ -239,8 +253,16 @@ pub enum ToAgent {
     Start(Box<wire::Start>),
     /// Start one in a checkout.
     StartGit(Box<wire::StartGit>),
+    /// Start a replica of a static worker.
+    StartReplica(Box<wire::StartReplica>),
+    /// A request to a replica.
+    Request(Box<wire::Request>),
+    /// Nobody waits for that answer any more.
+    CancelRequest(AttemptId, wire::RequestId),
     /// End one.
     Stop(wire::Stop),
+    /// What is collected of the attempt whose Start follows.
+    Collect(wire::Collect),
     /// Their ends are on disk.
     Forget(Vec<AttemptId>),
     /// Give it back if it has not started.
@@ -303,8 +325,12 @@ pub enum Reply {
     Why(Why),
     /// What would become of a spec: queue, machines that fit, reasons of the others.
     DryRun(String, Vec<String>, Vec<WhyLine>),
-    /// register_worker.
+    /// register_worker, launch_worker: the worker as it is now.
     Worker(Box<WorkerView>),
+    /// Every worker.
+    Workers(Vec<WorkerView>),
+    /// A call to a static worker: its result, JSON.
+    Called(Vec<u8>),
     /// bulk_action: the plan.
     Plan(Box<Plan>),
     /// bulk_action: one result per job.

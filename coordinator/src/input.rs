@@ -1,7 +1,10 @@
 //! Everything that can come in. Inputs are plain comparable data: a run can be written down and replayed.
 use crate::orchestrator::link::Said;
 use crate::row::{Caller, JobRow, TaskRow};
-use reeve_protocol::api::{LeaseRequest, Plan, QueueSettings, Route, StatusRequest, WorkerRequest};
+use reeve_protocol::api::{
+    LaunchRequest, LeaseRequest, Plan, QueueSettings, Route, StatusRequest, WorkerRequest,
+};
+use reeve_protocol::artifact::Artifact;
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, JobId, JobSpec};
 use std::collections::BTreeMap;
@@ -79,6 +82,8 @@ pub enum AgentSaid {
     Resolved(AttemptId, String),
     /// What a job says about itself.
     Progress(wire::Progress),
+    /// What an attempt has left, right before its end: the files are in a segment by now.
+    Artifacts(Box<Kept>),
     /// It has ended; spooled output is in a segment by now.
     Finished(Box<wire::Finished>, Option<Segment>),
     /// Its whole tree has ended; its output and its end follow.
@@ -89,10 +94,20 @@ pub enum AgentSaid {
     Returned(AttemptId),
     /// Resources used so far.
     Usage(wire::Usage),
+    /// How far replicas are.
+    Replicas(Vec<wire::ReplicaState>),
+    /// What replicas answered.
+    Answers(Vec<wire::Answer>),
+    /// The requests that its agent knows of; more come unless it is the last page.
+    InFlight(Vec<(AttemptId, wire::RequestId)>, bool),
     /// How busy it is.
     Sample(wire::Sample),
     /// What its keeper enforces, and how.
     Enforced(Vec<(String, String)>),
+    /// The state of its gpus.
+    Gpus(Vec<wire::Gpu>),
+    /// How long an attempt has done nothing.
+    Quiet(wire::Quiet),
     /// No beat for 10 s.
     Silent,
     /// A beat again.
@@ -119,6 +134,17 @@ pub struct Segment {
     pub offset: u64,
     /// Bytes.
     pub len: u64,
+}
+
+/// Artifacts of an attempt, in a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub attempt: AttemptId,
+    /// The files, in the order of their bytes.
+    pub files: Vec<Artifact>,
+    /// Where these lie.
+    pub segment: Segment,
 }
 
 /// Which tasks of a job are meant.
@@ -195,6 +221,38 @@ pub enum Call {
         /// What its jobs are made of.
         request: Box<WorkerRequest>,
     },
+    /// Cluster: `launch_worker`.
+    LaunchWorker {
+        /// Which.
+        name: String,
+        /// Where, and how many.
+        request: Box<LaunchRequest>,
+    },
+    /// Other numbers of replicas: `worker scale`, `drain`, `stop`.
+    ScaleWorker {
+        /// Which.
+        name: String,
+        /// How.
+        how: Scale,
+    },
+    /// A worker is no more.
+    RemoveWorker {
+        /// Which.
+        name: String,
+        /// Although replicas run or jobs wait: these are cancelled.
+        force: bool,
+    },
+    /// A call to a static worker: nothing of it is stored.
+    CallWorker {
+        /// Which.
+        name: String,
+        /// JSON.
+        payload: Arc<[u8]>,
+        /// Milliseconds until the caller no longer waits.
+        deadline_ms: Option<u64>,
+    },
+    /// Every worker as shown.
+    ListWorkers,
     /// Cluster: `cancel_job`.
     CancelJob {
         /// Which.
@@ -353,6 +411,8 @@ pub enum Call {
     ListQueues,
     /// Every machine as shown.
     ListMachines,
+    /// The same with what each attempt holds and uses.
+    Top,
     /// Why it is not running.
     Why {
         /// Which.
@@ -470,6 +530,17 @@ pub enum Call {
         /// Where from.
         address: String,
     },
+}
+
+/// How many replicas of a static worker are wanted from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// So many.
+    To(u32),
+    /// None; what they work on is answered first.
+    Drain,
+    /// None, at once.
+    Stop,
 }
 
 /// The three ways to settle a lease.

@@ -18,7 +18,9 @@ pub struct Error(String, #[source] tracing_subscriber::filter::ParseError);
 /// # Errors
 /// When the filter does not parse.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), Error> {
-    let parsed = EnvFilter::builder().parse(filter).map_err(|e| Error(filter.to_owned(), e))?;
+    // The AMQP library calls each refusal and each goodbye an error; what matters of it is said by the broker's supervisor.
+    let quiet = format!("lapin=off,{filter}");
+    let parsed = EnvFilter::builder().parse(quiet).map_err(|e| Error(filter.to_owned(), e))?;
     let base = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(|| reeve_protocol::text::CleanLines(std::io::stderr()));

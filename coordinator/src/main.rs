@@ -178,6 +178,7 @@ fn load(settings: Settings) -> Result<Config, Failure> {
         log,
         log_format,
         certificate_life: None,
+        idle_warning: None,
         backends: None,
     };
     Ok(Config::load(flags, config.as_deref(), |key| std::env::var(key).ok()).map_err(|e| (USAGE, e))?)

@@ -1,6 +1,7 @@
 //! Rows of the store as plain data: what a fact carries and what a restart reads back.
-use reeve_protocol::api::StateCounts;
+use reeve_protocol::api::{StateCounts, WorkerView};
 use reeve_protocol::intervals::Intervals;
+use reeve_protocol::time::Wall;
 use reeve_protocol::{Cause, JobId, State, Substate};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -402,6 +403,9 @@ pub struct AuditRow {
     pub seq: u64,
 }
 
+/// The queue that holds the jobs of replicas. Nobody can make one of that name, and lists show it only when it is named.
+pub const REPLICAS: &str = ".replicas";
+
 /// A registered worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerRow {
@@ -419,8 +423,47 @@ pub struct WorkerRow {
     pub owner: Arc<str>,
     /// JSON of its spec.
     pub spec: Arc<str>,
+    /// The script, if its command goes through a shell.
+    pub shell: Option<Arc<str>>,
+    /// Static ones: JSON of how they are spoken to.
+    pub serving: Option<Arc<str>>,
     /// Wall milliseconds.
     pub created_at: i64,
+}
+
+impl WorkerRow {
+    /// As shown, without where it stands.
+    pub fn view(&self) -> WorkerView {
+        WorkerView {
+            name: self.name.clone(),
+            version: self.version,
+            kind: self.kind.clone(),
+            owner: self.owner.to_string(),
+            queue: self.queue.clone(),
+            spec: serde_json::from_str(&self.spec).unwrap_or_default(),
+            shell: self.shell.as_ref().map(ToString::to_string),
+            serving: self.serving.as_ref().and_then(|text| serde_json::from_str(text).ok()),
+            created_at: Wall(self.created_at),
+            status: None,
+        }
+    }
+}
+
+/// What is wanted of a static worker that was launched once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeploymentRow {
+    /// The worker's name.
+    pub worker: String,
+    /// The registration that was launched last.
+    pub version: u32,
+    /// How many replicas.
+    pub replicas: u32,
+    /// Machines that were named at launch; empty: those of the registration.
+    pub on: Vec<String>,
+    /// JSON of how that registration is spoken to.
+    pub serving: String,
+    /// Wall milliseconds.
+    pub changed_at: i64,
 }
 
 /// An attempt that had not ended when the store was read.
@@ -432,6 +475,8 @@ pub struct LiveAttempt {
     pub machine_id: Option<String>,
     /// A consumer's lease.
     pub lease: Option<String>,
+    /// UUIDs of its gpus.
+    pub gpus: Vec<String>,
     /// Wall milliseconds.
     pub dispatched_at: i64,
     /// Wall milliseconds.

@@ -180,7 +180,8 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     tracing::info!(lineage = who.lineage, epoch = who.epoch, seq = opened.seq, "store opened");
     let raw = clock::now();
     let mut clock = clock::Steady::since(raw.mono, loaded.at);
-    let core = Core::restore(loaded, token::random_hex(32), clock.read(raw));
+    let mut core = Core::restore(loaded, token::random_hex(32), clock.read(raw));
+    core.warn_idle_after(config.idle_warning.as_millis() as u64);
     let full = Full::default();
     let unchecked = opened.unchecked;
     let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone())?;

@@ -2,9 +2,11 @@
 //! requests with unknown fields are refused.
 mod cluster;
 mod queues;
+mod workers;
 
 pub use cluster::*;
 pub use queues::*;
+pub use workers::*;
 
 use crate::cause::Cause;
 use crate::ids::JobId;
@@ -156,6 +158,9 @@ pub struct JobView {
     /// What the job said last.
     #[serde(default)]
     pub message: Option<String>,
+    /// What somebody should look at while it runs: `idle-gpu` or `silent`, with words behind a colon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// What it left behind.
     pub result: Option<Value>,
     /// Its labels.
@@ -225,9 +230,28 @@ pub struct AttemptView {
     /// Bytes of output kept.
     #[serde(default)]
     pub output_bytes: u64,
+    /// Files that it left and that are kept.
+    #[serde(default)]
+    pub artifacts: u32,
+    /// Bytes of these.
+    #[serde(default)]
+    pub artifact_bytes: u64,
+    /// UUIDs of the gpus it got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
     /// How it ended after a newer attempt had been dispatched; without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<Cause>,
+}
+
+/// A file that an attempt left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactView {
+    /// Of which attempt.
+    pub attempt: u32,
+    /// The file.
+    #[serde(flatten)]
+    pub file: crate::artifact::Artifact,
 }
 
 /// A page of a list.

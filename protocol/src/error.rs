@@ -120,6 +120,16 @@ codes! {
     BackendCannot "backend-cannot" 409 "The queue's backend cannot do this";
     /// A queue's broker is not there, or cannot be used.
     BackendUnusable "backend-unusable" 503 "A broker cannot be used";
+    /// A static worker's replica went away, or answered nonsense.
+    WorkerLost "worker-lost" 502 "The worker went away with the request";
+    /// A static worker said no.
+    WorkerError "worker-error" 502 "The worker answered with an error";
+    /// A static worker has as much waiting as it may.
+    Busy "busy" 503 "The worker has too much to do";
+    /// A static worker that nobody has launched.
+    NoReplicas "no-replicas" 503 "The worker has no replicas";
+    /// A request's deadline has passed.
+    DeadlineExceeded "deadline-exceeded" 504 "The worker did not answer in time";
     /// The coordinator is stopping, or lost its store.
     Unavailable "unavailable" 503 "The coordinator cannot answer now";
     /// The disk is nearly full.

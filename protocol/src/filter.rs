@@ -10,9 +10,9 @@ use crate::units::parse_duration_s;
 use std::fmt;
 
 /// The fields, for messages and completions. `label.KEY=VALUE` and bare words (a part of the name) come on top.
-pub const FIELDS: [&str; 13] = [
+pub const FIELDS: [&str; 14] = [
     "state", "substate", "queue", "worker", "machine", "cause", "exit", "since", "until", "user", "name",
-    "id", "text",
+    "id", "text", "warning",
 ];
 
 /// What one term asks.
@@ -42,6 +42,8 @@ pub enum Test {
     Name(Vec<String>),
     /// One of these.
     Id(Vec<Selector>),
+    /// With a warning of one of these kinds (globs).
+    Warning(Vec<String>),
     /// Contained in name, command or last message.
     Text(String),
     /// A label with one of these values (globs).
@@ -225,6 +227,7 @@ fn field_test(field: &str, value: &str) -> Result<Test, String> {
                 .collect::<Result<_, _>>()?,
         ),
         "text" => Test::Text(unquote(value)),
+        "warning" => Test::Warning(list(value)?),
         other => return Err(unknown("field", other, FIELDS)),
     })
 }

@@ -1,9 +1,10 @@
 //! The guardian's protocol: five messages, frozen by a byte test. A guardian may be months old when a new keeper
-//! finds it, so this is the one surface that can never change; only new kinds may be added. One was: Prepared, which an
-//! older keeper leaves unread.
+//! finds it, so this is the one surface that can never change; only new kinds may be added. Some were: Prepared
+//! and those about artifacts, which an older keeper leaves unread.
 //!
 //! Over its Unix socket (one per attempt, in the runtime directory). Peer -> guardian: Hello, Signal, Output, Forget.
 //! Guardian -> peer: State (at once after Hello, and whenever it changes), Output.
+use crate::artifact::Artifact;
 use crate::cause::WireCause;
 use crate::ids::AttemptId;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,10 @@ pub mod kind {
     pub const FORGET: u16 = 105;
     /// After State: what comes before the command, and what came of it.
     pub const PREPARED: u16 = 106;
+    /// Before State in phase 3: the files that were collected.
+    pub const ARTIFACTS: u16 = 107;
+    /// As Output, of the bytes of all files one after the other.
+    pub const ARTIFACT_BYTES: u16 = 108;
 }
 
 /// A peer shows that it belongs here. Its uid is checked too.
@@ -103,6 +108,15 @@ pub struct Prepared {
     pub commit: String,
 }
 
+/// Files were collected of the attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifacts {
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// The files, in the order of their bytes.
+    pub files: Vec<Artifact>,
+}
+
 /// The end is on disk: leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forget {
@@ -145,6 +159,11 @@ mod tests {
         frame::append(kind::FORGET, 0, &Forget { reason: 1 }, &mut out).unwrap();
         let prepared = Prepared { attempt: TaskId::single(7).attempt(1), began_ms: 24, commit: "c".into() };
         frame::append(kind::PREPARED, 0, &prepared, &mut out).unwrap();
+        let file = Artifact { name: "n".into(), size: 25, mode: 26, sha256: "s".into() };
+        let artifacts = Artifacts { attempt: TaskId::single(7).attempt(1), files: vec![file] };
+        frame::append(kind::ARTIFACTS, 0, &artifacts, &mut out).unwrap();
+        let bytes = Output { from: 27, bytes: vec![28], end: false };
+        frame::append(kind::ARTIFACT_BYTES, 0, &bytes, &mut out).unwrap();
         let hex: String = out.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, include_str!("../golden/guardian.hex").trim());
     }

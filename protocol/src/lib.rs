@@ -11,9 +11,11 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod artifact;
 pub mod cause;
 pub mod codec;
 pub mod crash;
+pub mod digest;
 pub mod error;
 pub mod filter;
 pub mod frame;
@@ -31,6 +33,7 @@ pub mod spec;
 pub mod spec_check;
 pub mod state;
 pub mod tape;
+pub mod template;
 pub mod text;
 pub mod time;
 pub mod token;

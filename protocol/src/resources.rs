@@ -16,7 +16,7 @@ pub struct ResourceAsk {
     /// Bytes of memory; absent means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-    /// Whole gpus.
+    /// Whole gpus, or a part of one in steps of 0.001.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpus: Option<f64>,
     /// Named counters, such as licences.
@@ -33,7 +33,7 @@ impl ResourceAsk {
     /// The exact form that placement counts with.
     ///
     /// # Errors
-    /// `out-of-range` naming the field: cpus 0 to 4,096, gpus whole and 0 to 1,024, memory up to 2^53 bytes.
+    /// `out-of-range` naming the field: cpus 0 to 4,096, gpus whole up to 1,024 or a part of one, memory up to 2^53 bytes.
     pub fn exact(&self) -> Result<Resources, Problem> {
         let cpus = self.cpus.unwrap_or(1.0);
         if !(0.0..=4096.0).contains(&cpus) {
@@ -44,10 +44,14 @@ impl ResourceAsk {
             .hint("reeve machine ls shows what the machines have"));
         }
         let gpus = self.gpus.unwrap_or(0.0);
-        if !(0.0..=1024.0).contains(&gpus) || gpus.fract() != 0.0 {
+        let is_part = (0.001..1.0).contains(&gpus);
+        if !(0.0..=1024.0).contains(&gpus) || gpus.fract() != 0.0 && !is_part {
             return Err(Problem::new(
                 Code::OutOfRange,
-                format!("resources.gpus is {gpus}; it must be a whole number between 0 and 1024"),
+                format!(
+                    "resources.gpus is {gpus}; it must be a whole number between 0 and 1024, or a part of one gpu \
+                     from 0.001 on: a part never spans two"
+                ),
             )
             .hint("reeve machine ls shows what the machines have"));
         }
@@ -69,7 +73,7 @@ impl ResourceAsk {
         Ok(Resources {
             cpu_milli: (cpus * 1000.0).round() as u32,
             memory_bytes,
-            gpus: gpus as u32,
+            gpu_milli: (gpus * 1000.0).round() as u32,
             named: self.named.clone(),
         })
     }
@@ -82,8 +86,8 @@ pub struct Resources {
     pub cpu_milli: CpuMilli,
     /// Bytes of memory.
     pub memory_bytes: u64,
-    /// Whole gpus.
-    pub gpus: u32,
+    /// Thousandths of gpus.
+    pub gpu_milli: u32,
     /// Named counters.
     pub named: BTreeMap<String, u64>,
 }
@@ -93,7 +97,7 @@ impl Resources {
     pub fn fits(&self, ask: &Self) -> bool {
         self.cpu_milli >= ask.cpu_milli
             && self.memory_bytes >= ask.memory_bytes
-            && self.gpus >= ask.gpus
+            && self.gpu_milli >= ask.gpu_milli
             && ask.named.iter().all(|(name, n)| self.named.get(name).copied().unwrap_or(0) >= *n)
     }
 
@@ -101,7 +105,7 @@ impl Resources {
     pub fn take(&mut self, ask: &Self) {
         self.cpu_milli -= ask.cpu_milli;
         self.memory_bytes -= ask.memory_bytes;
-        self.gpus -= ask.gpus;
+        self.gpu_milli -= ask.gpu_milli;
         for (name, n) in &ask.named {
             if let Some(free) = self.named.get_mut(name) {
                 *free -= n;
@@ -113,11 +117,16 @@ impl Resources {
     pub fn give(&mut self, ask: &Self) {
         self.cpu_milli = self.cpu_milli.saturating_add(ask.cpu_milli);
         self.memory_bytes = self.memory_bytes.saturating_add(ask.memory_bytes);
-        self.gpus = self.gpus.saturating_add(ask.gpus);
+        self.gpu_milli = self.gpu_milli.saturating_add(ask.gpu_milli);
         for (name, n) in &ask.named {
             let free = self.named.entry(name.clone()).or_default();
             *free = free.saturating_add(*n);
         }
+    }
+
+    /// Gpus as people count them.
+    pub fn gpus(&self) -> f64 {
+        f64::from(self.gpu_milli) / 1000.0
     }
 
     /// Cpus as people count them.
@@ -132,8 +141,12 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_given_back_exactly() {
-        let mut free =
-            Resources { cpu_milli: 2000, memory_bytes: 100, gpus: 1, named: [("l".to_owned(), 2)].into() };
+        let mut free = Resources {
+            cpu_milli: 2000,
+            memory_bytes: 100,
+            gpu_milli: 1000,
+            named: [("l".to_owned(), 2)].into(),
+        };
         let before = free.clone();
         let ask = ResourceAsk {
             cpus: Some(0.3),
@@ -156,11 +169,17 @@ mod tests {
             ResourceAsk { cpus: Some(-1.0), ..Default::default() },
             ResourceAsk { cpus: Some(f64::NAN), ..Default::default() },
             ResourceAsk { cpus: Some(1e9), ..Default::default() },
-            ResourceAsk { gpus: Some(0.5), ..Default::default() },
+            ResourceAsk { gpus: Some(1.5), ..Default::default() },
+            ResourceAsk { gpus: Some(0.0001), ..Default::default() },
+            ResourceAsk { gpus: Some(-0.5), ..Default::default() },
             ResourceAsk { memory_bytes: Some(u64::MAX), ..Default::default() },
         ] {
             assert_eq!(ask.exact().unwrap_err().code, "out-of-range");
         }
         assert_eq!(ResourceAsk::default().exact().unwrap().cpu_milli, 1000);
+        for (asked, milli) in [(0.0, 0), (0.25, 250), (0.9999, 1000), (2.0, 2000)] {
+            let ask = ResourceAsk { gpus: Some(asked), ..Default::default() };
+            assert_eq!(ask.exact().unwrap().gpu_milli, milli);
+        }
     }
 }

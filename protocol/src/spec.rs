@@ -85,6 +85,12 @@ pub struct JobSpec {
     /// What the command reads; at most 256 KiB. Absent: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
+    /// Files to collect at the end of an attempt: patterns relative to where the command starts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub out: Vec<String>,
+    /// Bytes of all collected files of an attempt (default 1 GiB).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_max_bytes: Option<u64>,
     /// Free pairs to filter by.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -212,9 +218,16 @@ impl JobSpec {
         self.queue.as_deref().unwrap_or(Self::DEFAULT_QUEUE)
     }
 
-    /// What tables show: the name, else the command.
+    /// Whether a static worker is asked, and nothing is started: a worker, and nothing to run. Holds for specs whose worker
+    /// was resolved.
+    pub const fn is_request(&self) -> bool {
+        self.worker.is_some() && self.command.is_none()
+    }
+
+    /// What tables show: the name, else the command, else the worker that is asked.
     pub fn title(&self) -> String {
-        self.name.clone().unwrap_or_else(|| self.command.as_ref().map(|c| c.join(" ")).unwrap_or_default())
+        let command = || self.command.as_ref().map(|c| c.join(" "));
+        self.name.clone().or_else(command).or_else(|| self.worker.clone()).unwrap_or_default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The bounds of a job's description. What passes here can be stored, shown and sent; what a machine lacks is found
 //! out later and is the attempt's cause.
+use crate::artifact;
 use crate::error::{Code, Problem};
 use crate::spec::{JobSpec, LostAfter};
 use crate::text::Clean;
@@ -220,6 +221,20 @@ impl JobSpec {
             if len > MAX_ENTRIES {
                 return Err(range(field, len as f64, "0 and 1024 entries"));
             }
+        }
+        if self.out.len() > artifact::MAX_GLOBS {
+            return Err(range("out", self.out.len() as f64, "0 and 64 patterns"));
+        }
+        if self.out_max_bytes.is_some_and(|bytes| bytes > artifact::MOST_BYTES) {
+            return Err(range("out_max_bytes", self.out_max_bytes.unwrap_or(0) as f64, "0 and 64 GiB"));
+        }
+        for pattern in &self.out {
+            artifact::check_glob(pattern).map_err(|why| {
+                let shown = Clean::short(pattern, 64);
+                Problem::new(Code::BadValue, format!("out {:?} is no pattern of files: {why}", shown.as_str())).hint(
+                    "name files relative to where the command starts, such as 'runs/*.ckpt'; others go into $REEVE_OUT_DIR",
+                )
+            })?;
         }
         for (key, value) in &self.labels {
             check_name("label", key)?;

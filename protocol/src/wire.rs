@@ -4,9 +4,13 @@
 //! traffic. The agent relays the frames about attempts between coordinator and keeper without looking into them,
 //! except that it uploads spooled output before it passes a Finished on. A changed body is a new kind, numbers are never
 //! reused, Hello is frozen for ever; `protocol/golden` holds the bytes of every kind.
+use crate::artifact::Artifact;
 use crate::cause::WireCause;
 use crate::ids::AttemptId;
 use serde::{Deserialize, Serialize};
+
+mod replicas;
+pub use replicas::*;
 
 /// The numbers of the kinds, by hand. Direction: C coordinator, A agent, K keeper.
 pub mod kind {
@@ -91,11 +95,36 @@ pub mod kind {
     pub const TAKING: u16 = 61;
     /// K -> A -> C, after the inventory: what the machine enforces, and how. Optional.
     pub const ENFORCED: u16 = 50;
+    /// A -> C, the state of the machine's gpus: at once, when one goes into quarantine or comes out, and with samples.
+    /// Optional.
+    pub const GPUS: u16 = 51;
+    /// K -> A -> C, how long an attempt has done nothing, with its usage. Optional.
+    pub const QUIET: u16 = 52;
+
+    /// C -> A -> K, start a replica of a static worker.
+    pub const START_REPLICA: u16 = 40;
+    /// A -> C, how far replicas are.
+    pub const REPLICAS: u16 = 41;
+    /// C -> A, requests to replicas.
+    pub const REQUESTS: u16 = 42;
+    /// A -> C, what replicas answered.
+    pub const ANSWERS: u16 = 43;
+    /// C -> A, nobody wants these answers any more.
+    pub const CANCEL_REQUESTS: u16 = 44;
+    /// A -> C, after the inventory: the requests that this agent knows of.
+    pub const IN_FLIGHT: u16 = 45;
+
+    /// C -> A -> K, before the Start of an attempt: which files are collected at its end. Optional.
+    pub const COLLECT: u16 = 62;
+    /// K -> A -> C, before a Finished: artifacts come on a stream first. Optional.
+    pub const ARTIFACTS: u16 = 63;
+    /// A -> C, first frame of a stream that carries artifacts; their bytes follow.
+    pub const ARTIFACTS_HEAD: u16 = 64;
 
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 40] = [
+    pub const KNOWN: [u16; 51] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 60, 61, 50,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42, 43, 44, 45, 60, 61, 50, 51, 52, 62, 63, 64,
     ];
 }
 
@@ -373,6 +402,39 @@ pub struct Enforced {
     pub words: Vec<(String, String)>,
 }
 
+/// The state of a machine's gpus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpus {
+    /// Each.
+    pub devices: Vec<Gpu>,
+}
+
+/// The state of one gpu.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// As in [`Machine::gpus`].
+    pub uuid: String,
+    /// What it is, for people.
+    pub model: String,
+    /// Bytes of its memory; 0 if that is not known.
+    pub memory_bytes: u64,
+    /// Bytes of it in use.
+    pub memory_used: u64,
+    /// How much of the time since the last word it was busy, in thousandths; `None`: nobody can say.
+    pub busy_permille: Option<u16>,
+    /// Why nothing may be given to it now; `None`: it may.
+    pub quarantine: Option<String>,
+}
+
+/// An attempt does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiet {
+    /// Which.
+    pub attempt: AttemptId,
+    /// For how long it has written nothing and used no cpu, in milliseconds; 0: it works.
+    pub quiet_ms: u64,
+}
+
 /// Its process exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
@@ -435,6 +497,37 @@ pub struct Exited {
 pub struct Taking {
     /// Why not, for people, at most 1 KiB; `None`: they may.
     pub refuses: Option<String>,
+}
+
+/// Which files are collected of an attempt at its end, beside those in its own directory for them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collect {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Patterns (see [`crate::artifact`]), relative to where its command started.
+    pub globs: Vec<String>,
+    /// Bytes of all files together.
+    pub max_bytes: u64,
+}
+
+/// Artifacts of an attempt that has ended are there to be sent: its Finished is not complete without them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifacts {
+    /// Which.
+    pub attempt: AttemptId,
+    /// Files.
+    pub count: u32,
+    /// Bytes of all files.
+    pub total: u64,
+}
+
+/// The head of a stream that carries artifacts; the bytes of the files follow in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactsHead {
+    /// Of which attempt.
+    pub attempt: AttemptId,
+    /// The files.
+    pub files: Vec<Artifact>,
 }
 
 /// Largest tape that rides inside Finished.

@@ -37,6 +37,14 @@ fn every_kind() -> Vec<(u16, String)> {
         stop_after_ms: 8,
         output_cap: 9,
     };
+    let gpu = Gpu {
+        uuid: text("u"),
+        model: text("m"),
+        memory_bytes: 1,
+        memory_used: 2,
+        busy_permille: Some(3),
+        quarantine: Some(text("q")),
+    };
     let checkout = Checkout {
         url: text("u"),
         reference: Some(text("r")),
@@ -47,6 +55,13 @@ fn every_kind() -> Vec<(u16, String)> {
         lfs: false,
         patch: Some(vec![1]),
     };
+    let replica = Replica { protocol: 1, ready: Some(text("/r")), path: text("/p"), port: 2 };
+    let replica_start = StartReplica { start: start.clone(), replica };
+    let replica_state = ReplicaState { attempt, phase: 1, fraction: Some(0.5), message: Some(text("m")) };
+    let id = RequestId { attempt: Some(attempt), call: 3 };
+    let request = Request { replica: attempt, id, payload: vec![4], timeout_ms: 5 };
+    let answer = Answer { replica: attempt, id, outcome: 1, body: vec![6], retry: true };
+    let file = Artifact { name: text("n"), size: 1, mode: 2, sha256: text("s") };
     let hello = Hello {
         version_min: 1,
         version_max: 1,
@@ -156,9 +171,20 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::PREPARING, line(kind::PREPARING, &Preparing { attempt, at_ms: 1 })),
         (kind::RESOLVED, line(kind::RESOLVED, &Resolved { attempt, commit: text("c") })),
         (kind::RECORDED, line(kind::RECORDED, &Recorded { seq: 1 })),
+        (kind::START_REPLICA, line(kind::START_REPLICA, &replica_start)),
+        (kind::REPLICAS, line(kind::REPLICAS, &Replicas { items: vec![replica_state] })),
+        (kind::REQUESTS, line(kind::REQUESTS, &Requests { items: vec![request] })),
+        (kind::ANSWERS, line(kind::ANSWERS, &Answers { items: vec![answer] })),
+        (kind::CANCEL_REQUESTS, line(kind::CANCEL_REQUESTS, &CancelRequests { items: vec![(attempt, id)] })),
+        (kind::IN_FLIGHT, line(kind::IN_FLIGHT, &InFlight { items: vec![(attempt, id)], last: true })),
         (kind::EXITED, line(kind::EXITED, &Exited { attempt, phase: 3 })),
         (kind::TAKING, line(kind::TAKING, &Taking { refuses: Some(text("r")) })),
         (kind::ENFORCED, line(kind::ENFORCED, &Enforced { words: vec![(text("n"), text("w"))] })),
+        (kind::GPUS, line(kind::GPUS, &Gpus { devices: vec![gpu] })),
+        (kind::QUIET, line(kind::QUIET, &Quiet { attempt, quiet_ms: 1 })),
+        (kind::COLLECT, line(kind::COLLECT, &Collect { attempt, globs: vec![text("g")], max_bytes: 1 })),
+        (kind::ARTIFACTS, line(kind::ARTIFACTS, &Artifacts { attempt, count: 1, total: 2 })),
+        (kind::ARTIFACTS_HEAD, line(kind::ARTIFACTS_HEAD, &ArtifactsHead { attempt, files: vec![file] })),
     ]
 }
 

@@ -4,6 +4,7 @@
 //! here only what needs several parts at once. No test sleeps and hopes: it waits for a fact with [`eventually`].
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used, clippy::panic, reason = "this package is tests")]
 
+pub mod bank;
 pub mod bench;
 pub mod broker;
 pub mod chaos;
@@ -16,6 +17,7 @@ pub mod h2;
 pub mod http;
 pub mod machine;
 pub mod outage;
+pub mod rabbitmq;
 pub mod refusals;
 pub mod repo;
 pub mod server;

@@ -19,7 +19,7 @@
 //! | C15 | the agent dies while jobs run | `agent.started-unsent` |
 //! | C16 | the shim dies | `guardian.started`: its command runs already |
 //! | C18 | the shim dies before its record is synced | `guardian.ended` and `guardian.sealed`: the end is unknown, not guessed |
-//! | C19 | recorded, the agent dies before reporting | `keeper.finished-unsent`, `agent.finished-unsent`, `agent.output-sent` |
+//! | C19 | recorded, the agent dies before reporting | `keeper.finished-unsent`, `agent.finished-unsent`, `agent.output-sent`, `agent.artifacts-sent` |
 //! | C20 | Finished sent, not committed | `commit.before`, `commit.inside` of an end |
 //! | C21 | committed, FinishAck not sent | `commit.after`, `release.before`, `release.half` of an end |
 //! | C22 | FinishAck received, not obeyed | `agent.received.forget`, `keeper.forget-received`, `guardian.forgotten` |
@@ -42,7 +42,7 @@ use std::path::PathBuf;
 enum Scene {
     /// A short command is submitted.
     Short,
-    /// The same, with more output than a message carries.
+    /// The same, with more output than a message carries, and a file that is left behind.
     Loud,
     /// A job is submitted that is held, so that nothing is dispatched by the same commit; it is released afterwards.
     Held,
@@ -141,6 +141,7 @@ fn the_agent_dies_with_a_word_in_its_hand() {
         row("C15", "agent.started-unsent", Long, Replayed, &[KEPT]),
         row("C19", "agent.finished-unsent", Short, Replayed, &[KEPT]),
         row("C19", "agent.output-sent", Loud, Replayed, &[KEPT]),
+        row("C19", "agent.artifacts-sent", Loud, Replayed, &[KEPT]),
         row("C22", "agent.received.forget", Short, Replayed, &[KEPT]),
         row("C32", "agent.received.stop", Cancel, Replayed, &[CANCELLED]),
     ]);
@@ -153,6 +154,7 @@ fn the_keeper_dies_between_two_of_its_acts() {
         row("C12", "keeper.forked", Short, Replayed, &[KEPT, RETURNED]),
         row("C13", "keeper.started-unsent", Long, Replayed, &[KEPT]),
         row("C19", "keeper.finished-unsent", Short, Replayed, &[KEPT]),
+        row("C19", "keeper.finished-unsent", Loud, Replayed, &[KEPT]),
         row("C22", "keeper.forget-received", Short, Replayed, &[KEPT]),
         row("C32", "keeper.stop-received", Cancel, Replayed, &[CANCELLED]),
     ]);
@@ -320,6 +322,9 @@ impl Cluster {
         if row.scene == Loud {
             let log = self.coordinator.reeve(&["logs", id]).stdout;
             assert_eq!(String::from_utf8_lossy(&log).lines().count(), 5_000, "its output is complete");
+            let path = format!("/v1/jobs/{id}/artifacts/numbers");
+            let numbers = http::get(&self.coordinator.socket(), &path).text();
+            assert_eq!(numbers.lines().count(), 5_000, "so is the file that it left: {numbers:.200}");
         }
         let sockets = self.agent.dir.join("state/run/g");
         eventually("the machine to forget", || {
@@ -384,7 +389,7 @@ impl Cluster {
     fn submit(&self, scene: Scene) -> Answer {
         let wait = match scene {
             Long | Cancel | CancelAndEnd => "until test -e go; do sleep 0.02; done",
-            Loud => "seq 1 5000",
+            Loud => "seq 1 5000; seq 1 5000 > $REEVE_OUT_DIR/numbers",
             _ => "true",
         };
         let job = self.job_file();

@@ -20,5 +20,7 @@ fn the_demo_runs_to_its_end_and_sums_up() {
     assert!(said.starts_with("ready socket="), "{said}");
     let build = said.lines().find(|line| line.contains("build")).unwrap_or_default();
     assert!(build.contains("COMPLETED"), "the job in a checkout: {said}");
+    let asked = said.lines().filter(|line| line.contains("ask-") && line.contains("COMPLETED")).count();
+    assert_eq!(asked, 3, "the static worker has answered: {said}");
     assert!(said.contains("COMPLETED") && said.contains("FAILED"), "a summary of what became of it: {said}");
 }

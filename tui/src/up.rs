@@ -73,10 +73,13 @@ impl ServerError {
     }
 }
 
-/// The process that makes a checkout, if these words mean it: started by the guardian of a git job.
-pub fn checkout(words: &[OsString]) -> Option<u8> {
-    let meant = words.len() == 3 && words[1..] == reeve_agent::git::WORDS;
-    meant.then(reeve_agent::git::run)
+/// The processes that a guardian starts for a job, if these words mean one: for its checkout, or its artifacts.
+pub fn of_guardian(words: &[OsString]) -> Option<u8> {
+    let own = words.get(1..)?;
+    if own == reeve_agent::git::WORDS {
+        return Some(reeve_agent::git::run());
+    }
+    (own == reeve_agent::collect::WORDS).then(reeve_agent::collect::run)
 }
 
 /// The process that holds attempts: `reeve keeper`, started by the agent.

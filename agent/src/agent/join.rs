@@ -1,6 +1,7 @@
 //! Becoming a machine of a cluster: a key that never leaves this machine, a request, a certificate.
 use super::dial::{self, dial, endpoint};
-use super::session::{self, first_frame, say_now};
+use super::opening::{first_frame, say_now};
+use super::session;
 use crate::identity::{self, Identity};
 use quinn::VarInt;
 use rcgen::CertificateParams;

@@ -1,7 +1,8 @@
 //! Going: ending every attempt of a machine, and leaving the cluster.
 use super::dial::{self, dial, endpoint};
 use super::local::{self, Link, Starter};
-use super::session::{self, say_now};
+use super::opening::{self, say_now};
+use super::session;
 use crate::config::Config;
 use crate::identity::{self, Credentials, Seen};
 use quinn::VarInt;
@@ -128,7 +129,7 @@ async fn tell(config: &Config, credentials: &Credentials) -> Result<(), LeaveErr
     let (connection, _) = dial(&endpoint, &tls, &identity.addresses, &name).await?;
     let seen = Seen::load(&config.state_dir);
     let said = async {
-        let mut opened = session::open(&connection, identity, &seen, &link).await?;
+        let mut opened = opening::open(&connection, identity, &seen, &link).await?;
         say_now(&mut opened.send, kind::LEAVE, &()).await?;
         let _ = opened.send.finish();
         // The coordinator takes note, or at least has the bytes.

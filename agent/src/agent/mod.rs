@@ -1,16 +1,21 @@
 //! The agent: a relay between coordinator and keeper with two small files and no job state. It may be restarted or
 //! upgraded at any time; nothing that runs notices.
+mod artifacts;
 mod beats;
 pub(crate) mod dial;
 mod facts;
+mod gpus;
 mod horizon;
 mod join;
 pub(crate) mod leave;
 pub(crate) mod local;
+mod opening;
 mod outbox;
 mod output;
 mod renewal;
+mod replicas;
 mod session;
+mod uploads;
 
 pub use dial::Error as DialError;
 pub use join::{Error as JoinError, join};
@@ -29,6 +34,7 @@ use reeve_protocol::time::Wall;
 use reeve_protocol::validity;
 use reeve_protocol::wire::{close, kind};
 use renewal::Renewal;
+use replicas::Replicas;
 use rustix::fs::{FlockOperation, flock};
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -74,6 +80,7 @@ pub async fn run(config: Config, mut shutdown: watch::Receiver<bool>) -> Result<
     let tls = tls_of(&credentials)?;
     let endpoint = dial::endpoint()?;
     let mut agent = Agent {
+        replicas: Replicas::new(&config.runtime_dir),
         config,
         credentials,
         tls,
@@ -120,6 +127,7 @@ struct Agent {
     tls: ClientConfig,
     endpoint: Endpoint,
     starter: Starter,
+    replicas: Replicas,
     ready: bool,
     /// The next pause when a person has to do something first.
     turned_away: Duration,
@@ -237,12 +245,12 @@ impl Agent {
         };
         let seen = Seen::load(&self.config.state_dir);
         let result: Result<(), session::Error> = async {
-            let opened = session::open(&connection, &self.credentials.identity, &seen, &link).await?;
+            let opened = opening::open(&connection, &self.credentials.identity, &seen, &link).await?;
             *backoff = SHORTEST;
             self.turned_away = TURNED_AWAY;
             self.welcomed(&opened.welcome);
             let renewal = Renewal::new(&self.config.state_dir, &self.credentials.certificate);
-            Err(session::run(&connection, &self.config, opened, link, renewal).await)
+            Err(session::run(&connection, &self.config, opened, link, renewal, &self.replicas).await)
         }
         .await;
         let code = result.as_ref().err().map_or(close::DONE, session::Error::close_code);

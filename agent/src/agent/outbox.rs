@@ -47,7 +47,7 @@ impl Outbox {
     }
 
     /// Everything that waits, once there is something. The buffer given is used for what comes next.
-    async fn take(&self, mut empty: Vec<u8>) -> Vec<u8> {
+    pub(super) async fn take(&self, mut empty: Vec<u8>) -> Vec<u8> {
         empty.clear();
         if empty.capacity() > 1 << 20 {
             empty = Vec::new();

@@ -35,14 +35,14 @@ pub(crate) enum Error {
 }
 
 /// A guardian that answers questions about its tape.
-struct Source {
+pub(super) struct Source {
     read: OwnedReadHalf,
     write: OwnedWriteHalf,
     frames: Reader,
 }
 
 impl Source {
-    async fn open(runtime_dir: &Path, attempt: AttemptId) -> io::Result<Self> {
+    pub(super) async fn open(runtime_dir: &Path, attempt: AttemptId) -> io::Result<Self> {
         let nonce = std::fs::read_to_string(runtime_dir.join("nonce"))?;
         let stream = open(runtime_dir, &crate::guardian::environment::socket_path(attempt)).await?;
         let (read, write) = stream.into_split();
@@ -57,12 +57,20 @@ impl Source {
         self.write.write_all(&bytes).await
     }
 
-    /// The next piece from an offset; waits until there is one.
-    async fn piece(&mut self, from: u64) -> Result<Output, local::Error> {
-        self.say(guardian::OUTPUT, &Output { from, bytes: Vec::new(), end: false }).await?;
+    /// The next piece of what is asked for by this kind, from an offset; waits until there is one.
+    pub(super) async fn piece(&mut self, kind: u16, from: u64) -> Result<Output, local::Error> {
+        self.say(kind, &Output { from, bytes: Vec::new(), end: false }).await?;
+        self.expect(kind).await
+    }
+
+    /// The next of this kind; others are passed over.
+    pub(super) async fn expect<T: serde::de::DeserializeOwned>(
+        &mut self,
+        kind: u16,
+    ) -> Result<T, local::Error> {
         loop {
             let frame = next_frame(&mut self.read, &mut self.frames).await?;
-            if frame.kind == guardian::OUTPUT {
+            if frame.kind == kind {
                 return Ok(frame.decode()?);
             }
         }
@@ -71,7 +79,7 @@ impl Source {
     /// Everything from an offset to the end of the attempt.
     async fn copy(&mut self, mut from: u64, stream: &mut SendStream) -> Result<(), Error> {
         loop {
-            let piece = self.piece(from).await?;
+            let piece = self.piece(guardian::OUTPUT, from).await?;
             // Where a gap was told, asking goes on behind what is missing.
             from = piece.from + piece.bytes.len() as u64;
             stream.write_all(&piece.bytes).await?;

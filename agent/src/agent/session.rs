@@ -2,42 +2,41 @@
 //! beats, answers for the machine, and moves output.
 use super::beats::Beats;
 use super::facts;
+use super::gpus::{Found, Watch};
 use super::horizon::Horizon;
 use super::local::Link;
+use super::opening::{Open, broken_read, broken_write};
 use super::outbox::Outbox;
 use super::output;
 use super::renewal::{self, Renewal};
+use super::replicas::Replicas;
+use super::uploads::Uploads;
 use crate::clock::boot_ms;
 use crate::config::Config;
-use crate::identity::{Identity, Seen};
 use crate::machine::sample::Sampler;
 use bytes::Bytes;
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, RecvStream};
 use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Beat, Exited, Finished, Follow, Hello, Limits, Refused, RenewalFailed, RenewalKept, Renewed,
-    Unfollow, Welcome, close, kind,
+    self, Artifacts, Beat, CancelRequests, Exited, Finished, Follow, Limits, Refused, RenewalFailed,
+    RenewalKept, Renewed, Requests, StartReplica, Started, Unfollow, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// For the coordinator's first answer.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
 /// Without a fresh echo for so long the session is given up, or for three beats where many machines beat more slowly:
 /// what we say does not arrive.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Uploads at once; the other streams of the connection are for followers.
-const UPLOADS: usize = 8;
 /// Every so many beats the machine's load is told.
 const SAMPLE_EVERY: u64 = 5;
+/// The phase of an attempt in the inventory that has ended.
+const ENDED: u16 = 3;
 /// Chunks of one read from the control stream.
 const CHUNKS: usize = 32;
 
@@ -85,90 +84,6 @@ impl Error {
     }
 }
 
-/// A control stream on which the coordinator has said Welcome.
-pub(crate) struct Open {
-    pub(crate) send: SendStream,
-    recv: RecvStream,
-    frames: Reader,
-    pub(crate) welcome: Welcome,
-    /// When Hello was said: the coordinator has heard us since.
-    said: u64,
-}
-
-/// Says Hello and waits for Welcome.
-///
-/// # Errors
-/// [`Error`].
-pub(crate) async fn open(
-    connection: &Connection,
-    identity: &Identity,
-    seen: &Seen,
-    link: &Link,
-) -> Result<Open, Error> {
-    let (mut send, mut recv) = connection.open_bi().await?;
-    let hello = Hello {
-        version_min: wire::VERSION,
-        version_max: wire::VERSION,
-        cluster: identity.cluster.clone(),
-        machine: identity.machine.clone(),
-        life: link.hello.life.clone(),
-        keeper: link.hello.keeper.clone(),
-        lineage_seen: seen.lineage.clone(),
-        epoch_seen: seen.epoch,
-        seq_seen: seen.seq,
-        agent_version: reeve_protocol::VERSION.to_owned(),
-        kinds: Vec::new(),
-    };
-    let said = boot_ms();
-    say_now(&mut send, kind::HELLO, &hello).await?;
-    let mut frames = Reader::new();
-    let first =
-        timeout(FIRST_ANSWER, first_frame(&mut recv, &mut frames)).await.map_err(|_| Error::Silent)??;
-    match first.kind {
-        kind::WELCOME => Ok(Open { send, recv, frames, welcome: first.decode()?, said }),
-        kind::REFUSED => Err(Error::Refused(first.decode()?)),
-        other => Err(frame::Error::UnknownKind(other).into()),
-    }
-}
-
-/// Writes one frame at once.
-pub(crate) async fn say_now<T: serde::Serialize>(
-    send: &mut SendStream,
-    kind: u16,
-    body: &T,
-) -> Result<(), Error> {
-    let mut bytes = Vec::new();
-    frame::append(kind, 0, body, &mut bytes).map_err(|e| Error::Frame(frame::Error::Body(kind, e)))?;
-    send.write_all(&bytes).await.map_err(broken_write)
-}
-
-/// The first frame of a stream.
-pub(crate) async fn first_frame(recv: &mut RecvStream, frames: &mut Reader) -> Result<Frame, Error> {
-    loop {
-        if let Some(frame) = frames.next_frame()? {
-            return Ok(frame);
-        }
-        match recv.read_chunk(64 * 1024, true).await.map_err(broken_read)? {
-            Some(chunk) => frames.feed(&chunk.bytes),
-            None => return Err(Error::Stream("it ended before the first answer".to_owned())),
-        }
-    }
-}
-
-fn broken_write(error: quinn::WriteError) -> Error {
-    match error {
-        quinn::WriteError::ConnectionLost(lost) => lost.into(),
-        other => Error::Stream(other.to_string()),
-    }
-}
-
-fn broken_read(error: quinn::ReadError) -> Error {
-    match error {
-        quinn::ReadError::ConnectionLost(lost) => lost.into(),
-        other => Error::Stream(other.to_string()),
-    }
-}
-
 /// A session under way.
 struct Session<'a> {
     connection: &'a Connection,
@@ -182,13 +97,14 @@ struct Session<'a> {
     in_step: bool,
     /// Something may run here, so that exclusive attempts want to know that the coordinator is heard.
     busy: bool,
-    uploads: JoinSet<Finished>,
-    places: Arc<Semaphore>,
+    uploads: Uploads,
     follows: HashMap<u64, AbortHandle>,
     followers: JoinSet<u64>,
     sampler: Sampler,
     renewal: Renewal,
     horizon: Horizon,
+    replicas: &'a Replicas,
+    gpus: Watch,
 }
 
 /// Serves until either side is gone, and says why.
@@ -198,9 +114,11 @@ pub(crate) async fn run(
     opened: Open,
     link: Link,
     renewal: Renewal,
+    replicas: &Replicas,
 ) -> Error {
     let Open { mut send, recv, frames, welcome, said } = opened;
-    let machine = facts::machine(&config.settings, config.has_root_keeper());
+    let mut machine = facts::machine(&config.settings, config.has_root_keeper());
+    let gpus = Watch::begin(&config.settings, &mut machine).await;
     let Link { read, mut write, frames: keeper_frames, .. } = link;
     let beat = Duration::from_millis(welcome.beat_ms.clamp(100, 60_000).into());
     let session = Session {
@@ -213,22 +131,36 @@ pub(crate) async fn run(
         silence: SILENCE.max(beat * 3),
         in_step: false,
         busy: false,
-        uploads: JoinSet::new(),
-        places: Arc::new(Semaphore::new(UPLOADS)),
+        uploads: Uploads::default(),
         follows: HashMap::new(),
         followers: JoinSet::new(),
         sampler: Sampler::new(&config.state_dir),
         renewal,
         horizon: Horizon::new(&welcome),
+        replicas,
+        gpus,
     };
+    let _parting = Parting(replicas);
     let (up, down) = (session.up.clone(), session.down.clone());
     up.say(kind::MACHINE, 0, &machine);
+    if let Some(told) = session.gpus.told() {
+        up.say(kind::GPUS, OPTIONAL, &told);
+    }
     down.say(kind::LIMITS, 0, &session.limits);
     down.say(kind::INVENTORY_ASK, 0, &());
     tokio::select! {
         error = up.drain_quic(&mut send) => broken_write(error),
         error = down.drain_unix(&mut write) => Error::Keeper(error),
         error = session.serve(recv, frames, read, keeper_frames, beat) => error,
+    }
+}
+
+/// Replicas speak to nobody once the session is over, however it ends.
+struct Parting<'a>(&'a Replicas);
+
+impl Drop for Parting<'_> {
+    fn drop(&mut self) {
+        self.0.part();
     }
 }
 
@@ -265,7 +197,11 @@ impl Session<'_> {
                     Err(error) => Err(Error::Keeper(error)),
                 },
                 _ = beats.tick() => self.beat(),
-                Some(done) = self.uploads.join_next() => {
+                found = self.gpus.next() => {
+                    self.looked(found);
+                    Ok(())
+                }
+                Some(done) = self.uploads.tasks.join_next() => {
                     if let Ok(finished) = done {
                         self.up.say(kind::FINISHED, 0, &finished);
                     }
@@ -296,12 +232,27 @@ impl Session<'_> {
         if beat.number % SAMPLE_EVERY == 1 {
             self.up.say(kind::SAMPLE, OPTIONAL, &self.sampler.look());
         }
+        if beat.number % SAMPLE_EVERY == 1 || self.gpus.has_sick() {
+            self.gpus.report();
+        }
         match self.renewal.ask(renewal::wall()) {
             Ok(Some(renew)) => self.up.say(kind::RENEW, OPTIONAL, &renew),
             Ok(None) => {}
             Err(reason) => self.up.say(kind::RENEWAL_FAILED, OPTIONAL, &RenewalFailed { reason }),
         }
         Ok(())
+    }
+
+    /// The quarantine is told before the attempt is given back, so that it does not come again at once.
+    fn looked(&mut self, found: Found) {
+        match found {
+            Found::Report(told) => self.up.say(kind::GPUS, OPTIONAL, &told),
+            Found::Fit(frame) => self.down.pass(&frame),
+            Found::Unfit(told, attempt) => {
+                self.up.say(kind::GPUS, OPTIONAL, &told);
+                self.up.say(kind::RETURNED, 0, &wire::Revoke { attempt });
+            }
+        }
     }
 
     fn renewed(&mut self, renewed: &Renewed) {
@@ -320,9 +271,14 @@ impl Session<'_> {
                         // Nobody told the keeper while nothing ran: the lease of this attempt starts from here.
                         self.down.say(kind::LIMITS, 0, &self.limits);
                     }
-                    self.down.pass(&frame);
+                    if !self.gpus.holds_back(&frame) {
+                        self.down.pass(&frame);
+                    }
                 }
-                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE => {
+                kind::START_REPLICA => self.start_replica(frame.decode()?),
+                kind::REQUESTS => self.replicas.ask(frame.decode::<Requests>()?.items),
+                kind::CANCEL_REQUESTS => self.replicas.cancel(frame.decode::<CancelRequests>()?.items),
+                kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE | kind::COLLECT => {
                     crash::point_of("agent.received", || match frame.kind {
                         kind::STOP => "stop",
                         kind::FORGET => "forget",
@@ -353,6 +309,14 @@ impl Session<'_> {
         Ok(())
     }
 
+    fn start_replica(&mut self, mut start: StartReplica) {
+        if let Err(error) = self.replicas.expect(&mut start) {
+            // It is started without, and says itself that it has no port.
+            tracing::error!(%error, "no port for a replica");
+        }
+        self.down.say(kind::START_REPLICA, 0, &start);
+    }
+
     fn echo(&mut self, beat: Beat) {
         if let Some(sent) = self.beats.echo(beat, Instant::now()) {
             self.limits.heard_boot_ms = sent;
@@ -370,13 +334,21 @@ impl Session<'_> {
                     self.in_step = true;
                     self.busy = true;
                     self.up.pass(&frame);
+                    let items = frame.decode::<Inventory>().map_err(Error::KeeperFrame)?.items;
+                    let live = items.iter().filter(|item| item.phase < ENDED);
+                    self.replicas.inventory(live.map(|item| (item.attempt, item.pid != 0)));
                 }
                 kind::INVENTORY_END => {
                     self.in_step = true;
                     self.up.pass(&frame);
+                    self.replicas.join(&self.up);
                 }
                 _ if !self.in_step => {}
                 kind::FINISHED => self.finished(&frame)?,
+                kind::ARTIFACTS => {
+                    let artifacts: Artifacts = frame.decode().map_err(Error::KeeperFrame)?;
+                    self.uploads.promised.insert(artifacts.attempt, artifacts);
+                }
                 kind::STARTED
                 | kind::PROGRESS
                 | kind::RETURNED
@@ -384,11 +356,15 @@ impl Session<'_> {
                 | kind::PREPARING
                 | kind::TAKING
                 | kind::RESOLVED
+                | kind::QUIET
                 | kind::ENFORCED => {
                     if frame.kind == kind::STARTED {
                         crash::point("agent.started-unsent");
                     }
                     self.up.pass(&frame);
+                    if frame.kind == kind::STARTED {
+                        self.replicas.started(frame.decode::<Started>().map_err(Error::KeeperFrame)?.attempt);
+                    }
                 }
                 _ if frame.flags & OPTIONAL != 0 => {}
                 other => return Err(Error::KeeperFrame(frame::Error::UnknownKind(other))),
@@ -401,28 +377,19 @@ impl Session<'_> {
     fn finished(&mut self, frame: &Frame) -> Result<(), Error> {
         let finished: Finished = frame.decode().map_err(Error::KeeperFrame)?;
         crash::point("agent.finished-unsent");
-        if finished.spooled == 0 {
+        self.replicas.ended(finished.attempt);
+        let artifacts = self.uploads.promised.remove(&finished.attempt);
+        if finished.spooled == 0 && artifacts.is_none() {
             self.up.pass(frame);
             return Ok(());
         }
         // Its process has ended: whoever waits for its room need not wait for its output.
         self.up.say(kind::EXITED, OPTIONAL, &Exited { attempt: finished.attempt, phase: 3 });
-        let (connection, places) = (self.connection.clone(), self.places.clone());
-        let dir = self.config.runtime_dir.clone();
-        self.uploads.spawn(async move {
-            let _place = places.acquire_owned().await;
-            let (attempt, total) = (finished.attempt, finished.spooled);
-            match output::upload(&connection, &dir, attempt, total).await {
-                Ok(()) => {
-                    crash::point("agent.output-sent");
-                    finished
-                }
-                Err(error) => {
-                    tracing::warn!(%attempt, error = &error as &dyn std::error::Error, "output was not uploaded");
-                    without_output(finished, &error)
-                }
-            }
-        });
+        if let Some(artifacts) = artifacts {
+            self.up.say(kind::ARTIFACTS, OPTIONAL, &artifacts);
+        }
+        let (connection, dir) = (self.connection.clone(), self.config.runtime_dir.clone());
+        self.uploads.spawn(connection, dir, finished, artifacts.is_some());
         Ok(())
     }
 
@@ -437,14 +404,6 @@ impl Session<'_> {
             id
         });
         self.follows.insert(id, task);
-    }
-}
-
-/// The end of an attempt whose guardian can no longer be asked. What the coordinator did not take, it knows of itself.
-fn without_output(finished: Finished, error: &output::Error) -> Finished {
-    match error {
-        output::Error::Guardian(_) | output::Error::Socket(_) => Finished { spooled: 0, ..finished },
-        _ => finished,
     }
 }
 

@@ -1,8 +1,8 @@
 //! How an attempt ends: by itself, by its deadline, by its lease, by request; and that its whole tree has ended before
 //! anybody is told so.
+use super::Guardian;
 use super::sys::{Used, Waited, wait_any};
 use super::tree;
-use super::{Guardian, environment};
 use crate::clock::boot_ms;
 use crate::machine::memory;
 use reeve_protocol::cause::Cause;
@@ -10,15 +10,12 @@ use reeve_protocol::crash;
 use reeve_protocol::tape::{STDERR, STDOUT};
 use reeve_protocol::time::Wall;
 use reeve_protocol::wire::INLINE_OUTPUT;
-use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 /// After the start, until it is told.
 const ANNOUNCE: Duration = Duration::from_millis(4);
 /// Between two rounds of KILL.
 const KILL_ROUND: Duration = Duration::from_millis(20);
-/// Largest result.
-const MAX_RESULT: u64 = 256 * 1024;
 /// Reads of a pipe at the end: whoever still writes after that is outside the tree.
 const LAST_READS: usize = 1024;
 
@@ -103,6 +100,12 @@ impl Ending {
         [deadline, self.kill_at, self.announce_at].into_iter().flatten().min()
     }
 
+    /// The tree is gone, how it ended stands: nothing is pressing while a process of ours copies files.
+    pub(super) fn begin_collecting(&mut self) {
+        (self.deadline, self.kill_at, self.announce_at) = (None, None, None);
+        (self.killing, self.empty) = (false, false);
+    }
+
     /// The cause of the whole attempt once its tree is gone.
     fn verdict(&self) -> Option<Cause> {
         if !self.empty {
@@ -121,7 +124,7 @@ impl Guardian<'_> {
         // Emptied first, so that a signal that comes during the loop wakes us again. There is one at most: signals of one
         // number are not counted.
         let _ = self.signals.read_signal();
-        let mut checkout = None;
+        let (mut checkout, mut collector) = (None, None);
         loop {
             match wait_any() {
                 Waited::Ended(pid, status, used) => {
@@ -129,6 +132,8 @@ impl Guardian<'_> {
                     self.ending.used.rss_peak = self.ending.used.rss_peak.max(used.rss_peak);
                     if pid == self.state.pid {
                         self.ending.exited = Some(self.exit_cause(status));
+                    } else if pid == self.collecting.pid() {
+                        collector = Some(self.exit_cause(status));
                     } else if pid == self.checkout_pid() {
                         checkout = Some(self.exit_cause(status));
                     }
@@ -143,7 +148,15 @@ impl Guardian<'_> {
         if let Some(ended) = checkout {
             self.checkout_ended(ended);
         }
-        if !self.ending.empty && self.ending.exited.is_some() && self.ending.phase == Phase::Running {
+        if let Some(ended) = collector {
+            self.collector_ended(&ended);
+        }
+        let collects = self.collecting.is_running();
+        if !self.ending.empty
+            && !collects
+            && self.ending.exited.is_some()
+            && self.ending.phase == Phase::Running
+        {
             // The command is done, others of its tree are not: the end means the whole tree.
             self.begin_stop(self.ending.grace);
         }
@@ -182,6 +195,10 @@ impl Guardian<'_> {
     pub(super) fn stop(&mut self, cause: &Cause, grace_ms: u64) {
         if self.ending.phase == Phase::Ended {
             return;
+        }
+        if self.collecting.is_running() {
+            // Its tree has ended, and how: only its files are still being copied.
+            return self.hurry_collecting();
         }
         let grace = Duration::from_millis(grace_ms);
         if self.ending.exited.is_none() && self.ending.stopped.is_none() {
@@ -231,6 +248,9 @@ impl Guardian<'_> {
             self.ending.announce_at = None;
             self.announce();
         }
+        if self.collecting.is_running() {
+            return self.check_collecting(now);
+        }
         // Asked now, not when we woke: a guardian that was stopped has heard meanwhile whether its machine is heard.
         let lease_ran_out = self.lease.as_ref().is_some_and(|lease| lease.is_over(boot_ms()));
         if lease_ran_out && self.ending.phase == Phase::Running {
@@ -255,7 +275,9 @@ impl Guardian<'_> {
         if self.ending.phase == Phase::Ended {
             return;
         }
-        if let Some(cause) = self.ending.verdict() {
+        if let Some(cause) = self.ending.verdict()
+            && !self.begin_collecting(&cause)
+        {
             self.finish(&cause);
         }
     }
@@ -267,6 +289,8 @@ impl Guardian<'_> {
         self.note_refused(cause);
         self.confined.release();
         self.promise_tree(cause);
+        // Whoever reads a replica's pipe sees its end once ours are closed.
+        self.pipes = None;
         (self.stdout, self.stderr, self.lease) = (None, None, None);
         let result = if self.state.pid == 0 { None } else { self.read_result() };
         self.tape.seal();
@@ -287,27 +311,6 @@ impl Guardian<'_> {
     pub(super) fn drain_all(&mut self) {
         self.drain(STDOUT, LAST_READS);
         self.drain(STDERR, LAST_READS);
-    }
-
-    /// What the job left in its result file, if it is JSON and not too large.
-    fn read_result(&mut self) -> Option<Vec<u8>> {
-        let path = format!("{}/{}", self.workdir.path(), environment::RESULT);
-        // A job could leave a link or a pipe there: neither is followed or waited for.
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let fd =
-            rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok()?;
-        let mut bytes = Vec::new();
-        std::fs::File::from(fd).take(MAX_RESULT + 1).read_to_end(&mut bytes).ok()?;
-        let problem = if bytes.len() as u64 > MAX_RESULT {
-            "the result file is larger than 256 KiB and was ignored"
-        } else if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
-            "the result file is not JSON and was ignored"
-        } else {
-            return Some(bytes);
-        };
-        let note = format!("reeve: {problem}\n");
-        self.tape.record(STDERR, Wall::now().0.max(0) as u64, note.as_bytes());
-        None
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) machine: &'a str,
     /// The attempt's own directory, absolute.
     pub(crate) workdir: &'a str,
+    /// What lies below it at the end is kept, absolute.
+    pub(crate) out_dir: &'a str,
     /// Where its guardian listens, absolute: no other attempt has this in its environment.
     pub(crate) socket: &'a str,
 }
@@ -37,7 +39,7 @@ pub(crate) const PAYLOAD: &str = "payload";
 
 /// The complete environment. Of several entries with one name the last one of Start counts.
 pub(crate) fn complete(start: &Start, facts: &Facts<'_>) -> BTreeMap<String, String> {
-    let Facts { account, path, machine, workdir, socket } = facts;
+    let Facts { account, path, machine, workdir, out_dir, socket } = facts;
     let mut env = BTreeMap::new();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
     set("PATH", path);
@@ -50,7 +52,7 @@ pub(crate) fn complete(start: &Start, facts: &Facts<'_>) -> BTreeMap<String, Str
     set("REEVE", "1");
     set("REEVE_MACHINE", machine);
     set("REEVE_WORKDIR", workdir);
-    set("REEVE_OUT_DIR", workdir);
+    set("REEVE_OUT_DIR", out_dir);
     set("REEVE_STATUS", &format!("{workdir}/{STATUS}"));
     set("REEVE_RESULT", &format!("{workdir}/{RESULT}"));
     if start.payload.is_some() {
@@ -103,6 +105,7 @@ mod tests {
             path: "/usr/bin:/bin",
             machine: "gpu-07",
             workdir: "/rt/work/7",
+            out_dir: "/rt/work/7.out",
             socket: "/rt/g/7.-1.1",
         };
         complete(start, &facts)

@@ -1,5 +1,6 @@
 //! From a Start to a running command: its directory, its files, its pipes, its process; and words for what failed.
 use super::environment::{self, Facts};
+use super::replica::Pipes;
 use super::sys::{self, ChildSpec, Failure, Identity, Stage};
 use reeve_protocol::cause::Cause;
 use reeve_protocol::text::Clean;
@@ -21,12 +22,15 @@ pub(crate) struct Order<'a> {
     /// The lists of control groups that it enters.
     pub(crate) groups: &'a [i32],
     pub(crate) facts: Facts<'a>,
+    /// Of a replica that is spoken to through its standard input and output.
+    pub(crate) pipes: Option<&'a Pipes>,
 }
 
 /// A command that runs.
 pub(crate) struct Running {
     pub(crate) pid: u32,
-    pub(crate) stdout: OwnedFd,
+    /// `None`: somebody else reads it.
+    pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: OwnedFd,
 }
 
@@ -49,7 +53,8 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
         return Err(spawn_cause(libc::EINVAL, "a NUL character in the command or directory".to_owned()));
     };
     let io = |e: io::Error| refused("no pipe for its output", &e);
-    let (stdout, stdout_end) = output_pipe().map_err(io)?;
+    let ours = order.pipes.is_none().then(output_pipe).transpose().map_err(io)?;
+    let (stdout, stdout_end) = ours.map_or((None, None), |(read, write)| (Some(read), Some(write)));
     let (stderr, stderr_end) = output_pipe().map_err(io)?;
     let stdin = stdin_file(order.start).map_err(io)?;
     let spec = ChildSpec {
@@ -59,8 +64,12 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
         cwd: &cwd_c,
         // Without input the command gets the guardian's own standard input, which is /dev/null.
         stdio: [
-            stdin.as_ref().map_or(0, std::os::fd::AsRawFd::as_raw_fd),
-            stdout_end.as_raw_fd(),
+            order
+                .pipes
+                .map_or_else(|| stdin.as_ref().map_or(0, std::os::fd::AsRawFd::as_raw_fd), Pipes::stdin),
+            stdout_end
+                .as_ref()
+                .map_or_else(|| order.pipes.map_or(1, Pipes::stdout), std::os::fd::AsRawFd::as_raw_fd),
             stderr_end.as_raw_fd(),
         ],
         groups: order.groups,

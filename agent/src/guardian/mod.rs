@@ -5,18 +5,21 @@
 //! Forked from the single-threaded keeper without exec: everything it needs is in its memory already. When its attempt
 //! is forgotten it may hold another one, which saves a fork: the message for that, [`NEXT`], is taken only from the keeper
 //! that forked it, so it may change with any version.
+pub(crate) mod collecting;
 mod confine;
 mod ending;
 pub(crate) mod environment;
 mod launch;
 mod lease;
 pub(crate) mod prepare;
+pub(crate) mod replica;
+pub(crate) mod result;
 pub(crate) use launch::errno_name;
 mod serve;
 mod spool;
 pub(crate) mod sys;
 pub(crate) mod tree;
-mod workdir;
+pub(crate) mod workdir;
 
 use crate::groups::{Bounds, Hierarchies};
 use crate::peer::{Peer, SCRATCH, is_trusted};
@@ -85,6 +88,14 @@ pub(crate) struct Task {
     pub(crate) heard: u64,
     /// What is checked out first.
     pub(crate) checkout: Option<crate::git::order::Order>,
+    /// It is a replica of a static worker, spoken to like this.
+    pub(crate) replica: Option<reeve_protocol::wire::Replica>,
+    /// The agent is another user, who comes by the group of the runtime directory.
+    pub(crate) shared: bool,
+    /// What is collected at the end, beside the directory for artifacts.
+    pub(crate) collect: Option<reeve_protocol::wire::Collect>,
+    /// Bytes of all artifacts of one attempt, at most.
+    pub(crate) out_max: u64,
 }
 
 /// A guardian at work.
@@ -99,6 +110,10 @@ pub(crate) struct Guardian<'a> {
     ending: Ending,
     /// The checkout, for a git job.
     preparation: Option<prepare::Preparation>,
+    /// The pipes of a replica, held open whoever else comes and goes.
+    pipes: Option<replica::Pipes>,
+    /// Its artifacts.
+    collecting: collecting::Collecting,
     /// Where the work tree goes when the attempt is forgotten.
     keep_tree: Option<PathBuf>,
     clients: Vec<Client>,
@@ -179,6 +194,8 @@ impl<'a> Guardian<'a> {
             stderr: None,
             ending: Ending::new(start.grace_ms),
             preparation: None,
+            pipes: None,
+            collecting: collecting::Collecting::default(),
             keep_tree: None,
             clients: vec![fresh.keeper],
             listener: listen(start.attempt, setting)?,
@@ -226,6 +243,7 @@ impl<'a> Guardian<'a> {
         self.tape = Tape::new(start.output_cap, task.spool.clone());
         self.ending = Ending::new(start.grace_ms);
         self.preparation = None;
+        self.collecting = collecting::Collecting::default();
         self.task = task;
         Ok(())
     }
@@ -245,18 +263,23 @@ impl<'a> Guardian<'a> {
     fn launch(&mut self) -> Result<(), reeve_protocol::Cause> {
         let socket = self.socket();
         self.confined.prepare(self.task.start.cpu_milli, self.task.start.memory_bytes);
+        if let Some(about) = &self.task.replica {
+            let made = replica::make(self.task.start.attempt, about, self.task.shared);
+            self.pipes = made.map_err(|error| launch::refused("its pipes cannot be made", &error))?;
+        }
         let order = launch::Order {
             start: &self.task.start,
             identity: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
             groups: &self.confined.doors(),
             facts: self.facts(&socket),
+            pipes: self.pipes.as_ref(),
         };
         let running = launch::launch(&order)?;
         crash::point("guardian.started");
         self.state.pid = running.pid;
         self.state.started_ms = Wall::now().0;
-        self.stdout = Some(running.stdout);
+        self.stdout = running.stdout;
         self.stderr = Some(running.stderr);
         self.ending.run_until(self.task.start.timeout_ms);
         Ok(())
@@ -272,6 +295,7 @@ impl<'a> Guardian<'a> {
             path: self.setting.path,
             machine: &self.task.machine,
             workdir: self.workdir.path(),
+            out_dir: self.workdir.out_path(),
             socket,
         }
     }
@@ -332,7 +356,10 @@ impl<'a> Guardian<'a> {
         let alarm = self.confined.alarm().filter(|_| running);
         fds.extend(alarm.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = if running {
-            [self.ending.next_check(), self.confined.next_look()].into_iter().flatten().min()
+            [self.ending.next_check(), self.confined.next_look(), self.collecting.until()]
+                .into_iter()
+                .flatten()
+                .min()
         } else {
             self.clients.is_empty().then(|| Instant::now() + UNVISITED)
         };
@@ -393,6 +420,11 @@ impl<'a> Guardian<'a> {
     fn clean_up(&mut self) {
         crash::point("guardian.forgotten");
         self.tape.remove();
+        self.pipes = None;
+        if self.task.replica.is_some() {
+            replica::remove(self.task.start.attempt);
+        }
+        self.forget_artifacts();
         self.keep_tree();
         // The socket stays, under a name that nobody looks for: a new one for every attempt costs more than the attempt's
         // pipes. Whoever had just come for this attempt is sent away.

@@ -21,6 +21,8 @@ pub(super) struct Client {
     behind: bool,
     /// Waits for output from here.
     wanted: Option<u64>,
+    /// Waits for bytes of artifacts from here.
+    wants_artifacts: Option<u64>,
     /// The keeper that forked us: it may give us another attempt.
     is_parent: bool,
 }
@@ -35,7 +37,7 @@ enum Turn {
 
 impl Client {
     pub(super) fn keeper(peer: Peer) -> Self {
-        Self { peer, greeted: true, behind: false, wanted: None, is_parent: true }
+        Self { peer, greeted: true, behind: false, wanted: None, wants_artifacts: None, is_parent: true }
     }
 }
 
@@ -108,6 +110,7 @@ impl Guardian<'_> {
                     greeted: false,
                     behind: false,
                     wanted: None,
+                    wants_artifacts: None,
                     is_parent: false,
                 });
             }
@@ -150,6 +153,13 @@ impl Guardian<'_> {
             kind::OUTPUT => match frame.decode::<Output>() {
                 Ok(request) => {
                     client.wanted = Some(request.from);
+                    Turn::Stay
+                }
+                Err(_) => Turn::Drop,
+            },
+            kind::ARTIFACT_BYTES => match frame.decode::<Output>() {
+                Ok(request) => {
+                    client.wants_artifacts = Some(request.from);
                     Turn::Stay
                 }
                 Err(_) => Turn::Drop,
@@ -198,10 +208,19 @@ impl Guardian<'_> {
         let ended = self.ending.phase() == Phase::Ended;
         for client in &mut self.clients {
             if std::mem::take(&mut client.behind) {
+                // Before the end itself: whoever passes that on must know what belongs to it.
+                if let Some(artifacts) = self.collecting.told().filter(|_| ended) {
+                    client.peer.say(kind::ARTIFACTS, 0, artifacts);
+                }
                 client.peer.say(kind::STATE, 0, &self.state);
                 if let Some(preparation) = &self.preparation {
                     client.peer.say(kind::PREPARED, 0, &preparation.told);
                 }
+            }
+            if let Some(from) = client.wants_artifacts.filter(|_| ended && client.peer.pending() < CHUNK) {
+                let (bytes, end) = self.collecting.read(from, CHUNK);
+                client.peer.say(kind::ARTIFACT_BYTES, 0, &Output { from, bytes, end });
+                client.wants_artifacts = None;
             }
             let Some(from) = client.wanted.filter(|_| client.peer.pending() < CHUNK) else { continue };
             let (from, bytes) = self.tape.read(from, CHUNK);

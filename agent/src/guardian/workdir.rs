@@ -5,19 +5,32 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 
+/// What the name of the directory for artifacts has behind that of the other.
+pub(crate) const OUT: &str = ".out";
 /// Ours alone, or the user's that it is lent to.
 const MODE: u32 = 0o700;
 
-/// A directory named after the guardian's process.
+/// A directory named after the guardian's process, and beside it one for artifacts.
 pub(crate) struct Workdir {
     path: String,
-    /// It exists, empty, and belongs to this user.
+    out: String,
+    /// They exist, empty, and belong to this user.
     lent_to: Option<u32>,
 }
 
 impl Workdir {
     pub(crate) fn new(path: String) -> Self {
-        Self { path, lent_to: None }
+        Self { out: format!("{path}{OUT}"), path, lent_to: None }
+    }
+
+    /// The directory for artifacts.
+    pub(crate) fn out_path(&self) -> &str {
+        &self.out
+    }
+
+    /// Whether something lies in the directory for artifacts.
+    pub(crate) fn has_artifacts(&self) -> bool {
+        std::fs::read_dir(&self.out).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -31,17 +44,8 @@ impl Workdir {
             return Ok(());
         }
         self.lent_to = None;
-        match DirBuilder::new().mode(MODE).create(&self.path) {
-            // Left over from a killed guardian whose process id has come round.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::remove_dir_all(&self.path)?;
-                DirBuilder::new().mode(MODE).create(&self.path)?;
-            }
-            other => other?,
-        }
-        if let Some(user) = user {
-            std::os::unix::fs::chown(&self.path, Some(user.uid), Some(user.gid))?;
-        }
+        make(&self.path, user)?;
+        make(&self.out, user)?;
         self.lent_to = Some(uid);
         Ok(())
     }
@@ -54,19 +58,38 @@ impl Workdir {
     }
 
     fn is_untouched(&self) -> bool {
-        let same = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|m| m.is_dir() && m.mode() & 0o7777 == MODE && Some(m.uid()) == self.lent_to);
-        same && std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none())
+        [&self.path, &self.out].into_iter().all(|path| {
+            let same = std::fs::symlink_metadata(path)
+                .is_ok_and(|m| m.is_dir() && m.mode() & 0o7777 == MODE && Some(m.uid()) == self.lent_to);
+            same && std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+        })
     }
 
     pub(crate) fn remove(&mut self) {
         self.lent_to = None;
-        if std::fs::remove_dir(&self.path).is_err()
-            && let Err(error) = std::fs::remove_dir_all(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = self.path, %error, "the directory of an attempt cannot be removed");
+        for path in [&self.path, &self.out] {
+            if std::fs::remove_dir(path).is_err()
+                && let Err(error) = std::fs::remove_dir_all(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path, %error, "the directory of an attempt cannot be removed");
+            }
         }
+    }
+}
+
+fn make(path: &str, user: Option<&Identity>) -> io::Result<()> {
+    match DirBuilder::new().mode(MODE).create(path) {
+        // Left over from a killed guardian whose process id has come round.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_dir_all(path)?;
+            DirBuilder::new().mode(MODE).create(path)?;
+        }
+        other => other?,
+    }
+    match user {
+        Some(user) => std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
     }
 }
 
@@ -74,6 +97,7 @@ impl Workdir {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     #[test]
     fn it_is_empty_and_private_every_time_and_kept_only_while_untouched() {
@@ -87,7 +111,13 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), first);
         std::fs::write(path.join("left"), "x").unwrap();
         workdir.take_back();
-        assert!(!path.exists());
+        assert!(!path.exists() && !Path::new(workdir.out_path()).exists());
+        workdir.lend(None).unwrap();
+        assert!(!workdir.has_artifacts());
+        std::fs::write(format!("{}/model", workdir.out_path()), "x").unwrap();
+        assert!(workdir.has_artifacts());
+        workdir.take_back();
+        assert!(!Path::new(workdir.out_path()).exists());
         workdir.lend(None).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
         workdir.take_back();

@@ -6,6 +6,7 @@ use super::watch::Watch;
 use crate::guardian::RESTING;
 use crate::guardian::environment::socket_path;
 use crate::guardian::tree;
+use crate::guardian::workdir::OUT;
 use reeve_protocol::cause::Cause;
 use reeve_protocol::frame::{self, Reader};
 use reeve_protocol::guardian::{Hello, State, kind};
@@ -60,7 +61,8 @@ impl Keeper {
     fn remove_abandoned(&self) {
         let Ok(directories) = std::fs::read_dir(&self.place.work) else { return };
         for entry in directories.flatten() {
-            let owner = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            let owner =
+                entry.file_name().to_str().and_then(|n| n.strip_suffix(OUT).unwrap_or(n).parse::<u32>().ok());
             if owner.is_none_or(|pid| !self.links.values().any(|link| link.guardian_pid == pid)) {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
@@ -99,19 +101,20 @@ impl Keeper {
             }),
             started_ms: 0,
             prepared: None,
+            artifacts: None,
             end: None,
             report: false,
             watch: Watch::default(),
         };
         self.queue.adopt(attempt.size);
         self.attempts.insert(id, attempt);
-        if let Some(state) = state {
-            // Nobody listens yet: this only fills the tables, and gives the room back if it has ended.
-            self.note(id, state);
-        }
         if let Some(known) = self.links.get_mut(&link) {
             known.peer.feed(rest);
             self.hear_guardian(link);
+        }
+        if let Some(state) = state {
+            // Nobody listens yet: this only fills the tables, and gives the room back if it has ended.
+            self.note(id, state);
         }
     }
 }
@@ -129,17 +132,25 @@ fn ask(path: &str, nonce: &str) -> io::Result<(UnixStream, Option<State>, Vec<u8
     frame::append(kind::HELLO, 0, &Hello { nonce: nonce.to_owned() }, &mut hello)
         .map_err(io::Error::other)?;
     stream.write_all(&hello)?;
-    let (mut reader, mut buffer) = (Reader::new(), vec![0; 64 * 1024]);
+    let (mut reader, mut buffer, mut early) = (Reader::new(), vec![0; 64 * 1024], Vec::new());
     loop {
         match stream.read(&mut buffer) {
             Ok(0) => return Err(io::ErrorKind::ConnectionReset.into()),
             Ok(n) => reader.feed(&buffer[..n]),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((stream, None, reader.take_rest())),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                early.extend(reader.take_rest());
+                return Ok((stream, None, early));
+            }
             Err(e) => return Err(e),
         }
-        if let Some(frame) = reader.next_frame().map_err(io::Error::other)? {
-            let state = frame.decode::<State>().map_err(io::Error::other)?;
-            return Ok((stream, Some(state), reader.take_rest()));
+        while let Some(frame) = reader.next_frame().map_err(io::Error::other)? {
+            if frame.kind == kind::STATE {
+                let state = frame.decode::<State>().map_err(io::Error::other)?;
+                early.extend(reader.take_rest());
+                return Ok((stream, Some(state), early));
+            }
+            // The list of its artifacts comes first; it is read with what comes behind the State.
+            frame::append_raw(&frame, &mut early);
         }
     }
 }

@@ -9,7 +9,7 @@ use reeve_protocol::guardian as says;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
     Forget, Inventory, InventoryEnd, InventoryItem, KeeperHello, Limits, Reconcile, Revoke, Shutdown, Start,
-    StartGit, Stop, Verdict, kind,
+    StartGit, StartReplica, Stop, Verdict, kind,
 };
 use serde::Serialize;
 
@@ -41,8 +41,16 @@ impl Keeper {
     /// Says something to the agent, if there is one; whoever comes later asks for the inventory.
     pub(super) fn say<T: Serialize>(&mut self, kind: u16, body: &T) {
         if let Some(agent) = &mut self.agent {
-            let optional =
-                [kind::USAGE, kind::PREPARING, kind::RESOLVED, kind::TAKING, kind::ENFORCED].contains(&kind);
+            let optional = [
+                kind::USAGE,
+                kind::PREPARING,
+                kind::RESOLVED,
+                kind::TAKING,
+                kind::ENFORCED,
+                kind::QUIET,
+                kind::ARTIFACTS,
+            ]
+            .contains(&kind);
             let flags = if optional { OPTIONAL } else { 0 };
             agent.peer.say(kind, flags, body);
         }
@@ -66,12 +74,17 @@ impl Keeper {
         match frame.kind {
             kind::START => {
                 crash::point("keeper.start-received");
-                self.start(Box::new(frame.decode::<Start>()?), None);
+                self.start(Box::new(frame.decode::<Start>()?), None, None);
             }
             kind::START_GIT => {
                 let StartGit { start, checkout } = frame.decode()?;
-                self.start(Box::new(start), Some(checkout));
+                self.start(Box::new(start), Some(checkout), None);
             }
+            kind::START_REPLICA => {
+                let StartReplica { start, replica } = frame.decode()?;
+                self.start(Box::new(start), None, Some(replica));
+            }
+            kind::COLLECT => self.will_collect(frame.decode()?),
             kind::FORGET => {
                 for attempt in frame.decode::<Forget>()?.attempts {
                     self.forget(attempt);
@@ -101,6 +114,8 @@ impl Keeper {
             self.tombstones.add(attempt);
         }
         self.checkouts.remove(&attempt);
+        self.replicas.remove(&attempt);
+        self.collects.remove(&attempt);
         self.say(kind::RETURNED, &Revoke { attempt });
     }
 

@@ -17,7 +17,9 @@ use reeve_protocol::crash;
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{Checkout, Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
+use reeve_protocol::wire::{
+    Checkout, Collect, Finished, INLINE_OUTPUT, Replica, Revoke, Start, Started, kind,
+};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
@@ -47,6 +49,10 @@ pub(super) struct Keeper {
     pub(super) tombstones: Tombstones,
     /// What waiting attempts need checked out.
     pub(super) checkouts: HashMap<AttemptId, Checkout>,
+    /// How waiting attempts that are replicas of static workers are spoken to.
+    pub(super) replicas: HashMap<AttemptId, Replica>,
+    /// What is collected at the end of waiting attempts.
+    pub(super) collects: HashMap<AttemptId, Collect>,
     pub(super) agent: Option<Agent>,
     /// Connections that have said nothing yet: the first word makes one the agent, so that somebody who only looks
     /// takes nobody's place.
@@ -105,6 +111,8 @@ pub(super) struct Attempt {
     pub(super) started_ms: i64,
     /// What comes before its command, as its guardian told it.
     pub(super) prepared: Option<says::Prepared>,
+    /// Files and bytes that were collected of it, and that its guardian has.
+    pub(super) artifacts: Option<(u32, u64)>,
     /// Once it has ended: how, without what is long if the guardian still has that.
     pub(super) end: Option<Finished>,
     /// The agent wants to hear the end again; the guardian has been asked for it.
@@ -141,6 +149,8 @@ impl Keeper {
             idle: Vec::new(),
             tombstones: Tombstones::default(),
             checkouts: HashMap::new(),
+            replicas: HashMap::new(),
+            collects: HashMap::new(),
             agent: None,
             visitors: Vec::new(),
             epoll,
@@ -163,7 +173,7 @@ impl Keeper {
     }
 
     /// Takes a Start: waits, is refused, or was known already and is told about again.
-    pub(super) fn start(&mut self, start: Box<Start>, checkout: Option<Checkout>) {
+    pub(super) fn start(&mut self, start: Box<Start>, checkout: Option<Checkout>, replica: Option<Replica>) {
         let id = start.attempt;
         if self.attempts.contains_key(&id) {
             self.tell(id);
@@ -176,6 +186,7 @@ impl Keeper {
             self.end_unstarted(&start, &Cause::Rejected { detail: "this keeper is leaving".to_owned() });
         } else if is_plain(&start.lineage) {
             self.checkouts.extend(checkout.map(|checkout| (id, checkout)));
+            self.replicas.extend(replica.map(|replica| (id, replica)));
             self.queue.push(start);
         } else {
             let detail = format!("{:?} cannot be a lineage", start.lineage);
@@ -230,6 +241,8 @@ impl Keeper {
     /// It never had a process; the end is kept here until it is forgotten.
     fn end_unstarted(&mut self, start: &Start, cause: &Cause) {
         self.checkouts.remove(&start.attempt);
+        self.replicas.remove(&start.attempt);
+        self.collects.remove(&start.attempt);
         let end = plain_end(start.attempt, cause.to_wire(), 0, 0);
         let attempt = Attempt::ended(end.clone(), start.lineage.clone());
         self.attempts.insert(start.attempt, attempt);
@@ -244,6 +257,7 @@ impl Keeper {
             attempt.born = Stat::read(state.pid).map_or(0, |stat| stat.start);
         }
         attempt.pid = state.pid;
+        attempt.watch.wrote(state.tape);
         attempt.started_ms = state.started_ms;
         attempt.phase = attempt.phase.max(state.phase);
         let first_end = state.phase == 3 && attempt.end.is_none();
@@ -264,6 +278,8 @@ impl Keeper {
             crash::point("keeper.started-unsent");
         }
         if let Some(end) = finished {
+            self.tell_last_progress(id);
+            self.tell_artifacts(id);
             crash::point("keeper.finished-unsent");
             self.say(kind::FINISHED, &end);
         }
@@ -348,7 +364,7 @@ impl Keeper {
             return self.remove_files(id, guardian_pid, &lineage);
         }
         let Some(attempt) = self.attempts.get_mut(&id).filter(|a| a.link == Some(token)) else { return };
-        attempt.link = None;
+        (attempt.link, attempt.artifacts) = (None, None);
         let guardian_pid = attempt.guardian_pid;
         let (lineage, leader) = (attempt.lineage.clone(), (attempt.pid, attempt.born));
         if attempt.end.is_some() {
@@ -392,6 +408,7 @@ impl Attempt {
             size: Size::default(),
             started_ms: end.started_ms,
             prepared: None,
+            artifacts: None,
             end: Some(end),
             report: false,
             watch: Watch::default(),

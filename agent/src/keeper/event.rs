@@ -4,7 +4,7 @@ use super::agent::{Agent, MAX_PENDING};
 use super::attempts::Keeper;
 use super::guardians::SOON;
 use crate::peer::{Peer, is_trusted};
-use reeve_protocol::guardian::{Prepared, State, kind};
+use reeve_protocol::guardian::{Artifacts, Prepared, State, kind};
 use reeve_protocol::wire::kind as wire;
 use rustix::event::{Timespec, epoll};
 use std::io;
@@ -139,6 +139,10 @@ impl Keeper {
                 },
                 Ok(Some(frame)) if frame.kind == kind::PREPARED => match frame.decode::<Prepared>() {
                     Ok(prepared) if prepared.attempt == id => self.note_prepared(id, prepared),
+                    _ => open = false,
+                },
+                Ok(Some(frame)) if frame.kind == kind::ARTIFACTS => match frame.decode::<Artifacts>() {
+                    Ok(artifacts) if artifacts.attempt == id => self.note_artifacts(id, &artifacts),
                     _ => open = false,
                 },
                 Ok(Some(_)) => {}

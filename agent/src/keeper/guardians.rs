@@ -7,6 +7,7 @@ use super::watch::Watch;
 use crate::guardian::{NEXT, Setting, Task, run as guardian, sys};
 use crate::machine::memory;
 use crate::peer::Peer;
+use reeve_protocol::artifact::MOST_BYTES;
 use reeve_protocol::crash;
 use reeve_protocol::guardian::{Forget, kind};
 use reeve_protocol::ids::AttemptId;
@@ -45,6 +46,10 @@ impl Keeper {
             oom_kills: self.oom.1,
             heard: self.heard,
             checkout: self.order(start.attempt, person)?,
+            replica: self.replicas.remove(&start.attempt),
+            shared: !self.trusted.is_empty(),
+            collect: self.collects.remove(&start.attempt),
+            out_max: self.args.out_max.unwrap_or(MOST_BYTES),
         };
         let (link, guardian_pid) = match self.employ(&task) {
             Some(employed) => employed,
@@ -61,6 +66,7 @@ impl Keeper {
             size: Size::of(start),
             started_ms: 0,
             prepared: None,
+            artifacts: None,
             end: None,
             report: false,
             watch: Watch::default(),
@@ -77,7 +83,8 @@ impl Keeper {
             parts.chain(env).chain(start.command.iter().map(String::len)).sum::<usize>()
         };
         let patch = task.checkout.as_ref().and_then(|c| c.checkout.patch.as_ref()).map_or(0, Vec::len);
-        if size(&task.start) + patch > SMALL {
+        let globs = task.collect.iter().flat_map(|c| &c.globs).map(String::len).sum::<usize>();
+        if size(&task.start) + patch + globs > SMALL {
             return None;
         }
         let token = self.idle.pop()?;

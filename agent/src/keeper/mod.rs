@@ -2,6 +2,7 @@
 //! agent on a socket. One thread, no network, no TLS; it may die at any time, and the next one finds the guardians.
 mod adopt;
 mod agent;
+mod artifacts;
 mod attempts;
 mod checkouts;
 mod event;
@@ -19,6 +20,7 @@ use crate::config::{CgroupUse, CpuLimit, Settings};
 use crate::guardian::sys;
 use attempts::Keeper;
 use place::Place;
+use reeve_protocol::units::parse_bytes;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -83,6 +85,9 @@ pub struct Args {
     /// May check out every directory of this machine.
     #[arg(long)]
     pub allow_file_repositories: bool,
+    /// Bytes of all artifacts of one attempt, at most [default: what its job says].
+    #[arg(long, value_name = "BYTES")]
+    pub out_max: Option<u64>,
     /// Leaves after so many seconds without attempts and without an agent.
     #[arg(long, default_value_t = 60)]
     pub linger_s: u64,
@@ -142,6 +147,8 @@ impl Args {
         args.cgroups = args.cgroups.or(Some(settings.cgroups));
         args.processes = args.processes.or(Some(settings.processes));
         args.cpu_limit = args.cpu_limit.or(Some(settings.cpu_limit));
+        let out_max = settings.out_max.as_deref().and_then(|size| parse_bytes(size).ok());
+        args.out_max = args.out_max.or(out_max);
         Ok(args)
     }
 }

@@ -1,4 +1,5 @@
 //! The runtime directory: who may enter it, the lock, the words drawn when it was made.
+use crate::guardian::replica;
 use reeve_protocol::ids::AttemptId;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -63,7 +64,8 @@ impl Place {
         let text =
             |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| Error::Name(path.to_path_buf()));
         let (root, work) = (text(dir)?, data.join("work"));
-        for (path, mode) in [(dir.join("g"), 0o700), (work.clone(), passage)] {
+        for (path, mode) in [(dir.join("g"), 0o700), (dir.join(replica::DIR), 0o700), (work.clone(), passage)]
+        {
             make(&path, mode).map_err(at(&path))?;
         }
         let lock_path = dir.join("keeper.lock");
@@ -74,7 +76,7 @@ impl Place {
         let nonce = drawn("nonce".as_ref(), "").map_err(at(&dir.join("nonce")))?;
         if let Some(gid) = agent_gid {
             // Sockets made in the directory get its group.
-            for (name, mode) in [("g", 0o2710), ("nonce", 0o640)] {
+            for (name, mode) in [("g", 0o2710), (replica::DIR, 0o2710), ("nonce", 0o640)] {
                 share(name.as_ref(), gid, mode).map_err(at(&dir.join(name)))?;
             }
         }

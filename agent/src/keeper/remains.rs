@@ -1,7 +1,9 @@
 //! What is left of an attempt whose guardian was killed: its processes are ended, its files removed.
 use super::attempts::Keeper;
 use super::place::is_plain;
-use crate::guardian::{RESTING, environment, tree};
+use crate::guardian::collecting::place;
+use crate::guardian::workdir::OUT;
+use crate::guardian::{RESTING, environment, replica, tree};
 use reeve_protocol::ids::AttemptId;
 use std::time::Duration;
 
@@ -42,12 +44,16 @@ impl Keeper {
 
     pub(super) fn remove_files(&self, id: AttemptId, guardian_pid: u32, lineage: &str) {
         let _ = std::fs::remove_file(environment::socket_path(id));
+        replica::remove(id);
         if guardian_pid != 0 {
             let _ = std::fs::remove_dir_all(self.workdir(guardian_pid));
+            let _ = std::fs::remove_dir_all(format!("{}{OUT}", self.workdir(guardian_pid)));
             let _ = std::fs::remove_file(format!("{RESTING}{guardian_pid}"));
         }
         if is_plain(lineage) {
-            let _ = std::fs::remove_file(self.place.spool_path(lineage, id));
+            let spool = self.place.spool_path(lineage, id);
+            let _ = std::fs::remove_file(place(&spool));
+            let _ = std::fs::remove_file(spool);
         }
     }
 

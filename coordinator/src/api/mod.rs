@@ -3,6 +3,7 @@
 //! Handlers translate: a request becomes a [`Call`] to the engine or a read of the store, and the
 //! answer becomes JSON. Nothing is decided here. [`socket`] accepts and serves connections, [`routes`] is the table of
 //! paths, [`request`] and [`reply`] are the two ends of a handler, [`stream`] is an answer that goes on.
+mod artifacts;
 mod events;
 mod guests;
 mod jobs;
@@ -27,6 +28,7 @@ mod stream;
 mod submit;
 mod tape;
 mod views;
+mod workers;
 
 pub use server::serve;
 pub use socket::bind;

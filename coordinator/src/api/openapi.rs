@@ -43,6 +43,8 @@ operations! {
     "post" "/v1/jobs/{job}/status" "update_job_status." [] "StatusRequest" -> "Changed";
     "get" "/v1/jobs/{job}/why" "Why it is not running." [] "" -> "Why";
     "get" "/v1/jobs/{job}/logs" "Output of an attempt: text, or LogLine values with accept: application/x-ndjson." ["attempt", "stream", "from", "follow", "tail"] "" -> "*LogLine";
+    "get" "/v1/jobs/{job}/artifacts" "Files that attempts left." ["attempt"] "" -> "ArtifactList";
+    "get" "/v1/jobs/{job}/artifacts/{name}" "One of these files, as it is; a slash in its name is written %2F. One range of bytes may be asked for." ["attempt"] "" -> "";
     "post" "/v1/plans" "bulk_action: fix a set and count what would happen." [] "PlanRequest" -> "BulkPlan";
     "get" "/v1/plans/{plan}" "A plan." [] "" -> "BulkPlan";
     "post" "/v1/plans/{plan}/run" "bulk_action: change exactly that set, once." [] "{}" -> "PlanResult";
@@ -67,6 +69,7 @@ operations! {
     "get" "/v1/queues/{queue}/count" "count_queue_messages." [] "" -> "QueueCount";
     "get" "/v1/queues/{queue}/peek" "What would come next, leased to nobody." ["limit"] "" -> "Received";
     "get" "/v1/machines" "Every machine." [] "" -> "MachineList";
+    "get" "/v1/top" "Every machine, with what each attempt there holds and uses." [] "" -> "MachineList";
     "post" "/v1/machines/token" "A join token: one use, one line." [] "TokenRequest" -> "TokenReply";
     "get" "/v1/machines/{machine}" "A machine, by name or id." [] "" -> "Machine";
     "delete" "/v1/machines/{machine}" "Remove a machine from the cluster, for ever; refused while attempts run there, unless force says that they count as lost." ["force"] "" -> "MachineRemoved";
@@ -74,10 +77,14 @@ operations! {
     "post" "/v1/machines/{machine}/uncordon" "New work goes there again; ends a drain." [] "{}" -> "Machine";
     "post" "/v1/machines/{machine}/drain" "No new work, and what runs may end; after the deadline it is stopped and queued again." [] "DrainRequest" -> "Machine";
     "get" "/v1/workers" "Every registered worker." [] "" -> "WorkerList";
-    "get" "/v1/workers/{worker}" "A worker." [] "" -> "Worker";
-    "put" "/v1/workers/{worker}" "register_worker." [] "WorkerRequest" -> "Worker";
-    "post" "/v1/workers/{worker}/launch" "launch_worker: not in this version." [] "{}" -> "Worker";
-    "post" "/v1/workers/{worker}/requests" "Call a static worker: not in this version." [] "{}" -> "Worker";
+    "get" "/v1/workers/{worker}" "A worker as it is now, or one of its registrations." ["version"] "" -> "Worker";
+    "put" "/v1/workers/{worker}" "register_worker: another version of it, from now on." [] "WorkerRequest" -> "Worker";
+    "delete" "/v1/workers/{worker}" "Remove a worker; refused while replicas run or jobs are for it, unless force says that these are cancelled." ["force"] "" -> "WorkerRemoved";
+    "post" "/v1/workers/{worker}/launch" "launch_worker: run the newest registration of a static worker; replicas of an older one are replaced, new ones ready first." [] "LaunchRequest" -> "Worker";
+    "post" "/v1/workers/{worker}/scale" "So many replicas from now on." [] "ScaleRequest" -> "Worker";
+    "post" "/v1/workers/{worker}/drain" "No replicas from now on; what they work on is answered first." [] "{}" -> "Worker";
+    "post" "/v1/workers/{worker}/stop" "No replicas from now on, at once." [] "{}" -> "Worker";
+    "post" "/v1/workers/{worker}/requests" "Call a static worker and wait for its answer; nothing of it is stored." [] "CallRequest" -> "CallReply";
     "get" "/v1/stats" "get_queue_stats, once or as it changes." ["follow"] "" -> "Stats";
     "get" "/v1/events" "Events without a gap; as an event stream with accept: text/event-stream." ["from", "follow"] "" -> "*Event";
     "get" "/v1/audit" "Who asked for which change, and what was decided; from a number on, or the newest." ["from", "limit"] "" -> "AuditList";
@@ -160,9 +167,26 @@ fn reference(name: &str) -> Value {
 /// Field lists: `name:type`, where a type is one of the words below, `[x]` for a list, `{x}` for a map from text, or the
 /// name of another schema; `?` after it says that null is possible.
 const SCHEMAS: &[(&str, &str)] = &[
+    ("WorkerRemoved", "name:text removed:bool seq:int"),
+    ("LaunchRequest", "on:[text] replicas:int?"),
+    ("ScaleRequest", "replicas:int"),
+    ("CallRequest", "payload:any deadline_s:number?"),
+    ("CallReply", "result:any"),
+    (
+        "Serving",
+        "protocol:text? ready:text? path:text? replicas:int? max_ongoing:int? stall_s:number? drain_s:number? deadline_s:number?",
+    ),
+    (
+        "WorkerStatus",
+        "version:int desired:int ready:int phase:text outstanding:int calls_waiting:int rate:number reason:text? replicas:[Replica]",
+    ),
+    (
+        "Replica",
+        "replica:int job:int attempt:int version:int machine:text? phase:text progress:number? message:text? outstanding:int answered:int reason:text? restart_at:time?",
+    ),
     (
         "JobSpec",
-        "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? labels:{text} hold:bool run_as:text? grace_s:number?",
+        "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? out:[text] out_max_bytes:int? labels:{text} hold:bool run_as:text? grace_s:number?",
     ),
     ("Git", "url:text ref:text? subdir:text? setup:text? submodules:bool lfs:bool commit:text? patch:Patch?"),
     ("Patch", "sha256:text data:text"),
@@ -176,8 +200,9 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "Attempt",
-        "attempt:int index:int? machine:text dispatched_at:time? started_at:time? ended_at:time? cause:Cause? exit_code:int? cpu_s:number rss_peak_bytes:int pid:int? output_bytes:int late:Cause?",
+        "attempt:int index:int? machine:text dispatched_at:time? started_at:time? ended_at:time? cause:Cause? exit_code:int? cpu_s:number rss_peak_bytes:int pid:int? output_bytes:int artifacts:int artifact_bytes:int late:Cause?",
     ),
+    ("Artifact", "attempt:int name:text size:int mode:int sha256:text"),
     ("Array", "total:int counts:Counts from:int to:int limit:int?"),
     ("Counts", "QUEUED:int RUNNING:int COMPLETED:int FAILED:int CANCELLED:int"),
     ("Cause", "kind:text code:int? signal:int? what:text? errno:text? detail:text?"),
@@ -230,7 +255,15 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "Machine",
-        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int unrecorded:int refuses:text? warning:text? cordoned:bool drain_until:time? certificate_until:time? renewal_failed_at:time? renewal_error:text?",
+        "id:text name:text state:text hostname:text address:text? agent_version:text os:text cpu_milli:int cpu_milli_used:int memory_bytes:int memory_used:int gpus:[text] gpus_used:int running:int labels:{text} capabilities:{text} devices:[Gpu] attempts:[Held] cpu_busy:number? memory_busy:int? load1:number? disk:number? seen_s:number? rtt_ms:number? joined_at:time? orphans:int unrecorded:int refuses:text? warning:text? cordoned:bool drain_until:time? certificate_until:time? renewal_failed_at:time? renewal_error:text?",
+    ),
+    (
+        "Gpu",
+        "uuid:text model:text memory_bytes:int memory_used:int busy:number? free:number quarantine:text? holders:[text]",
+    ),
+    (
+        "Held",
+        "job:int index:int? attempt:int cpu_milli:int memory_bytes:int gpu:number gpus:[text] cpu_milli_used:int? rss_bytes:int? warning:text?",
     ),
     ("MachineRemoved", "id:text lost:int"),
     ("DrainRequest", "deadline_s:number?"),
@@ -241,7 +274,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("AuditList", "api:text kind:text items:[AuditEntry] next:text? total:Total"),
     ("TokenRequest", "ttl_s:number"),
     ("TokenReply", "token:text expires_at:time"),
-    ("WorkerRequest", "kind:text? spec:JobSpec"),
+    ("WorkerRequest", "kind:text? spec:JobSpec shell:text? serving:Serving?"),
     ("Worker", "name:text version:int kind:text owner:text queue:text spec:JobSpec created_at:time"),
     (
         "Stats",
@@ -260,6 +293,7 @@ const SCHEMAS: &[(&str, &str)] = &[
         "Health",
         "status:text reasons:[text] version:text cluster:text lineage:text epoch:int seq:int pid:int uptime_s:number store_bytes:int output_bytes:int listen:text dir:text",
     ),
+    ("ArtifactList", "api:text kind:text items:[Artifact] next:text? total:Total"),
     ("JobList", "api:text kind:text items:[Job] next:text? total:Total"),
     ("QueueList", "api:text kind:text items:[Queue] next:text? total:Total"),
     ("MachineList", "api:text kind:text items:[Machine] next:text? total:Total"),

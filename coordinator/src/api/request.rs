@@ -66,6 +66,11 @@ impl Cx {
         Query::read(self.parts.uri.query().unwrap_or(""), known).map_err(Failure)
     }
 
+    /// A header as text.
+    pub(super) fn header(&self, name: &header::HeaderName) -> Option<&str> {
+        self.parts.headers.get(name)?.to_str().ok()
+    }
+
     /// Whether the caller would rather have this media type.
     pub(super) fn accepts(&self, media_type: &str) -> bool {
         let accept = self.parts.headers.get_all(header::ACCEPT);

@@ -1,9 +1,8 @@
 //! The table of paths. The description in `openapi` and the hints for mistyped paths are made from the same table.
-use super::reply::{Answer, Failure};
-use super::request::Cx;
+use super::reply::Failure;
 use super::{
-    App, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats, submit,
-    views,
+    App, artifacts, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats,
+    submit, views, workers,
 };
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -45,6 +44,8 @@ table! {
     "/v1/jobs/{job}/status" ["post"], post(jobs::update_job_status);
     "/v1/jobs/{job}/why" ["get"], get(jobs::why);
     "/v1/jobs/{job}/logs" ["get"], get(logs::logs);
+    "/v1/jobs/{job}/artifacts" ["get"], get(artifacts::list);
+    "/v1/jobs/{job}/artifacts/{name}" ["get"], get(artifacts::get);
     "/v1/plans" ["post"], post(plans::create);
     "/v1/plans/{plan}" ["get"], get(plans::show);
     "/v1/plans/{plan}/run" ["post"], post(plans::run);
@@ -72,10 +73,14 @@ table! {
     "/v1/machines/{machine}/cordon" ["post"], post(machines::cordon);
     "/v1/machines/{machine}/uncordon" ["post"], post(machines::uncordon);
     "/v1/machines/{machine}/drain" ["post"], post(machines::drain);
-    "/v1/workers" ["get"], get(machines::workers);
-    "/v1/workers/{worker}" ["get", "put"], get(machines::worker).put(machines::register_worker);
-    "/v1/workers/{worker}/launch" ["post"], post(not_yet);
-    "/v1/workers/{worker}/requests" ["post"], post(not_yet);
+    "/v1/workers" ["get"], get(workers::list);
+    "/v1/workers/{worker}" ["get", "put", "delete"], get(workers::show).put(workers::register_worker).delete(workers::remove);
+    "/v1/workers/{worker}/launch" ["post"], post(workers::launch_worker);
+    "/v1/workers/{worker}/scale" ["post"], post(workers::scale);
+    "/v1/workers/{worker}/drain" ["post"], post(workers::drain);
+    "/v1/workers/{worker}/stop" ["post"], post(workers::stop);
+    "/v1/workers/{worker}/requests" ["post"], post(workers::call);
+    "/v1/top" ["get"], get(machines::top);
     "/v1/stats" ["get"], get(stats::get_queue_stats);
     "/v1/events" ["get"], get(events::events);
     "/v1/audit" ["get"], get(events::audit);
@@ -87,12 +92,6 @@ pub(super) fn router(app: Arc<App>) -> Router {
     let router =
         TABLE.iter().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
     router.fallback(unknown_path).method_not_allowed_fallback(wrong_method).with_state(app)
-}
-
-async fn not_yet(_cx: Cx) -> Answer {
-    let problem =
-        Problem::new(Code::NotYet, "static workers, their launch and calls to them are not in this version");
-    Err(problem.hint("submit jobs to the worker instead: reeve submit --worker NAME").into())
 }
 
 async fn unknown_path(uri: Uri) -> Failure {

@@ -1,5 +1,6 @@
 //! Brokers: the trait that each kind of them implements, and the table of those in use. One supervisor per broker speaks to
 //! it and to the engine (`supervisor`); nothing here decides, and nothing that a broker does can hold the engine up.
+mod rabbitmq;
 mod redis;
 pub mod settings;
 mod supervisor;
@@ -34,6 +35,9 @@ pub enum Trouble {
     /// One queue cannot be kept there.
     #[error("{1}")]
     Queue(Arc<str>, String),
+    /// This is not among what it can do.
+    #[error("{0}")]
+    Cannot(&'static str),
 }
 
 /// Something heard.
@@ -184,10 +188,7 @@ impl Backends {
         let queue: Arc<str> = queue.into();
         let tried = match settings.scheme {
             Scheme::Redis => self.try_with::<redis::Redis>(&settings, &queue, kind).await,
-            Scheme::Amqp => {
-                return Err(Problem::new(Code::NotYet, "RabbitMQ comes with a later version")
-                    .hint("local, memory and redis are there"));
-            }
+            Scheme::Amqp => self.try_with::<rabbitmq::Rabbit>(&settings, &queue, kind).await,
         };
         tried.map_err(|trouble| {
             Problem::new(Code::BackendUnusable, format!("backend {settings} cannot be used: {trouble}"))
@@ -243,7 +244,8 @@ impl Backends {
         let task = engine.runtime.spawn(async move {
             match supervisor.settings.as_ref().map(|s| s.scheme) {
                 Ok(Scheme::Redis) => supervisor.run::<redis::Redis>(work).await,
-                Ok(Scheme::Amqp) | Err(_) => supervisor.refuse(work).await,
+                Ok(Scheme::Amqp) => supervisor.run::<rabbitmq::Rabbit>(work).await,
+                Err(_) => supervisor.refuse(work).await,
             }
         });
         Some(Running { work: tx, overrun, task })
@@ -280,6 +282,10 @@ async fn answered<T>(name: &str, answer: oneshot::Receiver<Result<T, Trouble>>) 
     };
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(Trouble::Cannot(why)))) => {
+            let what = format!("backend {} cannot do this: {why}", Clean::short(name, 100));
+            Err(Problem::new(Code::BackendCannot, what).hint("reeve queue show says what it can do"))
+        }
         Ok(Ok(Err(trouble))) => Err(unusable(trouble.to_string())),
         Ok(Err(_)) => Err(unusable("the coordinator is stopping".to_owned())),
         Err(_) => Err(unusable(format!("no answer within {} s", PATIENCE.as_secs()))),

@@ -4,6 +4,8 @@
 mod entry;
 mod reader;
 
+pub(super) use entry::kind_of;
+
 use super::settings::Settings;
 use super::{Backend, Heard, Trouble};
 use crate::orchestrator::capability;
@@ -178,7 +180,7 @@ impl Backend for Redis {
             .set_response_timeout(Some(ANSWER));
         let at = |e: RedisError| match broker(&e) {
             Trouble::Broker(why) => Trouble::Broker(format!("tried {settings}; {why}")),
-            other @ Trouble::Queue(..) => other,
+            other @ (Trouble::Queue(..) | Trouble::Cannot(_)) => other,
         };
         let mut conn = client.get_multiplexed_async_connection_with_config(&config).await.map_err(at)?;
         let told: String = cmd("INFO").query_async(&mut conn).await.map_err(at)?;

@@ -1,5 +1,6 @@
 //! One machine: its session, what it has, what is reserved on it, how it was last heard.
 use super::certificates::Certificates;
+use super::gpus::Gpus;
 use crate::row::MachineRow;
 use reeve_protocol::AttemptId;
 use reeve_protocol::resources::Resources;
@@ -29,14 +30,44 @@ pub const EXITED_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
     ask: Arc<Resources>,
-    gpus: Vec<String>,
+    /// UUIDs of its gpus.
+    pub gpus: Vec<String>,
     /// Waits in the keeper for a slot; holds nothing yet.
     pub ahead: bool,
     /// Its tree has ended and its record is not complete yet; holds nothing any more.
     pub exited: bool,
+    /// What it uses, as its machine said last.
+    pub activity: Activity,
+}
+
+/// What is seen of an attempt while it runs. Nobody decides by it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Activity {
+    /// What it has used.
+    pub usage: Option<wire::Usage>,
+    /// Cpus in use between the last two looks, thousandths.
+    pub cpu_milli: Option<u64>,
+    /// When that was, boot-time milliseconds.
+    at: u64,
+    /// Since when all its gpus have been idle, boot-time milliseconds.
+    gpus_idle_since: Option<u64>,
+    /// The kind of warning it has.
+    warned: Option<&'static str>,
+}
+
+impl Activity {
+    /// The kind of warning it has.
+    pub const fn warned(&self) -> Option<&'static str> {
+        self.warned
+    }
 }
 
 impl Held {
+    /// What it asked for.
+    pub fn ask(&self) -> &Resources {
+        &self.ask
+    }
+
     /// Whether its share is taken.
     const fn has_share(&self) -> bool {
         !self.ahead && !self.exited
@@ -110,7 +141,9 @@ pub struct Machine {
     free: Resources,
     /// More is held than there is.
     short: bool,
-    free_gpus: Vec<String>,
+    gpus: Gpus,
+    /// The gpus of attempts that were taken for lost: should one come back, it still has them.
+    lost_gpus: BTreeMap<AttemptId, Vec<String>>,
     held: BTreeMap<AttemptId, Held>,
     ahead: VecDeque<AttemptId>,
     /// Mean run time of what ended here lately, milliseconds.
@@ -148,7 +181,8 @@ impl Machine {
             refuses: None,
             inventory: Vec::new(),
             free: Resources::default(),
-            free_gpus: Vec::new(),
+            gpus: Gpus::default(),
+            lost_gpus: BTreeMap::new(),
             held: BTreeMap::new(),
             short: false,
             ahead: VecDeque::new(),
@@ -187,27 +221,27 @@ impl Machine {
     /// What is free from what there is and what is held.
     fn recount(&mut self) {
         self.free = self.total();
-        self.free_gpus.clone_from(&self.info.gpus);
+        self.gpus.set(&self.info.gpus);
         self.short = false;
         let held: Vec<_> =
             self.held.values().filter(|h| h.has_share()).map(|h| (h.ask.clone(), h.gpus.clone())).collect();
         for (ask, gpus) in held {
-            self.free_gpus.retain(|g| !gpus.contains(g));
-            self.take(&ask);
+            self.take(&ask, &gpus);
         }
     }
 
     /// Takes what is asked for, or what there is of it: a machine that came back smaller holds more than it has until
     /// attempts end, and nothing underflows.
-    fn take(&mut self, ask: &Resources) {
-        if self.free.fits(ask) {
+    fn take(&mut self, ask: &Resources, gpus: &[String]) {
+        let has_gpus = self.gpus.take(gpus, ask.gpu_milli);
+        if self.free.fits(ask) && has_gpus {
             self.free.take(ask);
             return;
         }
         self.short = true;
         self.free.cpu_milli = self.free.cpu_milli.saturating_sub(ask.cpu_milli);
         self.free.memory_bytes = self.free.memory_bytes.saturating_sub(ask.memory_bytes);
-        self.free.gpus = self.free.gpus.saturating_sub(ask.gpus);
+        self.free.gpu_milli = self.free.gpu_milli.saturating_sub(ask.gpu_milli);
         for (name, n) in &ask.named {
             if let Some(free) = self.free.named.get_mut(name) {
                 *free = free.saturating_sub(*n);
@@ -235,6 +269,60 @@ impl Machine {
     /// What is not reserved.
     pub const fn free(&self) -> &Resources {
         &self.free
+    }
+
+    /// Its gpus.
+    pub const fn gpus(&self) -> &Gpus {
+        &self.gpus
+    }
+
+    /// What it says about its gpus. The names of those whose quarantine has begun (true) or ended.
+    pub fn tell_gpus(&mut self, told: Vec<wire::Gpu>) -> Vec<(String, bool)> {
+        self.gpus.tell(told)
+    }
+
+    /// What an attempt has used.
+    pub fn used(&mut self, mono: u64, usage: &wire::Usage) {
+        let Some(held) = self.held.get_mut(&usage.attempt) else { return };
+        let since = mono.saturating_sub(held.activity.at);
+        let now = &mut held.activity;
+        if let Some(before) = now.usage.as_ref().filter(|_| since > 0) {
+            now.cpu_milli = Some(usage.cpu_ms.saturating_sub(before.cpu_ms).saturating_mul(1000) / since);
+        }
+        (now.usage, now.at) = (Some(usage.clone()), mono);
+    }
+
+    /// How long the gpus of each attempt that has some have not been used, milliseconds; 0: they are. Those of whose gpus
+    /// nobody can say so are left out.
+    pub fn gpus_idle(&mut self, mono: u64, below_permille: u16) -> Vec<(AttemptId, u64)> {
+        let busy = |uuid: &String| {
+            self.gpus.devices().iter().find(|d| d.uuid == *uuid)?.told.as_ref()?.busy_permille
+        };
+        let mut found = Vec::new();
+        for (attempt, held) in self.held.iter_mut().filter(|(_, h)| h.has_share() && !h.gpus.is_empty()) {
+            let Some(busiest) =
+                held.gpus.iter().map(busy).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max())
+            else {
+                continue;
+            };
+            let since = &mut held.activity.gpus_idle_since;
+            if busiest >= below_permille {
+                *since = None;
+            }
+            let idle = (busiest < below_permille).then(|| mono.saturating_sub(*since.get_or_insert(mono)));
+            found.push((*attempt, idle.unwrap_or(0)));
+        }
+        found
+    }
+
+    /// The warning that an attempt has.
+    pub fn warned_mut(&mut self, attempt: AttemptId) -> Option<&mut Option<&'static str>> {
+        self.held.get_mut(&attempt).map(|held| &mut held.activity.warned)
+    }
+
+    /// Whether there is room for this now.
+    pub fn fits(&self, ask: &Resources) -> bool {
+        self.free.fits(ask) && (ask.gpu_milli == 0 || self.gpus.choose(ask.gpu_milli).is_some())
     }
 
     /// What attempts hold here.
@@ -271,21 +359,39 @@ impl Machine {
         }
     }
 
-    /// Reserves; the UUIDs of the gpus. An attempt that does not fit any more is held all the same (it runs).
-    pub fn reserve(&mut self, attempt: AttemptId, ask: Arc<Resources>, ahead: bool) -> Vec<String> {
-        let mut gpus = Vec::new();
+    /// Reserves. An attempt that does not fit any more is held all the same (it runs).
+    pub fn reserve(&mut self, attempt: AttemptId, ask: Arc<Resources>, gpus: Vec<String>, ahead: bool) {
         if ahead {
             self.ahead.push_back(attempt);
         } else {
-            self.take(&ask);
-            gpus = self.free_gpus.split_off(self.free_gpus.len().saturating_sub(ask.gpus as usize));
+            self.take(&ask, &gpus);
         }
-        self.held.insert(attempt, Held { ask, gpus: gpus.clone(), ahead, exited: false });
-        gpus
+        self.held.insert(attempt, Held { ask, gpus, ahead, exited: false, activity: Activity::default() });
+    }
+
+    /// Gives back what an attempt holds that is taken for lost; its gpus are remembered.
+    pub fn lose(&mut self, attempt: AttemptId) {
+        let gpus = self.held.get(&attempt).map(|held| held.gpus.clone()).unwrap_or_default();
+        self.release(attempt);
+        self.remember_lost(attempt, gpus);
+    }
+
+    /// The gpus of an attempt that is taken for lost.
+    pub fn remember_lost(&mut self, attempt: AttemptId, gpus: Vec<String>) {
+        if !gpus.is_empty() {
+            self.lost_gpus.insert(attempt, gpus);
+        }
+    }
+
+    /// Holds an attempt again that was taken for lost.
+    pub fn take_back(&mut self, attempt: AttemptId, ask: Arc<Resources>) {
+        let gpus = self.lost_gpus.remove(&attempt).unwrap_or_default();
+        self.reserve(attempt, ask, gpus, false);
     }
 
     /// Gives back, and promotes what waits ahead in the order the keeper starts it.
     pub fn release(&mut self, attempt: AttemptId) -> bool {
+        self.lost_gpus.remove(&attempt);
         let Some(held) = self.held.remove(&attempt) else { return false };
         if held.ahead {
             self.ahead.retain(|a| *a != attempt);
@@ -322,7 +428,7 @@ impl Machine {
             self.recount();
         } else {
             self.free.give(&held.ask);
-            self.free_gpus.extend(held.gpus.iter().cloned());
+            self.gpus.give(&held.gpus, held.ask.gpu_milli);
         }
         self.promote();
     }
@@ -333,7 +439,7 @@ impl Machine {
             held.ahead = false;
             let ask = held.ask.clone();
             self.ahead.retain(|a| *a != attempt);
-            self.take(&ask);
+            self.take(&ask, &[]);
         }
     }
 
@@ -390,13 +496,24 @@ impl Machine {
         let free = (
             total.cpu_milli.saturating_sub(taken.cpu_milli),
             total.memory_bytes.saturating_sub(taken.memory_bytes),
-            total.gpus.saturating_sub(taken.gpus),
+            total.gpu_milli.saturating_sub(taken.gpu_milli),
         );
-        if free != (self.free.cpu_milli, self.free.memory_bytes, self.free.gpus) {
+        if free != (self.free.cpu_milli, self.free.memory_bytes, self.free.gpu_milli) {
             wrong.push(format!(
                 "machine {} says {:?} is free of {total:?}, and {taken:?} is held",
                 self.name, self.free
             ));
+        }
+        for device in self.gpus.devices() {
+            let share = |held: &Held| held.ask.gpu_milli.min(super::gpus::WHOLE);
+            let holders = self.held.values().filter(|h| h.has_share() && h.gpus.contains(&device.uuid));
+            let held: u32 = holders.map(share).sum();
+            if device.free != super::gpus::WHOLE.saturating_sub(held) {
+                wrong.push(format!(
+                    "{} of {} has {} free and {held} held",
+                    device.uuid, self.name, device.free
+                ));
+            }
         }
     }
 
@@ -424,7 +541,7 @@ fn total(info: &wire::Machine) -> Resources {
     Resources {
         cpu_milli: info.cpu_milli,
         memory_bytes: info.memory_bytes,
-        gpus: info.gpus.len() as u32,
+        gpu_milli: info.gpus.len() as u32 * super::gpus::WHOLE,
         named: info.named.iter().cloned().collect(),
     }
 }
@@ -448,29 +565,34 @@ mod tests {
     }
 
     fn ask(cpu_milli: u32, gpus: u32) -> Arc<Resources> {
-        Arc::new(Resources { cpu_milli, gpus, ..Resources::default() })
+        Arc::new(Resources { cpu_milli, gpu_milli: gpus * 1000, ..Resources::default() })
     }
 
     #[test]
     fn gpus_are_given_by_uuid_and_come_back() {
         let mut m = machine();
         let (one, two) = (TaskId::single(1).attempt(1), TaskId::single(2).attempt(1));
-        let first = m.reserve(one, ask(0, 1), false);
-        let second = m.reserve(two, ask(0, 1), false);
+        let give = |m: &mut Machine, attempt| {
+            let gpus = m.gpus().choose(1000).unwrap();
+            m.reserve(attempt, ask(0, 1), gpus.clone(), false);
+            gpus
+        };
+        let first = give(&mut m, one);
+        let second = give(&mut m, two);
         assert_ne!(first, second);
-        assert_eq!(m.free().gpus, 0);
+        assert_eq!((m.free().gpu_milli, m.gpus().choose(1)), (0, None));
         assert!(m.release(one) && !m.release(one));
-        assert_eq!(m.reserve(one, ask(0, 1), false), first);
+        assert_eq!(give(&mut m, one), first);
     }
 
     #[test]
     fn what_waits_ahead_takes_the_place_of_what_ends_in_order() {
         let mut m = machine();
         let ids: Vec<_> = (1..=5).map(|i| TaskId::single(i).attempt(1)).collect();
-        m.reserve(ids[0], ask(1000, 0), false);
-        m.reserve(ids[1], ask(1000, 0), false);
+        m.reserve(ids[0], ask(1000, 0), Vec::new(), false);
+        m.reserve(ids[1], ask(1000, 0), Vec::new(), false);
         for id in &ids[2..] {
-            m.reserve(*id, ask(1000, 0), true);
+            m.reserve(*id, ask(1000, 0), Vec::new(), true);
         }
         m.release(ids[0]);
         assert!(!m.held()[&ids[2]].ahead && m.held()[&ids[3]].ahead);
@@ -486,16 +608,18 @@ mod tests {
     fn what_has_exited_gives_its_room_back_exactly_once() {
         let mut m = machine();
         let ids: Vec<_> = (1..=4).map(|i| TaskId::single(i).attempt(1)).collect();
-        m.reserve(ids[0], ask(1000, 1), false);
-        m.reserve(ids[1], ask(1000, 1), false);
-        m.reserve(ids[2], ask(1000, 0), true);
-        m.reserve(ids[3], ask(1000, 0), true);
+        let gpus = m.gpus().choose(1000).unwrap_or_default();
+        m.reserve(ids[0], ask(1000, 1), gpus, false);
+        let gpus = m.gpus().choose(1000).unwrap_or_default();
+        m.reserve(ids[1], ask(1000, 1), gpus, false);
+        m.reserve(ids[2], ask(1000, 0), Vec::new(), true);
+        m.reserve(ids[3], ask(1000, 0), Vec::new(), true);
         assert!(m.exit(ids[0]) && !m.exit(ids[0]) && !m.exit(TaskId::single(9).attempt(1)));
         assert!(!m.held()[&ids[2]].ahead, "who waited ahead has its place");
         assert!(m.exit(ids[3]), "one that was short enough was never seen to start");
-        assert_eq!((m.free().cpu_milli, m.free().gpus, m.exited(), m.ahead_len()), (0, 1, 2, 0));
+        assert_eq!((m.free().cpu_milli, m.free().gpu_milli, m.exited(), m.ahead_len()), (0, 1000, 2, 0));
         assert!(m.release(ids[0]) && m.release(ids[3]));
-        assert_eq!((m.free().cpu_milli, m.free().gpus), (0, 1));
+        assert_eq!((m.free().cpu_milli, m.free().gpu_milli), (0, 1000));
         m.describe(wire::Machine { cpu_milli: 1000, ..Default::default() });
         assert!(m.exit(ids[1]) && m.release(ids[1]) && m.release(ids[2]));
         assert_eq!(m.free().cpu_milli, 1000);
@@ -509,7 +633,7 @@ mod tests {
         let mut m = machine();
         let ids: Vec<_> = (0..=EXITED_MAX as u64).map(|i| TaskId::single(i + 1).attempt(1)).collect();
         for id in &ids {
-            m.reserve(*id, ask(1, 0), false);
+            m.reserve(*id, ask(1, 0), Vec::new(), false);
         }
         assert!(ids[..EXITED_MAX].iter().all(|id| m.exit(*id)) && !m.exit(ids[EXITED_MAX]));
         assert_eq!(m.free().cpu_milli, 1999);
@@ -533,12 +657,12 @@ mod tests {
     fn what_one_of_many_gives_back_is_no_room_while_the_others_hold_more_than_there_is() {
         let mut m = machine();
         let ids: Vec<_> = (1..=3).map(|i| TaskId::single(i).attempt(1)).collect();
-        m.reserve(ids[0], ask(1000, 0), false);
-        m.reserve(ids[1], ask(1000, 0), false);
+        m.reserve(ids[0], ask(1000, 0), Vec::new(), false);
+        m.reserve(ids[1], ask(1000, 0), Vec::new(), false);
         m.describe(wire::Machine { cpu_milli: 1000, ..Default::default() });
         m.release(ids[0]);
         assert_eq!(m.free().cpu_milli, 0, "the other holds all there is");
-        m.reserve(ids[2], ask(1000, 0), false);
+        m.reserve(ids[2], ask(1000, 0), Vec::new(), false);
         m.release(ids[2]);
         assert_eq!(m.free().cpu_milli, 0);
         m.release(ids[1]);
@@ -549,10 +673,10 @@ mod tests {
     fn a_machine_that_comes_back_smaller_never_has_negative_room() {
         let mut m = machine();
         let one = TaskId::single(1).attempt(1);
-        m.reserve(one, ask(2000, 2), false);
+        m.reserve(one, ask(2000, 2), vec!["a".into(), "b".into()], false);
         m.describe(wire::Machine { cpu_milli: 1000, ..Default::default() });
         assert_eq!(m.free().cpu_milli, 0);
         m.release(one);
-        assert_eq!((m.free().cpu_milli, m.free().gpus), (1000, 0));
+        assert_eq!((m.free().cpu_milli, m.free().gpu_milli), (1000, 0));
     }
 }

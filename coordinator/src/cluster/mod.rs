@@ -1,6 +1,7 @@
 //! Cluster: machines, their resources, who holds what, liveness. Knows attempts by id and needs by number; knows
 //! nothing of queues or of a job's life.
 pub mod certificates;
+pub mod gpus;
 pub mod machine;
 pub mod placement;
 pub mod reconcile;
@@ -71,10 +72,18 @@ impl Cluster {
         placement::choose_ahead(self.shapes.get(need), self.machines.values())
     }
 
-    /// Reserves what a need asks for; the UUIDs of its gpus.
-    pub fn reserve(&mut self, id: &str, attempt: AttemptId, need: ShapeId, ahead: bool) -> Vec<String> {
+    /// The gpus that a need would get on a machine now.
+    pub fn gpus_for(&self, id: &str, need: ShapeId) -> Vec<String> {
+        let milli = self.shapes.get(need).ask.gpu_milli;
+        self.machines.get(id).and_then(|m| m.gpus().choose(milli)).unwrap_or_default()
+    }
+
+    /// Reserves what a need asks for, and these gpus.
+    pub fn reserve(&mut self, id: &str, attempt: AttemptId, need: ShapeId, gpus: Vec<String>, ahead: bool) {
         let ask = self.shapes.get(need).ask.clone();
-        self.machines.get_mut(id).map(|m| m.reserve(attempt, ask, ahead)).unwrap_or_default()
+        if let Some(m) = self.machines.get_mut(id) {
+            m.reserve(attempt, ask, gpus, ahead);
+        }
     }
 
     /// Frees the room of an attempt whose tree has ended.

@@ -33,7 +33,7 @@ pub fn choose<'a>(
 /// Chooses a machine that may get the job ahead of a free slot: only cpus and memory are asked for, and what runs there
 /// is short.
 pub fn choose_ahead<'a>(need: &Shape, machines: impl Iterator<Item = &'a Machine>) -> Option<Arc<str>> {
-    if need.ask.gpus > 0 || !need.ask.named.is_empty() {
+    if need.ask.gpu_milli > 0 || !need.ask.named.is_empty() {
         return None;
     }
     machines
@@ -48,7 +48,7 @@ pub fn choose_ahead<'a>(need: &Shape, machines: impl Iterator<Item = &'a Machine
 
 fn fits(need: &Shape, machine: &Machine) -> bool {
     machine.accepts().is_ok()
-        && machine.free().fits(&need.ask)
+        && machine.fits(&need.ask)
         // What waits ahead for a slot comes first.
         && machine.ahead_len() == 0
         && need.allows(&machine.name, &machine.info.labels).is_ok()
@@ -66,19 +66,28 @@ fn verdict(need: &Shape, machine: &Machine) -> Verdict {
         return say(false, reason);
     }
     if !ever && machine.info.cpu_milli > 0 {
-        return say(false, format!("can never fit: {}", lacking(&need.ask, &machine.total())));
+        let total = machine.total();
+        let mut parts = lacking(&need.ask, &total);
+        if need.ask.gpu_milli > total.gpu_milli {
+            parts.push(format!("needs {} gpus, {} there", need.ask.gpus(), total.gpus()));
+        }
+        return say(false, format!("can never fit: {}", parts.join("; ")));
     }
     match machine.accepts() {
         Err(reason) => say(true, reason.into_owned()),
-        Ok(()) if machine.free().fits(&need.ask) => {
-            say(true, "has room, and others were here first".to_owned())
+        Ok(()) if machine.fits(&need.ask) => say(true, "has room, and others were here first".to_owned()),
+        Ok(()) => {
+            let mut parts = lacking(&need.ask, machine.free());
+            if need.ask.gpu_milli > 0 && machine.gpus().choose(need.ask.gpu_milli).is_none() {
+                parts.push(machine.gpus().lacking(need.ask.gpu_milli));
+            }
+            say(true, format!("is busy: {}", parts.join("; ")))
         }
-        Ok(()) => say(true, format!("is busy: {}", lacking(&need.ask, machine.free()))),
     }
 }
 
-/// What of the need is more than what is there.
-fn lacking(ask: &Resources, has: &Resources) -> String {
+/// What of the need is more than what is there, but for gpus.
+fn lacking(ask: &Resources, has: &Resources) -> Vec<String> {
     let mut parts = Vec::new();
     if ask.cpu_milli > has.cpu_milli {
         parts.push(format!("needs {} cpus, {} there", ask.cpus(), has.cpus()));
@@ -90,16 +99,13 @@ fn lacking(ask: &Resources, has: &Resources) -> String {
             show_bytes(has.memory_bytes)
         ));
     }
-    if ask.gpus > has.gpus {
-        parts.push(format!("needs {} gpus, {} there", ask.gpus, has.gpus));
-    }
     for (name, n) in &ask.named {
         let there = has.named.get(name).copied().unwrap_or(0);
         if *n > there {
             parts.push(format!("needs {n} of {name}, {there} there"));
         }
     }
-    parts.join("; ")
+    parts
 }
 
 #[cfg(test)]
@@ -144,7 +150,7 @@ mod tests {
     fn every_machine_says_why_not() {
         let mut machines =
             [machine("small", 2), machine("busy", 8), machine("away", 8), machine("cordoned", 8)];
-        machines[1].reserve(reeve_protocol::TaskId::single(1).attempt(1), need(8).ask, false);
+        machines[1].reserve(reeve_protocol::TaskId::single(1).attempt(1), need(8).ask, Vec::new(), false);
         machines[2].session = None;
         machines[3].cordoned = true;
         let reasons: Vec<_> =

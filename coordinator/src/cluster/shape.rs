@@ -18,6 +18,8 @@ pub struct Shape {
     pub on: Vec<String>,
     /// The same, excluded.
     pub not_on: Vec<String>,
+    /// The static worker that is asked: it is placed on a replica, which has its room already.
+    pub worker: Option<String>,
 }
 
 impl Shape {
@@ -26,7 +28,11 @@ impl Shape {
     /// # Errors
     /// As [`reeve_protocol::resources::ResourceAsk::exact`].
     pub fn of(spec: &JobSpec) -> Result<Self, Problem> {
-        Ok(Self { ask: Arc::new(spec.resources.exact()?), on: spec.on.clone(), not_on: spec.not_on.clone() })
+        if spec.is_request() {
+            return Ok(Self { worker: spec.worker.clone(), ..Self::default() });
+        }
+        let ask = Arc::new(spec.resources.exact()?);
+        Ok(Self { ask, on: spec.on.clone(), not_on: spec.not_on.clone(), worker: None })
     }
 
     /// Whether it may run on a machine of that name and with those labels, whatever is free there; else why not.

@@ -1,4 +1,5 @@
 //! From a spec to the frame that starts an attempt. The environment is complete but for what only the machine knows.
+use reeve_protocol::artifact;
 use reeve_protocol::resources::Resources;
 use reeve_protocol::spec::{JobSpec, LostAfter};
 use reeve_protocol::{AttemptId, Cause, wire};
@@ -69,6 +70,19 @@ pub fn checkout(spec: &JobSpec) -> Option<wire::Checkout> {
     })
 }
 
+/// Which files are collected at the end; `None`: those that every job may leave.
+pub fn collect(spec: &JobSpec, attempt: AttemptId) -> Option<wire::Collect> {
+    if spec.out.is_empty() && spec.out_max_bytes.is_none() {
+        return None;
+    }
+    let plain = |glob: &String| artifact::check_glob(glob).ok().map(str::to_owned);
+    Some(wire::Collect {
+        attempt,
+        globs: spec.out.iter().filter_map(plain).collect(),
+        max_bytes: spec.out_max_bytes.unwrap_or(artifact::DEFAULT_MAX_BYTES),
+    })
+}
+
 /// The job's own variables first, then reeve's, which win.
 fn environment(spec: &JobSpec, facts: &Facts<'_>) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -82,7 +96,7 @@ fn environment(spec: &JobSpec, facts: &Facts<'_>) -> Vec<(String, String)> {
     set("REEVE_PRIORITY", spec.priority.to_string());
     set("REEVE_CPUS", facts.ask.cpus().to_string());
     set("REEVE_MEM_BYTES", facts.ask.memory_bytes.to_string());
-    set("REEVE_GPUS", facts.ask.gpus.to_string());
+    set("REEVE_GPUS", facts.ask.gpus().to_string());
     if let Some(name) = &spec.name {
         set("REEVE_JOB_NAME", name.clone());
     }
@@ -161,7 +175,7 @@ mod tests {
             timeout_s: Some(1.5),
             ..JobSpec::default()
         };
-        let ask = Resources { cpu_milli: 500, gpus: 1, ..Resources::default() };
+        let ask = Resources { cpu_milli: 500, gpu_milli: 1000, ..Resources::default() };
         let start = start(&spec, facts(TaskId::of_array(7, 3).attempt(2), &ask));
         let get = |k: &str| start.env.iter().find(|(n, _)| n == k).map(|(_, v)| v.as_str());
         assert_eq!(start.env[0], ("A".to_owned(), "b".to_owned()));
@@ -170,6 +184,7 @@ mod tests {
             ("REEVE_INDEX", "3"),
             ("REEVE_ATTEMPT", "2"),
             ("REEVE_CPUS", "0.5"),
+            ("REEVE_GPUS", "1"),
             ("REEVE_GPU_UUIDS", "GPU-1"),
             ("REEVE_PREV_CAUSE", "lost"),
             ("REEVE_LABEL_MY_TEAM", "vision"),

@@ -41,11 +41,17 @@ impl Core {
                     self.finished(now, machine, session, *finished, segment, step);
                 }
                 AgentSaid::Returned(attempt) => self.returned(now, machine, attempt, step),
+                AgentSaid::Artifacts(kept) => self.artifacts(machine, kept, step),
                 AgentSaid::Exited(attempt) => self.exited(machine, attempt),
                 AgentSaid::Taking(refuses) => self.taking(now, machine, refuses, step),
-                AgentSaid::Usage(_) => {}
+                AgentSaid::Replicas(items) => self.replicas_said(now, machine, session, items, step),
+                AgentSaid::Answers(items) => self.answered(now, machine, items, step),
+                AgentSaid::InFlight(items, last) => self.in_flight(now, machine, items, last, step),
+                AgentSaid::Usage(usage) => self.used(now, machine, &usage),
                 AgentSaid::Sample(sample) => m.sample = Some(sample),
                 AgentSaid::Enforced(words) => m.enforced = words,
+                AgentSaid::Gpus(gpus) => self.told_gpus(now, machine, gpus, step),
+                AgentSaid::Quiet(quiet) => self.quiet(now, machine, &quiet, step),
                 AgentSaid::Silent => self.down(now, machine, true),
                 AgentSaid::Heard { rtt_us } => {
                     m.rtt_us = Some(rtt_us);
@@ -159,8 +165,10 @@ impl Core {
     fn take_back(&mut self, machine: &str, attempt: AttemptId) {
         let held = self.cluster.get(machine).is_some_and(|m| m.held().contains_key(&attempt));
         if let (false, Some(job)) = (held, self.jobs.get(attempt.task.job)) {
-            let shape = job.shape;
-            self.cluster.reserve(machine, attempt, shape, false);
+            let ask = self.cluster.shapes.get(job.shape).ask.clone();
+            if let Some(m) = self.cluster.get_mut(machine) {
+                m.take_back(attempt, ask);
+            }
         }
     }
 
@@ -234,7 +242,8 @@ impl Core {
 
     /// What the job says about itself.
     fn progress(&mut self, now: Now, machine: &str, progress: wire::Progress, step: &mut Step) {
-        if self.record_of(machine, progress.attempt) != Record::Current {
+        let of_request = self.is_request_on(machine, progress.attempt);
+        if !of_request && self.record_of(machine, progress.attempt) != Record::Current {
             self.stale += 1;
             return;
         }
@@ -280,11 +289,12 @@ impl Core {
         }
         if let Some(result) = finished.result.as_ref().and_then(|r| String::from_utf8(r.clone()).ok())
             && result.len() <= reeve_protocol::spec_check::MAX_PAYLOAD
-            && serde_json::from_str::<serde::de::IgnoredAny>(&result).is_ok()
+            && serde_json::from_str::<serde_json::Value>(&result).is_ok()
         {
             step.facts.push(Fact::ResultKept(attempt.task, result));
         }
         let actor = self.agent_actor(machine);
+        self.note_last_words(attempt.task.job, &finished.output);
         self.make_started(now, attempt, &finished, &actor);
         let end = Ended {
             attempt,
@@ -355,6 +365,7 @@ impl Core {
             let lost_after = self.jobs.get(attempt.task.job).and_then(|j| j.lost_after_ms);
             self.arm_loss(now, machine, attempt, since, lost_after);
         }
+        self.arm_requests(machine, since);
     }
 
     /// Beats come again in a session that was silent. When something of it was taken for lost meanwhile, only an

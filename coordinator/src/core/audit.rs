@@ -2,7 +2,7 @@
 //! step that answers it, so that it is on disk before the caller hears. Nothing but [`subject`] has to know a new call,
 //! and without an arm there it does not compile.
 use crate::effect::{Effect, Reply, Step};
-use crate::input::{Call, Now, Settle, Target, Ticket};
+use crate::input::{Call, Now, Scale, Settle, Target, Ticket};
 use crate::row::{AuditRow, Caller, Via};
 use std::collections::HashMap;
 
@@ -130,6 +130,16 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         Call::Submit { spec, .. } => ("submit", queue(spec.queue_name())),
         Call::SubmitMany { specs, .. } => ("submit", format!("{} jobs", specs.len())),
         Call::RegisterWorker { name, .. } => ("register_worker", format!("worker:{name}")),
+        Call::LaunchWorker { name, .. } => ("launch_worker", format!("worker:{name}")),
+        Call::ScaleWorker { name, how } => (
+            match how {
+                Scale::To(_) => "scale_worker",
+                Scale::Drain => "drain_worker",
+                Scale::Stop => "stop_worker",
+            },
+            format!("worker:{name}"),
+        ),
+        Call::RemoveWorker { name, .. } => ("remove_worker", format!("worker:{name}")),
         Call::CancelJob { target, .. } => ("cancel_job", job(*target)),
         Call::RegisterJob { id, cluster_id, .. } => {
             ("register_job", cluster_id.map_or_else(|| format!("@{id}"), |job| format!("job:{job} @{id}")))
@@ -182,6 +192,10 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         | Call::GetQueueStats
         | Call::ListQueues
         | Call::ListMachines
+        | Call::ListWorkers
+        // Not stored, as the contract says: a line of the audit would cost what a call saves.
+        | Call::CallWorker { .. }
+        | Call::Top
         | Call::Why { .. }
         | Call::DryRun { .. }
         | Call::HoldsAttempt { .. }

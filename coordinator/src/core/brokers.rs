@@ -126,6 +126,11 @@ impl Core {
             let word = if why.is_some() { "degraded" } else { "usable" };
             self.events.note(now.wall, "queue", queue, word, "coordinator");
         }
+        if q.trouble.is_some() && why.is_none() {
+            // What it refused meanwhile is given once more, and what it was asked for is asked again.
+            q.messages.resend();
+            q.room = 0;
+        }
         q.trouble = why;
     }
 

@@ -37,24 +37,28 @@ impl Core {
         if let Some(key) = &row.key {
             self.remember(caller.uid, key, id);
         }
-        let standing = &row.standing;
-        let change = Change {
-            at: now.wall,
-            task: TaskId::single(id),
-            attempt: 0,
-            from: None,
-            to: (standing.state, standing.substate),
-            cause: None,
-            actor: &caller.actor(),
-        };
-        let seq = self.events.change(change);
-        let (state, substate) = (standing.state, standing.substate);
+        let seq = self.note_new_job(now, &row, &caller.actor());
+        let (state, substate) = (row.standing.state, row.standing.substate);
         let shape = self.cluster.shapes.intern(shape);
         if let Some(job) = Job::restore(&row, &spec, shape) {
             self.adopt(job, now);
         }
         step.facts.push(Fact::JobAdded(Box::new(row)));
         Ok((Submitted { id, state, substate, seq, created }, false))
+    }
+
+    /// Tells observers of a new job.
+    pub(super) fn note_new_job(&mut self, now: Now, row: &JobRow, actor: &str) -> u64 {
+        let change = Change {
+            at: now.wall,
+            task: TaskId::single(row.id),
+            attempt: 0,
+            from: None,
+            to: (row.standing.state, row.standing.substate),
+            cause: None,
+            actor,
+        };
+        self.events.change(change)
     }
 
     /// `submit` of many. Atomic: the first mistake refuses all, before anything is decided.
@@ -226,7 +230,7 @@ impl Core {
     }
 
     /// Cancels one live task. False: it was being cancelled already.
-    fn cancel_task(
+    pub(super) fn cancel_task(
         &mut self,
         now: Now,
         task: TaskId,
@@ -308,7 +312,7 @@ pub(super) fn ended(attempt: reeve_protocol::AttemptId, cause: Cause, now: Now) 
     }
 }
 
-fn new_row(
+pub(super) fn new_row(
     id: u64,
     now: Now,
     caller: &Caller,

@@ -251,7 +251,8 @@ impl Core {
             };
             let Some(task) = self.next_task(place.job) else { break };
             let lease = self.random.word();
-            let Some(attempt) = self.open_attempt(now, task, Holder::Consumer(lease.clone()), &machine, step)
+            let Some(attempt) =
+                self.open_attempt(now, task, Holder::Consumer(lease.clone()), &machine, Vec::new(), step)
             else {
                 break;
             };

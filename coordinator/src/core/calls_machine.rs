@@ -4,7 +4,7 @@ use super::Core;
 use super::calls_cluster::ended;
 use super::due::What;
 use crate::effect::{Effect, Fact, Reply, Step, ToAgent};
-use crate::input::Now;
+use crate::input::{Call, Now};
 use crate::job_manager::lifecycle::Move;
 use crate::row::Caller;
 use reeve_protocol::nearest::nearest;
@@ -17,9 +17,29 @@ const REMOVED: &str = "this machine was removed from the cluster; to take it in 
      then here reeve-agent leave and reeve-agent join HOST --token-file FILE";
 
 impl Core {
+    /// One arm per call about a machine as a whole.
+    pub(super) fn machine_call(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        call: Call,
+        step: &mut Step,
+    ) -> Result<Reply, Problem> {
+        match call {
+            Call::CordonMachine { machine, cordon } => {
+                self.cordon_machine(now, caller, &machine, cordon, step)
+            }
+            Call::DrainMachine { machine, deadline_ms } => {
+                self.drain_machine(now, caller, &machine, deadline_ms, step)
+            }
+            Call::RemoveMachine { machine, force } => self.remove_machine(now, caller, &machine, force, step),
+            other => Err(Problem::new(Code::Internal, format!("{other:?} is not about a machine"))),
+        }
+    }
+
     /// `machine cordon`, `machine uncordon`: whether new work goes there. Uncordon ends a drain, too; what the drain has
     /// stopped stays stopped.
-    pub(super) fn cordon_machine(
+    fn cordon_machine(
         &mut self,
         now: Now,
         caller: &Caller,
@@ -48,7 +68,7 @@ impl Core {
     }
 
     /// `machine drain`: nothing new, and what runs may end; after the deadline it is stopped and queued again.
-    pub(super) fn drain_machine(
+    fn drain_machine(
         &mut self,
         now: Now,
         caller: &Caller,
@@ -124,7 +144,7 @@ impl Core {
 
     /// `machine rm`: its certificates open nothing any more, for ever. What ran there counts as lost, and runs again
     /// elsewhere; its agent ends it when it hears of the removal.
-    pub(super) fn remove_machine(
+    fn remove_machine(
         &mut self,
         now: Now,
         caller: &Caller,

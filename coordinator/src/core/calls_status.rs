@@ -76,6 +76,11 @@ impl Core {
                 Err(Problem::new(Code::NoLease, format!("job {task} is {state} under another lease"))
                     .hint("receive again"))
             }
+            Holder::Replica(_) => Err(Problem::new(
+                Code::WrongState,
+                format!("job {task} is {state}: a static worker has it and alone answers it"),
+            )
+            .hint("a worker tells progress with its answers; to end it, cancel it")),
             Holder::Consumer(_) | Holder::Outside | Holder::None => Ok(()),
         }
     }
@@ -130,7 +135,7 @@ impl Core {
             return None;
         }
         let machine: Arc<str> = format!("external:{}", caller.name).into();
-        let attempt = self.open_attempt(now, task, Holder::Outside, &machine, step)?;
+        let attempt = self.open_attempt(now, task, Holder::Outside, &machine, Vec::new(), step)?;
         self.begin(now, attempt, &caller.actor(), step);
         Some(())
     }

@@ -1,13 +1,12 @@
-//! Workers: `register_worker`, and how a submission finds the worker it means (DESIGN D10). `launch_worker` comes with
-//! static workers.
+//! Workers: `register_worker`, and how a submission finds the worker it means (DESIGN D10).
 use super::Core;
 use crate::cluster::shape::Shape;
 use crate::effect::{Fact, Reply, Step};
 use crate::input::Now;
 use crate::row::{Caller, QueueKind, WorkerRow};
-use reeve_protocol::api::{WorkerRequest, WorkerView};
+use reeve_protocol::api::{Serving, WorkerRequest};
 use reeve_protocol::spec_check::check_name;
-use reeve_protocol::time::Wall;
+use reeve_protocol::template;
 use reeve_protocol::{Code, JobSpec, Problem};
 
 /// A checkout alone is nothing to run. Only here it is known whether a worker brings the command.
@@ -22,6 +21,62 @@ fn has_command(spec: JobSpec) -> Result<JobSpec, Problem> {
     Ok(spec)
 }
 
+/// The kind of a registration, and whether the rest fits it.
+fn kind_of(request: &WorkerRequest) -> Result<&'static str, Problem> {
+    let wanted = request.kind.as_deref().unwrap_or("command");
+    let Some(kind) = ["command", "git", "static"].into_iter().find(|kind| *kind == wanted) else {
+        let shown = reeve_protocol::text::Clean::short(wanted, 32);
+        let problem =
+            Problem::new(Code::BadValue, format!("there is no kind of worker {:?}", shown.as_str()));
+        return Err(problem.hint("kinds: command, git, static"));
+    };
+    let wrong = |detail: &str, hint: &str| Err(Problem::new(Code::BadValue, detail).hint(hint));
+    if (kind == "git") != request.spec.git.is_some() {
+        let detail = "a worker of kind git has a repository, and no other has one";
+        return wrong(detail, "reeve worker register NAME --repo URL --ref REF -- COMMAND");
+    }
+    if (kind != "static") && request.serving.is_some() {
+        return wrong("serving belongs to static workers", "add: --static");
+    }
+    if request.spec.command.is_some() == request.shell.is_some() {
+        let problem =
+            Problem::new(Code::BadCommand, "a worker needs a command, or a script for a shell, and not both");
+        return Err(problem.hint("reeve worker register NAME -- COMMAND, or: --shell SCRIPT"));
+    }
+    if kind == "static"
+        && request.spec.command.as_ref().is_some_and(|command| template::names_fields(command))
+    {
+        let detail = "the command of a static worker is started once: it cannot name fields of payloads";
+        return wrong(
+            detail,
+            "each request brings its payload to the process: reeve worker call NAME PAYLOAD",
+        );
+    }
+    if let Some(serving) = &request.serving {
+        serving.validate()?;
+    }
+    Ok(kind)
+}
+
+/// A job for a static worker: it brings a payload, and everything else is the worker's.
+fn request_of(mut spec: JobSpec, worker: &WorkerRow, base: &JobSpec) -> Result<JobSpec, Problem> {
+    let name = &worker.name;
+    if spec.command.is_some() || spec.git.is_some() || spec.stdin.is_some() {
+        let problem = Problem::new(
+            Code::BadCommand,
+            format!("worker {name} is static: it takes a payload, and runs no command"),
+        );
+        return Err(problem.hint(format!("reeve submit --worker {name} --payload JSON")));
+    }
+    spec.queue = spec.queue.or_else(|| Some(worker.queue.clone()));
+    spec.retries = spec.retries.or(base.retries);
+    spec.timeout_s = spec.timeout_s.or(base.timeout_s);
+    spec.worker = Some(name.clone());
+    (spec.cwd, spec.resources) = (None, reeve_protocol::resources::ResourceAsk::default());
+    spec.env.clear();
+    Ok(spec)
+}
+
 impl Core {
     /// `register_worker`: a named recipe, versioned; jobs keep the version they were submitted with.
     pub(super) fn register_worker(
@@ -33,53 +88,33 @@ impl Core {
         step: &mut Step,
     ) -> Result<Reply, Problem> {
         check_name("worker", &name)?;
-        let kind = request.kind.unwrap_or_else(|| "command".to_owned());
-        let is_git = kind == "git";
-        if !is_git && kind != "command" {
-            return Err(Problem::new(
-                Code::NotYet,
-                format!("workers of kind {kind:?} come with a later version"),
-            )
-            .hint("register a command worker, or one of kind git"));
+        let kind = kind_of(&request)?;
+        let mut spec = request.spec;
+        if let Some(script) = &request.shell {
+            spec.command = Some(template::shell(script));
         }
-        if is_git != request.spec.git.is_some() {
-            return Err(Problem::new(
-                Code::BadValue,
-                "a worker of kind git has a repository, and no other has one",
-            )
-            .hint("reeve worker register NAME --repo URL --ref REF -- COMMAND"));
-        }
-        if request.spec.command.is_none() {
-            return Err(Problem::new(Code::BadCommand, "a command worker needs a command")
-                .hint("reeve worker register NAME -- COMMAND"));
-        }
-        let queue = request.spec.queue.clone().unwrap_or_else(|| format!("jobs.{name}"));
+        let queue = spec.queue.clone().unwrap_or_else(|| format!("jobs.{name}"));
         self.queue_for(now, caller, &queue, QueueKind::Jobs, step)?;
-        let version = self.workers.get(&name).map_or(1, |w| w.version + 1);
-        let spec =
-            serde_json::to_string(&request.spec).map_err(|e| Problem::new(Code::Internal, e.to_string()))?;
+        let version = self.versions.get(&name).map_or(1, |version| version + 1);
+        let json = |e: serde_json::Error| Problem::new(Code::Internal, e.to_string());
+        let serving = request.serving.or_else(|| (kind == "static").then(Serving::default));
         let row = WorkerRow {
             name: name.clone(),
             version,
-            kind: kind.clone(),
-            queue: queue.clone(),
+            kind: kind.to_owned(),
+            queue,
             owner_uid: caller.uid,
             owner: caller.name.clone(),
-            spec: spec.into(),
+            spec: serde_json::to_string(&spec).map_err(json)?.into(),
+            shell: request.shell.map(Into::into),
+            serving: serving.map(|s| serde_json::to_string(&s)).transpose().map_err(json)?.map(Into::into),
             created_at: now.wall,
         };
         self.events.note(now.wall, "worker", &name, "registered", &caller.actor());
         step.facts.push(Fact::WorkerPut(Box::new(row.clone())));
-        self.workers.insert(name.clone(), row);
-        let view = WorkerView {
-            name,
-            version,
-            kind,
-            owner: caller.name.to_string(),
-            queue,
-            spec: request.spec,
-            created_at: Wall(now.wall),
-        };
+        self.versions.insert(name.clone(), version);
+        let view = self.worker_view(now, &row);
+        self.workers.insert(name, row);
         Ok(Reply::Worker(Box::new(view)))
     }
 
@@ -94,27 +129,24 @@ impl Core {
                 .find(|w| spec.command.is_none() && spec.queue.as_deref() == Some(w.queue.as_str()))
         };
         let worker = match &spec.worker {
-            Some(name) => self.workers.get(name).ok_or_else(|| {
-                let known: Vec<&str> = self.workers.keys().map(String::as_str).collect();
-                Problem::new(Code::NotFound, format!("there is no worker {name:?}"))
-                    .hint(match known.as_slice() {
-                    [] => "no worker is registered; register one with: reeve worker register NAME -- COMMAND"
-                        .to_owned(),
-                    known => format!("registered workers: {}", known.join(", ")),
-                })
-            })?,
+            Some(name) => self.workers.get(name).ok_or_else(|| self.no_worker(name))?,
             None => match by_queue() {
                 Some(worker) => worker,
                 None => return Ok((has_command(spec)?, None)),
             },
         };
         let base: JobSpec = serde_json::from_str(&worker.spec).unwrap_or_default();
-        spec.command = match (base.command, spec.command.take()) {
-            (Some(mut command), Some(more)) => {
-                command.extend(more);
+        if worker.kind == "static" {
+            return Ok((request_of(spec, worker, &base)?, Some((worker.name.clone(), worker.version))));
+        }
+        let own = spec.command.take();
+        spec.command = match base.command {
+            Some(command) => {
+                let mut command = template::fill(&command, spec.payload.as_ref())?;
+                command.extend(own.into_iter().flatten());
                 Some(command)
             }
-            (base, own) => own.or(base),
+            None => own,
         };
         spec.queue = spec.queue.or_else(|| Some(worker.queue.clone()));
         if spec.resources.is_default() {

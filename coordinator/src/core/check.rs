@@ -68,6 +68,12 @@ impl Core {
         if phase.is(Substate::Assigned) && !matches!(t.holder, Holder::Machine(_)) {
             wrong.push(format!("job {id} is assigned to {:?}", t.holder));
         }
+        if let (true, Holder::Replica(replica)) = (out, &t.holder) {
+            let key = super::serving::Key::Job(id.attempt(t.attempt));
+            if self.requests_of(*replica).is_none_or(|requests| !requests.contains_key(&key)) {
+                wrong.push(format!("job {id} is {phase:?} at {replica}, which does not work on it"));
+            }
+        }
         if let (true, Holder::Machine(machine)) = (out, &t.holder) {
             let attempt = id.attempt(t.attempt);
             if self.cluster.get(machine).is_none_or(|m| !m.held().contains_key(&attempt)) {

@@ -35,6 +35,14 @@ pub(super) enum What {
     Revoke(AttemptId),
     /// What still runs on a machine that is being emptied is stopped.
     DrainDeadline(Arc<str>),
+    /// A replica has had time for progress.
+    Stall(AttemptId),
+    /// A worker's replicas are to be looked at.
+    Steer(String),
+    /// Deadlines of requests to a worker have come.
+    Deadlines(String),
+    /// A machine with replicas went down then, and what they work on has waited long enough.
+    LoseRequests(Arc<str>, u64),
     /// More can be placed than one step may: nothing but the next step.
     Again,
 }

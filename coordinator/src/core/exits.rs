@@ -2,8 +2,8 @@
 //! there at all.
 use super::Core;
 use super::agents::Record;
-use crate::effect::{Effect, Step, ToAgent};
-use crate::input::Now;
+use crate::effect::{Effect, Fact, Step, ToAgent};
+use crate::input::{Kept, Now};
 use crate::job_manager::Holder;
 use reeve_protocol::text::Clean;
 use reeve_protocol::{AttemptId, Substate};
@@ -14,6 +14,15 @@ impl Core {
     pub(super) fn exited(&mut self, machine: &str, attempt: AttemptId) {
         if self.record_of(machine, attempt) == Record::Current {
             self.cluster.exit(machine, attempt);
+        } else {
+            self.stale += 1;
+        }
+    }
+
+    /// What it has left, in the step that records its end.
+    pub(super) fn artifacts(&mut self, machine: &str, kept: Box<Kept>, step: &mut Step) {
+        if self.record_of(machine, kept.attempt) == Record::Current {
+            step.facts.push(Fact::ArtifactsKept(kept));
         } else {
             self.stale += 1;
         }

@@ -6,6 +6,7 @@ mod agents;
 mod arrivals;
 mod audit;
 mod brokers;
+mod calls;
 mod calls_bulk;
 mod calls_cluster;
 mod calls_dead;
@@ -16,6 +17,7 @@ mod calls_queue;
 mod calls_restart;
 mod calls_route;
 mod calls_settle;
+mod calls_static;
 mod calls_status;
 mod calls_worker;
 mod changes;
@@ -25,31 +27,35 @@ mod due;
 mod events;
 mod exits;
 mod gone;
+pub mod idle;
 mod ingress;
 mod migrate;
 mod moves;
 mod place;
 mod random;
+mod replicas;
+mod requests;
+mod restore;
+mod serving;
 mod sessions;
 mod time;
 mod views;
 
 use crate::cluster::Cluster;
 use crate::cluster::machine::Machine;
-use crate::cluster::shape::Shape;
 use crate::effect::{Effect, Fact, Reply, Step, ToAgent};
 use crate::input::{Call, Input, Now, Ticket};
-use crate::job_manager::{Body, Holder, Job, JobManager};
+use crate::job_manager::{Body, Job, JobManager};
 use crate::orchestrator::Orchestrator;
 use crate::row::{Caller, TokenRow, WorkerRow};
 use crate::store::load::Loaded;
 use audit::Audit;
 use changes::Changes;
-use due::{Due, What};
+use due::Due;
 use events::Events;
 use random::Random;
 use reeve_protocol::api::Route;
-use reeve_protocol::{AttemptId, Code, JobId, JobSpec, Problem, TaskId};
+use reeve_protocol::{AttemptId, Code, JobId, Problem, TaskId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -114,6 +120,13 @@ pub struct Core {
     absorb_armed: bool,
     /// Machines that are being emptied, and have not become empty yet.
     draining: BTreeSet<Arc<str>>,
+    /// The highest registration of every name, removed ones included.
+    versions: BTreeMap<String, u32>,
+    deployments: serving::Deployments,
+    /// Requests that agents have said they know of; whole when the last page came.
+    told: HashMap<Arc<str>, BTreeSet<(AttemptId, reeve_protocol::wire::RequestId)>>,
+    /// A job that does nothing for so long gets a warning; 0: never.
+    idle_after_ms: u64,
 }
 
 impl Core {
@@ -152,7 +165,15 @@ impl Core {
             counting: HashMap::new(),
             absorb_armed: false,
             draining: BTreeSet::new(),
+            versions: loaded.versions.into_iter().collect(),
+            deployments: serving::Deployments::default(),
+            told: HashMap::new(),
+            idle_after_ms: idle::IDLE_AFTER_MS,
         };
+        for row in loaded.deployments {
+            let serving = serde_json::from_str(&row.serving).unwrap_or_default();
+            core.deployments.put(row, serving);
+        }
         for row in &loaded.machines {
             core.cluster.insert(Machine::restore(row));
         }
@@ -171,8 +192,12 @@ impl Core {
         for (row, tasks) in loaded.jobs {
             core.restore_job(&row, &tasks, now);
         }
-        for live in loaded.attempts {
-            core.restore_attempt(&live, now);
+        let (replicas, others): (Vec<_>, Vec<_>) = loaded
+            .attempts
+            .into_iter()
+            .partition(|live| core.deployments.worker_of(live.attempt.task.job).is_some());
+        for live in replicas.iter().chain(&others) {
+            core.restore_attempt(live, now);
         }
         for row in &loaded.machines {
             core.arm_drain(now, &row.id.as_str().into());
@@ -185,58 +210,6 @@ impl Core {
             queue.counts.completed += counts.completed;
             queue.counts.failed += counts.failed;
             queue.counts.cancelled += counts.cancelled;
-        }
-    }
-
-    /// Takes a live job in, with its live tasks, and arms what it waits for.
-    fn restore_job(&mut self, row: &crate::row::JobRow, tasks: &[crate::row::TaskRow], now: Now) {
-        let Ok(spec) = serde_json::from_str::<JobSpec>(&row.spec) else { return };
-        let Ok(shape) = Shape::of(&spec) else { return };
-        let shape = self.cluster.shapes.intern(shape);
-        let Some(mut job) = Job::restore(row, &spec, shape) else { return };
-        if let Some(array) = job.array_mut() {
-            crate::job_manager::restore_tasks(array, tasks);
-        }
-        self.adopt(job, now);
-    }
-
-    /// An attempt that had not ended: its holder has it until it says otherwise, with a fresh window.
-    fn restore_attempt(&mut self, live: &crate::row::LiveAttempt, now: Now) {
-        let attempt = live.attempt;
-        let Some(job) = self.jobs.get(attempt.task.job) else { return };
-        let (shape, queue, lost_after) = (job.shape, job.queue.clone(), job.lost_after_ms);
-        if job.task(attempt.task.index).is_none_or(|t| t.attempt != attempt.attempt) {
-            return;
-        }
-        // A job that was taken for lost waits in its queue: its attempt holds no room until the machine still has it.
-        let out = job.task(attempt.task.index).is_some_and(|t| moves::is_out(t.phase()));
-        let holder = match (&live.machine_id, &live.lease) {
-            (Some(machine), _) => {
-                if out {
-                    self.cluster.reserve(machine, attempt, shape, false);
-                }
-                if let Some(m) = self.cluster.get_mut(machine) {
-                    m.down_since = Some(now.mono);
-                }
-                self.arm_loss(now, machine, attempt, now.mono, lost_after);
-                self.due.after(now, time::DISCONNECTED_MS, What::Disconnect(machine.as_str().into()));
-                Holder::Machine(machine.as_str().into())
-            }
-            (None, Some(lease)) => {
-                self.due.after(now, 60_000, What::JobLease(attempt, lease.clone()));
-                self.lease_until.insert(attempt, now.mono + 60_000);
-                Holder::Consumer(lease.clone())
-            }
-            (None, None) => Holder::Outside,
-        };
-        let milli = u64::from(self.cluster.shapes.get(shape).ask.cpu_milli);
-        if let Some(task) = self.jobs.task_mut(attempt.task) {
-            let from_machine = matches!(holder, Holder::Machine(_));
-            task.holder = holder;
-            if let (true, Some(q)) = (out, self.queues.get_mut(&queue)) {
-                q.out += 1;
-                q.used_milli += if from_machine { milli } else { 0 };
-            }
         }
     }
 
@@ -258,6 +231,7 @@ impl Core {
                 self.audit.forget(ticket);
                 self.counting.remove(&ticket);
                 self.gone(ticket);
+                self.caller_gone(now, ticket);
             }
             Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
             Input::Broker { name, said } => self.broker_said(now, &name, said, step),
@@ -286,7 +260,12 @@ impl Core {
                 self.submit(now, caller, *spec, key, step).map(|(s, replayed)| Reply::Submitted(s, replayed))
             }
             Call::SubmitMany { specs, atomic } => self.submit_many(now, caller, specs, atomic, step),
-            Call::RegisterWorker { name, request } => self.register_worker(now, caller, name, *request, step),
+            call @ (Call::RegisterWorker { .. }
+            | Call::LaunchWorker { .. }
+            | Call::ScaleWorker { .. }
+            | Call::RemoveWorker { .. }
+            | Call::CallWorker { .. }
+            | Call::ListWorkers) => self.worker_call(now, ticket, caller, call, step)?,
             Call::CancelJob { target, grace_ms, stored } => {
                 self.cancel_job(now, caller, target, grace_ms, &stored, step).map(Reply::Changed)
             }
@@ -333,6 +312,7 @@ impl Core {
             Call::GetQueueStats => Ok(Reply::Stats(Box::new(self.stats(now)))),
             Call::ListQueues => Ok(Reply::Queues(self.queue_views(now))),
             Call::ListMachines => Ok(Reply::Machines(self.machine_views(now))),
+            Call::Top => Ok(Reply::Machines(self.top(now))),
             Call::Why { target, stored } => self.why(now, target, &stored).map(Reply::Why),
             Call::DryRun { spec } => self.dry_run(*spec),
             Call::PutPlan { plan, ids, reason } => Ok(self.put_plan(now, caller, *plan, ids, reason, step)),
@@ -347,13 +327,9 @@ impl Core {
             Call::RenewCertificate { machine, session, fingerprint, until } => {
                 self.renew_certificate(&machine, session, fingerprint, until, step)
             }
-            Call::CordonMachine { machine, cordon } => {
-                self.cordon_machine(now, caller, &machine, cordon, step)
+            call @ (Call::CordonMachine { .. } | Call::DrainMachine { .. } | Call::RemoveMachine { .. }) => {
+                self.machine_call(now, caller, call, step)
             }
-            Call::DrainMachine { machine, deadline_ms } => {
-                self.drain_machine(now, caller, &machine, deadline_ms, step)
-            }
-            Call::RemoveMachine { machine, force } => self.remove_machine(now, caller, &machine, force, step),
             Call::HoldsAttempt { machine, session, attempt } => {
                 Ok(Reply::Held(self.holds_attempt(&machine, session, attempt)))
             }
@@ -366,7 +342,10 @@ impl Core {
     /// Ends a step: places what waits, then writes down once what moved.
     pub fn plan(&mut self, now: Now, step: &mut Step) {
         self.serve_waiters(now, step);
+        self.serve_workers(now, step);
         self.place(now, step);
+        self.serve_workers(now, step);
+        self.tell_cancels(step);
         self.tell_brokers(now, step);
         if !self.draining.is_empty() {
             self.note_drained(now);

@@ -13,6 +13,9 @@ use reeve_protocol::{AttemptId, Cause, JobId, State, Substate, TaskId, wire};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// What stands before a replica where the store has a consumer's lease.
+pub(super) const REPLICA: &str = "replica:";
+
 impl Core {
     /// Takes a live job in: counts it, offers what waits, arms what it waits for.
     pub(super) fn adopt(&mut self, job: Job, now: Now) {
@@ -101,6 +104,9 @@ impl Core {
             *self.causes.entry(cause.kind()).or_default() += 1;
         }
         self.after_move(now, task, from, to);
+        if self.deployments.worker_of(task.job).is_some() {
+            self.replica_moved(now, task, from, to);
+        }
         if !external {
             self.offer(task.job);
         }
@@ -174,6 +180,7 @@ impl Core {
         task: TaskId,
         holder: Holder,
         machine: &Arc<str>,
+        gpus: Vec<String>,
         step: &mut Step,
     ) -> Option<AttemptId> {
         let job = self.jobs.get_mut(task.job)?;
@@ -195,9 +202,11 @@ impl Core {
         if before != Holder::None {
             self.fence(now, old, &before, step);
         }
+        let started = matches!(holder, Holder::Replica(_));
         let (machine_id, lease) = match holder {
             Holder::Machine(id) => (Some(id.to_string()), None),
             Holder::Consumer(lease) => (None, Some(lease)),
+            Holder::Replica(replica) => (None, Some(format!("{REPLICA}{}", replica.file_name()))),
             Holder::Outside | Holder::None => (None, None),
         };
         step.facts.push(Fact::AttemptDispatched {
@@ -205,6 +214,8 @@ impl Core {
             machine_id,
             machine: machine.clone(),
             lease,
+            started,
+            gpus,
             at: now.wall,
         });
         Some(attempt)
@@ -257,8 +268,10 @@ impl Core {
         let task = attempt.task;
         let Some(job) = self.jobs.get(task.job) else { return };
         let retries = job.retries;
+        let stays = self.replica_decision(now, task.job, &cause);
         let Some(t) = self.jobs.task(task) else { return };
         let decision = match &cause {
+            _ if stays.is_some() => stays,
             Cause::Ok => None,
             _ if t.cancel => Some(Decision::GiveUp),
             cause => Some(retry::decide(
@@ -304,8 +317,10 @@ impl Core {
         if let Some(t) = self.jobs.task_mut(attempt.task) {
             t.holder = Holder::None;
         }
-        if let Some(Holder::Machine(id)) = holder {
-            self.cluster.release(&id, attempt);
+        match holder {
+            Some(Holder::Machine(id)) => drop(self.cluster.release(&id, attempt)),
+            Some(Holder::Replica(replica)) => self.abandon(now, replica, super::serving::Key::Job(attempt)),
+            _ => {}
         }
     }
 

@@ -51,6 +51,9 @@ impl Core {
     }
 
     fn place_one(&mut self, now: Now, place: Place, task: TaskId, step: &mut Step) -> bool {
+        if let Some(worker) = self.cluster.shapes.get(place.need).worker.clone() {
+            return self.place_request(now, task, &worker, step);
+        }
         let (machine, ahead) = match self.cluster.choose(place.need) {
             Ok(machine) => (machine, false),
             // A retry after a loss is never handed ahead: its attempt before may still come back.
@@ -80,13 +83,15 @@ impl Core {
             return;
         };
         let previous = self.jobs.task(task).and_then(|t| t.cause.clone());
-        let Some(attempt) = self.open_attempt(now, task, Holder::Machine(machine.clone()), &name, step)
-        else {
-            return;
-        };
-        let gpus = self.cluster.reserve(machine, attempt, place.need, ahead);
+        let gpus = self.cluster.gpus_for(machine, place.need);
+        let holder = Holder::Machine(machine.clone());
+        let Some(attempt) = self.open_attempt(now, task, holder, &name, gpus.clone(), step) else { return };
+        self.cluster.reserve(machine, attempt, place.need, gpus.clone(), ahead);
         let actor = "coordinator";
         self.go(now, task, Move::Assign, actor);
+        if let Some(collect) = self.spec_of(task.job).and_then(|spec| start::collect(&spec, attempt)) {
+            step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Collect(collect)));
+        }
         if let Some(frame) = self.start_frame(attempt, gpus, previous.as_ref()) {
             step.effects.push(Effect::Send(machine.to_string(), session, frame));
         }
@@ -117,6 +122,9 @@ impl Core {
             grace_ms: job.grace_ms,
         };
         let start = start::start(&spec, facts);
+        if let Some(replica) = self.replica_of_start(attempt.task.job) {
+            return Some(ToAgent::StartReplica(Box::new(wire::StartReplica { start, replica })));
+        }
         Some(match start::checkout(&spec) {
             Some(checkout) => ToAgent::StartGit(Box::new(wire::StartGit { start, checkout })),
             None => ToAgent::Start(Box::new(start)),

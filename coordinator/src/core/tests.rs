@@ -6,16 +6,19 @@ use crate::row::MachineRow;
 use reeve_protocol::api::{Changed, Event, LeaseRequest, RegisterRequest, StatusRequest, Submitted};
 use reeve_protocol::spec::ArraySpec;
 use reeve_protocol::wire::{self, Verdict};
-use reeve_protocol::{Cause, State, Substate};
+use reeve_protocol::{Cause, JobSpec, State, Substate};
 
 mod agents;
 mod audit;
 mod brokers;
 mod exits;
 mod git;
+mod gpus;
 mod jobs;
 mod machines;
 mod queues;
+mod workers;
+mod workers_fail;
 
 /// A core with its clock, and everything that came out of it.
 struct World {

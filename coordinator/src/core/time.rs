@@ -79,6 +79,10 @@ impl Core {
             What::Absorb => self.absorb_armed = false,
             What::Revoke(attempt) => self.revoke(attempt, step),
             What::DrainDeadline(machine) => self.drain_deadline(now, &machine, step),
+            What::Stall(attempt) => self.stalled(now, attempt, step),
+            What::Steer(worker) => drop(self.deployments.dirty.insert(worker)),
+            What::Deadlines(worker) => self.deadlines_due(now, &worker, step),
+            What::LoseRequests(machine, since) => self.lose_requests(now, &machine, since, step),
             What::Again => {}
         }
     }
@@ -231,8 +235,8 @@ impl Core {
         }
         // The holder stays: if attempt n comes back before n+1 is dispatched, it counts.
         self.go(now, task, mv, "coordinator");
-        self.cluster.release(machine, attempt);
         if let Some(m) = self.cluster.get_mut(machine) {
+            m.lose(attempt);
             m.must_tell = true;
         }
     }

@@ -1,13 +1,15 @@
 //! The live picture for people: queues, machines, statistics, and why a job is not running.
 use super::Core;
-use crate::cluster::machine::Machine;
+use crate::cluster::machine::{Held, Machine};
 use crate::input::{Now, Stored, Target};
 use crate::job_manager::{Body, Job, Task};
 use crate::orchestrator::queue::{Queue, Rate};
 use crate::row::QueueKind;
-use reeve_protocol::api::{Alert, MachineView, QueueView, StateCounts, Stats, Why, WhyLine};
+use reeve_protocol::api::{
+    Alert, GpuView, HeldView, MachineView, QueueView, StateCounts, Stats, Why, WhyLine,
+};
 use reeve_protocol::time::Wall;
-use reeve_protocol::{Problem, State, Substate};
+use reeve_protocol::{AttemptId, Problem, State, Substate};
 use std::collections::BTreeMap;
 
 impl Core {
@@ -80,13 +82,20 @@ impl Core {
         for q in self.queues.iter_mut() {
             q.rates.advance(now.mono);
         }
-        let names: Vec<_> = self.queues.iter().map(|q| q.row.name.clone()).collect();
+        let shown = self.queues.iter().filter(|q| &*q.row.name != crate::row::REPLICAS);
+        let names: Vec<_> = shown.map(|q| q.row.name.clone()).collect();
         names.iter().map(|name| self.queue_view(now, name)).collect()
     }
 
     /// Every machine as shown.
     pub(super) fn machine_views(&self, now: Now) -> Vec<MachineView> {
         self.cluster.iter().filter(|m| !m.revoked).map(|m| Self::machine_view(now, m)).collect()
+    }
+
+    /// Every machine, with what each attempt holds and uses.
+    pub(super) fn top(&self, now: Now) -> Vec<MachineView> {
+        let shown = self.cluster.iter().filter(|m| !m.revoked);
+        shown.map(|m| MachineView { attempts: held_views(m), ..Self::machine_view(now, m) }).collect()
     }
 
     /// One machine as shown.
@@ -106,9 +115,11 @@ impl Core {
             memory_bytes: total.memory_bytes,
             memory_used: total.memory_bytes - free.memory_bytes,
             gpus: m.info.gpus.clone(),
-            gpus_used: total.gpus - free.gpus,
+            gpus_used: (total.gpu_milli - free.gpu_milli).div_ceil(1000),
             running,
             labels: m.info.labels.iter().cloned().collect(),
+            devices: device_views(m),
+            attempts: Vec::new(),
             capabilities: m.info.capabilities.iter().chain(&m.enforced).cloned().collect(),
             cpu_busy: m.sample.as_ref().map(|s| s.cpu),
             memory_busy: m.sample.as_ref().map(|s| s.memory_used),
@@ -314,6 +325,9 @@ impl Core {
         if self.cluster.iter().all(|m| m.revoked) {
             reasons.push(say("no machine has joined yet: reeve machine token".to_owned()));
         }
+        if let Some(worker) = &self.cluster.shapes.get(job.shape).worker {
+            return reasons.push(say(self.why_not_asked(worker)));
+        }
         match self.cluster.choose(job.shape) {
             Ok(_) => reasons.push(say("a machine has room: it goes as soon as its turn comes".to_owned())),
             Err(verdicts) => {
@@ -328,4 +342,43 @@ impl Core {
             }
         }
     }
+}
+
+/// The gpus of a machine, with who holds them.
+fn device_views(m: &Machine) -> Vec<GpuView> {
+    let holders = |uuid: &String| {
+        let held = m.held().iter().filter(|(_, held)| !held.exited && held.gpus.contains(uuid));
+        held.map(|(attempt, _)| attempt.task.to_string()).collect()
+    };
+    let view = |device: &crate::cluster::gpus::Device| {
+        let told = device.told.clone().unwrap_or_default();
+        GpuView {
+            uuid: device.uuid.clone(),
+            model: told.model,
+            memory_bytes: told.memory_bytes,
+            memory_used: told.memory_used,
+            busy: told.busy_permille.map(|busy| f64::from(busy) / 1000.0),
+            free: f64::from(device.free) / 1000.0,
+            quarantine: told.quarantine,
+            holders: holders(&device.uuid),
+        }
+    };
+    m.gpus().devices().iter().map(view).collect()
+}
+
+/// What the attempts of a machine hold and use.
+fn held_views(m: &Machine) -> Vec<HeldView> {
+    let view = |(attempt, held): (&AttemptId, &Held)| HeldView {
+        job: attempt.task.job,
+        index: attempt.task.index,
+        attempt: attempt.attempt,
+        cpu_milli: held.ask().cpu_milli,
+        memory_bytes: held.ask().memory_bytes,
+        gpu: held.ask().gpus(),
+        gpus: held.gpus.clone(),
+        cpu_milli_used: held.activity.cpu_milli,
+        rss_bytes: held.activity.usage.as_ref().map(|usage| usage.rss),
+        warning: held.activity.warned().map(str::to_owned),
+    };
+    m.held().iter().filter(|(_, held)| !held.ahead && !held.exited).map(view).collect()
 }

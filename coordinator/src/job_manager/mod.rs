@@ -10,7 +10,7 @@ use crate::row::{ArrayRow, JobRow, Standing, TaskRow};
 use array::Array;
 use lifecycle::{Move, Phase};
 use reeve_protocol::spec::LostAfter;
-use reeve_protocol::{Cause, JobId, JobSpec, TaskId};
+use reeve_protocol::{AttemptId, Cause, JobId, JobSpec, TaskId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub enum Holder {
     None,
     /// A machine, by identity.
     Machine(Arc<str>),
+    /// A replica of a static worker, by its own attempt.
+    Replica(AttemptId),
     /// A consumer of the queue, by lease.
     Consumer(String),
     /// A caller outside, without a lease.
@@ -170,6 +172,8 @@ pub struct Job {
 
 /// Default milliseconds without a machine before a job may run elsewhere.
 pub const LOST_AFTER_MS: u64 = 300_000;
+/// Tries of a request beyond the first, where the worker says that another may succeed.
+const REQUEST_RETRIES: u32 = 3;
 /// Default milliseconds between TERM and KILL.
 pub const GRACE_MS: u64 = 15_000;
 
@@ -188,7 +192,7 @@ impl Job {
             priority: row.priority,
             spec: row.spec.clone(),
             shape,
-            retries: spec.retries.unwrap_or(0),
+            retries: spec.retries.unwrap_or(if spec.is_request() { REQUEST_RETRIES } else { 0 }),
             grace_ms: spec.grace_s.map_or(GRACE_MS, |s| (s * 1000.0) as u64),
             lost_after_ms: match spec.lost_after_s {
                 Some(LostAfter::Never) => None,

@@ -31,6 +31,8 @@ pub(super) enum Said {
     Core(AgentSaid),
     /// An end whose tape may still be on its way.
     Finished(Box<wire::Finished>),
+    /// For this layer: files come on a stream before the end of this attempt.
+    Artifacts(wire::Artifacts),
     /// For this layer.
     Beat(wire::Beat),
     /// For this layer: a request for a new certificate.
@@ -45,6 +47,7 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
     let core = match frame.kind {
         kind::BEAT => return Ok(Said::Beat(frame.decode()?)),
         kind::FINISHED => return finished(frame.decode()?),
+        kind::ARTIFACTS => return Ok(Said::Artifacts(frame.decode()?)),
         kind::MACHINE => machine(frame.decode()?)?,
         kind::INVENTORY => inventory(frame.decode()?)?,
         kind::INVENTORY_END => AgentSaid::InventoryEnd(frame.decode::<wire::InventoryEnd>()?.count),
@@ -56,7 +59,12 @@ pub(super) fn said(frame: &Frame) -> Result<Said, End> {
         kind::USAGE => AgentSaid::Usage(frame.decode()?),
         kind::SAMPLE => sample(frame.decode()?),
         kind::ENFORCED => enforced(frame.decode()?)?,
+        kind::GPUS => gpus(frame.decode()?)?,
+        kind::QUIET => AgentSaid::Quiet(frame.decode()?),
         // Leave has no body; a later version may give it one.
+        kind::REPLICAS => replicas(frame.decode()?)?,
+        kind::ANSWERS => answers(frame.decode()?)?,
+        kind::IN_FLIGHT => in_flight(frame.decode()?)?,
         kind::LEAVE => AgentSaid::Leave,
         kind::RENEW => return renew(frame.decode()?),
         kind::EXITED => AgentSaid::Exited(frame.decode::<wire::Exited>()?.attempt),
@@ -144,6 +152,18 @@ fn enforced(enforced: wire::Enforced) -> Result<AgentSaid, End> {
     Ok(AgentSaid::Enforced(enforced.words))
 }
 
+fn gpus(mut gpus: wire::Gpus) -> Result<AgentSaid, End> {
+    limit("a list of Gpus", gpus.devices.len(), LIST)?;
+    for gpu in &mut gpus.devices {
+        let quarantine = gpu.quarantine.as_ref().map_or(0, String::len);
+        limit("a word of Gpus", gpu.uuid.len().max(gpu.model.len()).max(quarantine), WORD)?;
+        gpu.memory_bytes = gpu.memory_bytes.min(MOST);
+        gpu.memory_used = gpu.memory_used.min(MOST);
+        gpu.busy_permille = gpu.busy_permille.map(|busy| busy.min(1000));
+    }
+    Ok(AgentSaid::Gpus(gpus.devices))
+}
+
 /// Shares and loads that are no numbers would be `null` to every client that reads them.
 fn sample(mut sample: wire::Sample) -> AgentSaid {
     let finite = |value: f64, most: f64| if value.is_finite() { value.clamp(0.0, most) } else { 0.0 };
@@ -186,6 +206,34 @@ fn progress(mut progress: wire::Progress) -> Result<AgentSaid, End> {
 }
 
 /// The commit becomes part of a job's spec, so it must be one.
+fn replicas(mut said: wire::Replicas) -> Result<AgentSaid, End> {
+    limit("a page of replicas", said.items.len(), PAGE)?;
+    for item in &mut said.items {
+        limit("what a replica says", item.message.as_ref().map_or(0, String::len), MESSAGE)?;
+        item.fraction = item.fraction.filter(|f| f.is_finite()).map(|f| f.clamp(0.0, 1.0));
+        item.phase = item.phase.min(wire::replica_phase::BROKEN);
+    }
+    Ok(AgentSaid::Replicas(said.items))
+}
+
+/// A result that is no JSON would break whoever reads it back: it is an answer that makes no sense.
+fn answers(mut said: wire::Answers) -> Result<AgentSaid, End> {
+    for answer in &mut said.items {
+        limit("an answer", answer.body.len(), RESULT)?;
+        let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&answer.body).is_ok();
+        if answer.outcome == wire::outcome::RESULT && !is_json() {
+            answer.outcome = wire::outcome::BAD;
+            answer.body = b"the result is not JSON".to_vec();
+        }
+    }
+    Ok(AgentSaid::Answers(said.items))
+}
+
+fn in_flight(said: wire::InFlight) -> Result<AgentSaid, End> {
+    limit("a page of requests", said.items.len(), PAGE)?;
+    Ok(AgentSaid::InFlight(said.items, said.last))
+}
+
 fn resolved(resolved: wire::Resolved) -> Result<AgentSaid, End> {
     if reeve_protocol::git::is_commit(&resolved.commit) {
         return Ok(AgentSaid::Resolved(resolved.attempt, resolved.commit));
@@ -206,6 +254,16 @@ mod tests {
     use reeve_protocol::ids::TaskId;
     use reeve_protocol::{Cause, frame};
     use serde::Serialize;
+
+    fn gpu(busy: u16, bytes: u64) -> wire::Gpu {
+        wire::Gpu {
+            uuid: "u".into(),
+            memory_bytes: bytes,
+            memory_used: bytes,
+            busy_permille: Some(busy),
+            ..Default::default()
+        }
+    }
 
     fn framed<T: Serialize>(kind: u16, body: &T) -> Frame {
         let (mut bytes, mut reader) = (Vec::new(), frame::Reader::new());
@@ -265,6 +323,14 @@ mod tests {
                 Said::Core(AgentSaid::Enforced(vec![("n".into(), "w".into())])),
             ),
             (
+                framed(kind::QUIET, &wire::Quiet { attempt: attempt(), quiet_ms: 9 }),
+                Said::Core(AgentSaid::Quiet(wire::Quiet { attempt: attempt(), quiet_ms: 9 })),
+            ),
+            (
+                framed(kind::GPUS, &wire::Gpus { devices: vec![gpu(u16::MAX, u64::MAX)] }),
+                Said::Core(AgentSaid::Gpus(vec![gpu(1000, MOST)])),
+            ),
+            (
                 framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "r".into() }),
                 Said::Core(AgentSaid::RenewalFailed("r".into())),
             ),
@@ -294,6 +360,11 @@ mod tests {
             framed(kind::RENEWAL_FAILED, &wire::RenewalFailed { reason: "x".repeat(MESSAGE + 1) }),
             framed(kind::ENFORCED, &wire::Enforced { words: vec![(String::new(), "x".repeat(MESSAGE + 1))] }),
             framed(kind::ENFORCED, &wire::Enforced { words: vec![Default::default(); LIST + 1] }),
+            framed(kind::GPUS, &wire::Gpus { devices: vec![wire::Gpu::default(); LIST + 1] }),
+            framed(
+                kind::GPUS,
+                &wire::Gpus { devices: vec![wire::Gpu { model: "x".repeat(WORD + 1), ..gpu(0, 0) }] },
+            ),
             framed(kind::RENEWAL_KEPT, &wire::RenewalKept { fingerprint: "x".repeat(WORD + 1) }),
             framed(kind::MACHINE, &wire::Machine { os: "x".repeat(WORD + 1), ..Default::default() }),
             framed(

@@ -7,13 +7,35 @@ use serde::Serialize;
 
 /// Attempts in one frame: far below the limit of a body.
 const PAGE: usize = 20_000;
+/// Bytes of requests in one frame: one more fits in any case.
+const REQUESTS: usize = 512 * 1024;
 
 /// Appends the frames of one step. What cannot be sent comes back as the end that its attempt then has: an attempt that
 /// no frame can carry would otherwise wait for ever.
 pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> {
     let mut unsent = Vec::new();
+    let mut together = Together::default();
     for order in orders {
+        let order = match order {
+            ToAgent::Request(request) => {
+                together.add(*request, out);
+                continue;
+            }
+            other => {
+                together.flush(out);
+                other
+            }
+        };
         match order {
+            ToAgent::Request(_) => {}
+            ToAgent::StartReplica(start) => {
+                if let Err(error) = frame::append(kind::START_REPLICA, 0, start.as_ref(), out) {
+                    unsent.push(rejected(start.start.attempt, &error));
+                }
+            }
+            ToAgent::CancelRequest(replica, id) => {
+                append(kind::CANCEL_REQUESTS, &wire::CancelRequests { items: vec![(replica, id)] }, out);
+            }
             ToAgent::Start(start) => {
                 if let Err(error) = frame::append(kind::START, 0, start.as_ref(), out) {
                     unsent.push(rejected(start.attempt, &error));
@@ -27,6 +49,11 @@ pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> 
             ToAgent::Stop(mut stop) => {
                 stop.cause.detail.truncate(stop.cause.detail.floor_char_boundary(4096));
                 append(kind::STOP, &stop, out);
+            }
+            ToAgent::Collect(collect) => {
+                if let Err(error) = frame::append(kind::COLLECT, frame::OPTIONAL, &collect, out) {
+                    tracing::error!(%error, "what is collected of an attempt could not be said");
+                }
             }
             ToAgent::Revoke(attempt) => append(kind::REVOKE, &wire::Revoke { attempt }, out),
             ToAgent::Forget(attempts) => {
@@ -45,7 +72,34 @@ pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> 
             }
         }
     }
+    together.flush(out);
     unsent
+}
+
+/// Requests that follow each other go in one frame, as many as fit well below its limit.
+#[derive(Default)]
+struct Together {
+    items: Vec<wire::Request>,
+    bytes: usize,
+}
+
+impl Together {
+    fn add(&mut self, request: wire::Request, out: &mut Vec<u8>) {
+        // Ids and lengths of one are below 100 bytes.
+        let bytes = request.payload.len() + 100;
+        if self.bytes + bytes > REQUESTS {
+            self.flush(out);
+        }
+        self.bytes += bytes;
+        self.items.push(request);
+    }
+
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if !self.items.is_empty() {
+            append(kind::REQUESTS, &wire::Requests { items: std::mem::take(&mut self.items) }, out);
+            self.bytes = 0;
+        }
+    }
 }
 
 /// Appends a frame whose body is always small.

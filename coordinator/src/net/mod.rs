@@ -5,6 +5,7 @@
 //! `reader`, `writer` and `streams`; `decode`, `encode`, `order`, `held` and `beats` are pure.
 mod accept;
 mod beats;
+mod bulk;
 mod decode;
 mod encode;
 mod end;

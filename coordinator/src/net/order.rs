@@ -45,6 +45,12 @@ impl Order {
             | kind::EXITED
             | kind::TAKING
             | kind::ENFORCED
+            | kind::REPLICAS
+            | kind::ANSWERS
+            | kind::IN_FLIGHT
+            | kind::GPUS
+            | kind::QUIET
+            | kind::ARTIFACTS
                 if self.machine => {}
             kind::INVENTORY_END if self.machine => self.inventory = true,
             other if kind::KNOWN.contains(&other) => {

@@ -106,13 +106,10 @@ impl Reader<'_> {
                 }
                 return self.decode(said);
             }
-            Some(upload) = self.uploads.recv() => match upload {
-                Upload::Begun(attempt) => self.state.held.begun(attempt),
-                Upload::Ended(attempt, segment) => {
-                    said.extend(self.state.held.uploaded(attempt, segment));
-                    self.state.held.dead().into_iter().for_each(|segment| self.context.segments.discard(segment));
-                }
-            },
+            Some(upload) = self.uploads.recv() => {
+                said.extend(self.state.held.uploaded(upload));
+                self.state.held.dead().into_iter().for_each(|segment| self.context.segments.discard(segment));
+            }
             Some(unsent) = self.unsent.recv() => said.extend(unsent),
             () = timer => {
                 let now = Instant::now();
@@ -145,6 +142,7 @@ impl Reader<'_> {
                     said.push(what);
                 }
                 Said::Finished(finished) => said.extend(self.state.held.finished(finished, Instant::now())),
+                Said::Artifacts(promised) => self.state.held.promised(promised.attempt),
                 Said::Renew(renew) => self.renew(renew)?,
                 Said::Beat(beat) => {
                     let answer = self.state.beats.beat(beat, Instant::now());

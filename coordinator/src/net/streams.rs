@@ -1,14 +1,16 @@
-//! Streams that carry output: whole tapes of ended attempts into segments, and pieces of running ones to whoever
-//! follows them. Nothing here passes through the engine but the place of a finished tape.
+//! Streams that carry output: whole tapes and artifacts of ended attempts into segments, and pieces of running ones to
+//! whoever follows them. Nothing here passes through the engine but the place of a finished tape.
 use super::Context;
+use super::bulk::{self, Digests, PIECE, STALL, Unkept};
 use super::end::End;
+use super::held::Part;
 use crate::effect::Reply;
-use crate::input::{Call, Segment};
+use crate::input::{Call, Kept, Segment};
 use crate::row::Caller;
-use crate::segments::Writer;
 use quinn::{Connection, RecvStream, VarInt};
+use reeve_protocol::artifact::check_list;
 use reeve_protocol::frame::Reader;
-use reeve_protocol::wire::{OutputHead, close, kind};
+use reeve_protocol::wire::{ArtifactsHead, OutputHead, close, kind};
 use reeve_protocol::{AttemptId, text::Clean};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,14 +21,8 @@ use tokio::time::timeout;
 
 /// The largest tape: 64 MiB of output, and room for the heads of its records.
 const MAX_TAPE: u64 = 72 * 1024 * 1024;
-/// Bytes read at once.
-const PIECE: usize = 64 * 1024;
 /// For a stream's head to arrive.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
-/// For the next piece of a tape, or for a follower to take one.
-const STALL: Duration = Duration::from_secs(30);
-/// Between two looks at a disk that is full.
-const FULL: Duration = Duration::from_millis(500);
 /// Followers per machine: half of the streams that a connection may have, so that tapes always find one.
 const MAX_FOLLOWS: usize = 8;
 
@@ -68,13 +64,15 @@ impl Follows {
     }
 }
 
-/// What is reported of a tape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is reported of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Upload {
     /// It is on its way, and will be reported once more.
-    Begun(AttemptId),
-    /// It is on disk; `None`: it failed.
-    Ended(AttemptId, Option<Segment>),
+    Begun(AttemptId, Part),
+    /// A tape is on disk; `None`: it failed.
+    Tape(AttemptId, Option<Segment>),
+    /// Artifacts are on disk; `None`: they failed.
+    Artifacts(AttemptId, Option<Box<Kept>>),
 }
 
 /// Whose streams these are.
@@ -125,27 +123,72 @@ async fn take(
         return Ok(());
     };
     let Some((head, first)) = head? else { return Ok(()) };
-    if let Some(id) = head.follow {
-        follow(stream, &follows, id, first).await;
-        return Ok(());
-    }
-    let attempt = head.attempt;
-    let _ = uploads.send(Upload::Begun(attempt));
-    let stored = match held(&context, &who, attempt).await {
-        Ok(()) => store(&context, &mut stream, &head, &first).await,
-        Err(unkept) => Err(unkept),
+    let report = match head {
+        Head::Output(OutputHead { follow: Some(id), .. }) => {
+            follow(stream, &follows, id, first).await;
+            return Ok(());
+        }
+        Head::Output(head) => {
+            let attempt = head.attempt;
+            let _ = uploads.send(Upload::Begun(attempt, Part::Tape));
+            let stored = match held(&context, &who, attempt).await {
+                Ok(()) => tape(&context, &mut stream, &head, &first).await,
+                Err(unkept) => Err(unkept),
+            };
+            Upload::Tape(attempt, kept(stored, attempt, "output", &mut stream))
+        }
+        Head::Artifacts(head) => {
+            let attempt = head.attempt;
+            let _ = uploads.send(Upload::Begun(attempt, Part::Artifacts));
+            let stored = match held(&context, &who, attempt).await {
+                Ok(()) => artifacts(&context, &mut stream, head, &first).await,
+                Err(unkept) => Err(unkept),
+            };
+            Upload::Artifacts(attempt, kept(stored, attempt, "artifacts", &mut stream).map(Box::new))
+        }
     };
-    if let Err(error) = &stored {
-        tracing::warn!(job = %attempt.task, attempt = attempt.attempt, %error, "output of an ended attempt was not kept");
-        stop(&mut stream, close::DONE);
-    }
-    // The session may be over: nobody will ever name these bytes.
-    if let Err(mpsc::error::SendError(Upload::Ended(_, Some(segment)))) =
-        uploads.send(Upload::Ended(attempt, stored.ok()))
-    {
-        context.segments.discard(segment);
+    if let Err(mpsc::error::SendError(report)) = uploads.send(report) {
+        // The session may be over: nobody will ever name these bytes.
+        match report {
+            Upload::Tape(_, Some(segment)) => context.segments.discard(segment),
+            Upload::Artifacts(_, Some(kept)) => context.segments.discard(kept.segment),
+            _ => {}
+        }
     }
     Ok(())
+}
+
+/// What was stored; else why it was not is said, to the machine and in the log.
+fn kept<T>(stored: Result<T, Unkept>, attempt: AttemptId, what: &str, stream: &mut RecvStream) -> Option<T> {
+    if let Err(error) = &stored {
+        tracing::warn!(job = %attempt.task, attempt = attempt.attempt, %error, "{what} of an ended attempt were not kept");
+        stop(stream, close::DONE);
+    }
+    stored.ok()
+}
+
+async fn tape(
+    context: &std::sync::Arc<Context>,
+    stream: &mut RecvStream,
+    head: &OutputHead,
+    first: &[u8],
+) -> Result<Segment, Unkept> {
+    if head.from != 0 || head.total > MAX_TAPE {
+        return Err(Unkept::Head(head.total, head.from));
+    }
+    bulk::store(context, stream, head.total, first, None).await
+}
+
+async fn artifacts(
+    context: &std::sync::Arc<Context>,
+    stream: &mut RecvStream,
+    head: ArtifactsHead,
+    first: &[u8],
+) -> Result<Kept, Unkept> {
+    let total = check_list(&head.files).map_err(Unkept::List)?;
+    let digests = Some(Digests::new(&head.files));
+    let segment = bulk::store(context, stream, total, first, digests).await?;
+    Ok(Kept { attempt: head.attempt, files: head.files, segment })
 }
 
 /// Only output of an attempt that the machine has is taken: the space of any other would never be given back.
@@ -158,15 +201,23 @@ async fn held(context: &Context, who: &Who, attempt: AttemptId) -> Result<(), Un
     }
 }
 
+/// What a stream carries.
+enum Head {
+    Output(OutputHead),
+    Artifacts(ArtifactsHead),
+}
+
 /// The head, and the bytes that came with it. `None`: the stream was taken back before it said anything.
-async fn head(stream: &mut RecvStream) -> Result<Option<(OutputHead, Vec<u8>)>, End> {
+async fn head(stream: &mut RecvStream) -> Result<Option<(Head, Vec<u8>)>, End> {
     let mut reader = Reader::new();
     loop {
         if let Some(frame) = reader.next_frame()? {
-            if frame.kind != kind::OUTPUT_HEAD {
-                return Err(End::unexpected(format!("kind {} at the head of a stream", frame.kind)));
-            }
-            return Ok(Some((frame.decode()?, reader.take_rest())));
+            let head = match frame.kind {
+                kind::OUTPUT_HEAD => Head::Output(frame.decode()?),
+                kind::ARTIFACTS_HEAD => Head::Artifacts(frame.decode()?),
+                other => return Err(End::unexpected(format!("kind {other} at the head of a stream"))),
+            };
+            return Ok(Some((head, reader.take_rest())));
         }
         match stream.read_chunk(PIECE, true).await {
             Ok(Some(chunk)) => reader.feed(&chunk.bytes),
@@ -174,85 +225,6 @@ async fn head(stream: &mut RecvStream) -> Result<Option<(OutputHead, Vec<u8>)>, 
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Why a tape was not kept.
-#[derive(Debug, thiserror::Error)]
-enum Unkept {
-    #[error("the machine does not have this attempt")]
-    NotHeld,
-    #[error("whether the machine has it could not be found out: {0}")]
-    Engine(Clean),
-    #[error("the head asks for {0} bytes from {1}")]
-    Head(u64, u64),
-    #[error("{found} bytes came, {promised} were promised")]
-    Length { found: u64, promised: u64 },
-    #[error("the stream broke: {0}")]
-    Stream(Clean),
-    #[error("nothing came for {} s", STALL.as_secs())]
-    Stalled,
-    #[error("the disk refused it: {0}")]
-    Disk(#[from] std::io::Error),
-}
-
-/// Writes a whole tape into a segment and syncs it. While the disk is full the tape waits, and the machine keeps it.
-async fn store(
-    context: &std::sync::Arc<Context>,
-    stream: &mut RecvStream,
-    head: &OutputHead,
-    first: &[u8],
-) -> Result<Segment, Unkept> {
-    if head.from != 0 || head.total > MAX_TAPE {
-        return Err(Unkept::Head(head.total, head.from));
-    }
-    if !context.segments.has_room(head.total) {
-        let _counted = context.segments.wait();
-        while !context.segments.has_room(head.total) {
-            tokio::time::sleep(FULL).await;
-        }
-    }
-    let mut writer = loop {
-        match context.segments.begin() {
-            Err(error) if is_full(&error) => tokio::time::sleep(FULL).await,
-            begun => break begun?,
-        }
-    };
-    append(&mut writer, first, head.total).await?;
-    let mut piece = vec![0; PIECE];
-    loop {
-        let read = timeout(STALL, stream.read(&mut piece)).await.map_err(|_| Unkept::Stalled)?;
-        match read.map_err(|e| Unkept::Stream(Clean::short(&e.to_string(), 200)))? {
-            Some(len) => append(&mut writer, &piece[..len], head.total).await?,
-            None => break,
-        }
-    }
-    if writer.len() != head.total {
-        return Err(Unkept::Length { found: writer.len(), promised: head.total });
-    }
-    let segments = context.segments.clone();
-    // Syncing waits for the disk; everything before went to the page cache.
-    tokio::task::spawn_blocking(move || segments.finish(writer))
-        .await
-        .map_err(std::io::Error::other)?
-        .map_err(Unkept::Disk)
-}
-
-async fn append(writer: &mut Writer, bytes: &[u8], total: u64) -> Result<(), Unkept> {
-    let found = writer.len() + bytes.len() as u64;
-    if found > total {
-        return Err(Unkept::Length { found, promised: total });
-    }
-    loop {
-        match writer.append(bytes) {
-            // It was filled meanwhile: the same bytes again, at the same place.
-            Err(error) if is_full(&error) => tokio::time::sleep(FULL).await,
-            written => return Ok(written?),
-        }
-    }
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Hands pieces to a follower until either side ends. A follower that takes nothing for a while is let go: it holds one
@@ -300,18 +272,5 @@ mod tests {
         assert_eq!(follows.enter(into), Some(MAX_FOLLOWS as u64 + 1), "numbers are never used twice");
         drop(bytes);
         assert_eq!(follows.abandoned().len(), MAX_FOLLOWS);
-    }
-
-    #[tokio::test]
-    async fn a_tape_never_grows_beyond_what_was_promised() {
-        let dir = tempfile::tempdir().unwrap();
-        let segments = crate::segments::Segments::open(dir.path()).unwrap();
-        let mut writer = segments.begin().unwrap();
-        append(&mut writer, b"1234", 6).await.unwrap();
-        assert!(matches!(
-            append(&mut writer, b"567", 6).await,
-            Err(Unkept::Length { found: 7, promised: 6 })
-        ));
-        assert_eq!(writer.len(), 4);
     }
 }

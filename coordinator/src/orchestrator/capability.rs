@@ -49,6 +49,20 @@ pub const REDIS: [Capability; 10] = [
     ("jobs", "yes, as hints"),
 ];
 
+/// RabbitMQ, from version 3.8 on.
+pub const RABBITMQ: [Capability; 10] = [
+    ("order", "exact in a band, while one coordinator reads"),
+    ("priority", "three bands: above zero, zero, below zero; exact among what was received"),
+    ("delay", "yes: kept in the store until due"),
+    ("durable", "in the store until RabbitMQ has confirmed it, then a majority of a quorum queue's disks"),
+    ("restart", "what RabbitMQ kept is kept; a purge loses ready messages, and no job"),
+    ("count", "exact while RabbitMQ answers and no other program holds messages unacknowledged"),
+    ("peek", "no: a look there would change the order and the count of deliveries"),
+    ("clean", "all; by filter no: what RabbitMQ holds cannot be searched"),
+    ("other programs", "yes: basic.publish and basic.consume of any AMQP 0-9-1 client"),
+    ("jobs", "yes, as hints"),
+];
+
 /// What a queue's backend can do, as far as it is known.
 pub fn of(backend: &Backend, link: Option<&Link>) -> BTreeMap<String, String> {
     let pairs = |list: &[Capability]| list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -67,7 +81,7 @@ mod tests {
     const END: &str = "<!-- end -->\n";
 
     fn table() -> String {
-        let backends = [("local", &LOCAL), ("memory", &MEMORY), ("redis", &REDIS)];
+        let backends = [("local", &LOCAL), ("memory", &MEMORY), ("redis", &REDIS), ("rabbitmq", &RABBITMQ)];
         let names: Vec<&str> = backends.iter().map(|(name, _)| *name).collect();
         let mut text = format!("| | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
         for (row, (what, _)) in LOCAL.iter().enumerate() {
@@ -79,7 +93,7 @@ mod tests {
 
     #[test]
     fn every_backend_says_something_about_the_same_things() {
-        for list in [&MEMORY, &REDIS] {
+        for list in [&MEMORY, &REDIS, &RABBITMQ] {
             assert!(LOCAL.iter().zip(list.iter()).all(|(a, b)| a.0 == b.0));
         }
     }

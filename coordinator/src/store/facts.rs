@@ -1,8 +1,10 @@
 //! Facts as SQL. Each must change exactly one row (the second lock on the door that the life cycle holds): anything
 //! else means that memory and disk disagree, and ends the process.
+mod attempts;
+
 use super::{Error, queue_facts};
-use crate::effect::{Ended, Fact};
-use crate::row::{ArrayRow, JobRow, Standing, WorkerRow};
+use crate::effect::Fact;
+use crate::row::{ArrayRow, JobRow, Standing};
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
 use rusqlite::{Connection, ToSql, params};
@@ -33,14 +35,15 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             "progress = coalesce(?3, progress), message = coalesce(?4, message)",
             &[fraction, message],
         ),
+        Fact::WarningSet(task, warning) => of_task(db, *task, "warning = ?3", &[warning]),
         Fact::JobNamed(id, alias, definition) => one(
             db,
             "UPDATE jobs SET alias = ?2, definition = coalesce(?3, definition) WHERE id = ?1",
             params![id, alias, definition],
         ),
-        Fact::AttemptDispatched { attempt, machine_id, machine, lease, at } => one(
+        Fact::AttemptDispatched { attempt, machine_id, machine, lease, started, gpus, at } => one(
             db,
-            "INSERT INTO attempts (job, idx, attempt, machine_id, machine, lease, dispatched_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO attempts (job, idx, attempt, machine_id, machine, lease, dispatched_at, started_at, gpus) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 attempt.task.job,
                 attempt.task.index_key(),
@@ -48,14 +51,17 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
                 machine_id,
                 &**machine,
                 lease,
-                at
+                at,
+                started.then_some(at),
+                (!gpus.is_empty()).then(|| gpus.join(","))
             ],
         ),
         Fact::AttemptStarted(attempt, pid, at) => {
             of_attempt(db, *attempt, "started_at = ?4, pid = ?5", &[at, pid])
         }
-        Fact::AttemptEnded(ended) => attempt_ended(db, ended),
-        Fact::AttemptLate { attempt, machine, cause } => attempt_late(db, *attempt, machine, cause),
+        Fact::ArtifactsKept(kept) => attempts::artifacts_kept(db, kept),
+        Fact::AttemptEnded(ended) => attempts::attempt_ended(db, ended),
+        Fact::AttemptLate { attempt, machine, cause } => attempts::attempt_late(db, *attempt, machine, cause),
         Fact::AttemptReturned(attempt, at) => of_attempt(
             db,
             *attempt,
@@ -100,7 +106,9 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             }
             Ok(())
         }
-        Fact::WorkerPut(row) => worker_put(db, row),
+        Fact::WorkerPut(row) => super::workers::put(db, row),
+        Fact::WorkerRemoved(name, at) => super::workers::remove(db, name, *at),
+        Fact::DeploymentPut(row) => super::workers::deploy(db, row),
         Fact::MachinePut(row) => super::machines::put(db, row),
         Fact::TokenAdded { id, secret_hash, expires_at, owner_uid, owner } => one(
             db,
@@ -229,7 +237,8 @@ fn job_moved(db: Sql<'_>, id: JobId, s: &Standing) -> Result<(), Error> {
     one(
         db,
         "UPDATE jobs SET state = ?2, substate = ?3, cause = ?4, cause_kind = ?5, exit_code = ?6, attempt = ?7, tries = ?8, losses = ?9,
-           run_at = ?10, started_at = ?11, ended_at = ?12, machine = ?13, generation = generation + 1 WHERE id = ?1 AND attempt <= ?7",
+           run_at = ?10, started_at = ?11, ended_at = ?12, machine = ?13, generation = generation + 1,
+           warning = CASE ?2 WHEN 1 THEN warning END WHERE id = ?1 AND attempt <= ?7",
         params![
             id,
             s.state as i64,
@@ -285,7 +294,8 @@ fn task_moved(db: Sql<'_>, task: TaskId, s: &Standing) -> Result<(), Error> {
         "INSERT INTO tasks (job, idx, state, substate, cause, cause_kind, exit_code, attempt, tries, losses, run_at, started_at, ended_at, machine)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
          ON CONFLICT (job, idx) DO UPDATE SET state = ?3, substate = ?4, cause = ?5, cause_kind = ?6, exit_code = ?7, attempt = ?8, tries = ?9,
-           losses = ?10, run_at = ?11, started_at = ?12, ended_at = ?13, machine = ?14 WHERE attempt <= ?8",
+           losses = ?10, run_at = ?11, started_at = ?12, ended_at = ?13, machine = ?14, warning = CASE ?3 WHEN 1 THEN warning END
+         WHERE attempt <= ?8",
         params![
             task.job,
             task.index_key(),
@@ -305,50 +315,6 @@ fn task_moved(db: Sql<'_>, task: TaskId, s: &Standing) -> Result<(), Error> {
     )
 }
 
-fn attempt_ended(db: Sql<'_>, e: &Ended) -> Result<(), Error> {
-    let (cause, _, exit) = cause(Some(&e.cause));
-    let (job, index, n) = (e.attempt.task.job, e.attempt.task.index_key(), e.attempt.attempt);
-    let len = e.segment.map_or(e.output.len() as u64, |s| s.len);
-    if !e.output.is_empty() {
-        one(
-            db,
-            "INSERT INTO outputs (job, idx, attempt, tape) VALUES (?1, ?2, ?3, ?4)",
-            params![job, index, n, e.output],
-        )?;
-    }
-    one(
-        db,
-        "UPDATE attempts SET started_at = coalesce(?4, started_at), ended_at = ?5, pid = coalesce(?6, pid), cause = ?7, exit_code = ?8, cpu_ms = ?9,
-           rss_peak = ?10, out_len = ?11, out_seg = ?12, out_off = ?13 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NULL",
-        params![
-            job,
-            index,
-            n,
-            e.started_at,
-            e.ended_at,
-            e.pid,
-            cause,
-            exit,
-            e.cpu_ms,
-            e.rss_peak,
-            len,
-            e.segment.map(|s| s.file),
-            e.segment.map(|s| s.offset)
-        ],
-    )
-}
-
-/// A late end of an attempt is kept once, and only from the machine that held it; a repeated report of the true end
-/// changes nothing.
-fn attempt_late(db: Sql<'_>, attempt: AttemptId, machine: &str, cause: &Cause) -> Result<(), Error> {
-    let late = json(cause)?;
-    db.prepare_cached(
-        "UPDATE attempts SET late = ?4 WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NOT NULL AND late IS NULL AND cause <> ?4 AND machine_id = ?5",
-    )?
-    .execute(params![attempt.task.job, attempt.task.index_key(), attempt.attempt, late, machine])?;
-    Ok(())
-}
-
 fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) -> Result<(), Error> {
     let now = crate::clock::now().wall;
     if began {
@@ -363,14 +329,6 @@ fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) ->
         .execute(params![kind, subject, now])?;
     }
     Ok(())
-}
-
-fn worker_put(db: Sql<'_>, w: &WorkerRow) -> Result<(), Error> {
-    one(
-        db,
-        "INSERT INTO workers (name, version, kind, queue, owner_uid, owner, spec, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![w.name, w.version, w.kind, w.queue, w.owner_uid, &*w.owner, &*w.spec, w.created_at],
-    )
 }
 
 /// Cause as JSON, its kind, and the process's exit code.

@@ -2,6 +2,7 @@
 //!
 //! The parser is `protocol::filter`; this module knows the columns. A condition may be NULL for a row without that
 //! column, so each is made false then, or `-machine:x` would hide the jobs that never had a machine.
+use crate::row::REPLICAS;
 use reeve_protocol::filter::{Filter, Test};
 use reeve_protocol::selector::Selector;
 use reeve_protocol::{State, Substate};
@@ -81,6 +82,11 @@ pub fn condition(filter: &Filter, rows: Rows, asker: Asker) -> Sql {
         test(&term.test, rows, asker, &mut sql);
         sql.push(if term.not { "), 0)" } else { ")" });
     }
+    // Replicas of static workers are jobs to whoever asks for them by queue or number, and part of the worker to others.
+    let asked = |test: &Test| matches!(test, Test::Queue(_) | Test::Id(_));
+    if !filter.terms.iter().any(|term| !term.not && asked(&term.test)) {
+        sql.push(&format!(" AND j.queue <> '{REPLICAS}'"));
+    }
     sql
 }
 
@@ -98,6 +104,10 @@ fn test(test: &Test, rows: Rows, asker: Asker, sql: &mut Sql) {
         }
         Test::Cause(kinds) => of_any_task(rows, sql, |table, sql| {
             one_of(&format!("{table}.cause_kind"), kinds.iter().map(|k| Value::from(k.clone())), sql);
+        }),
+        Test::Warning(kinds) => of_any_task(rows, sql, |table, sql| {
+            // The kind stands before the colon.
+            any_glob(&format!("substr({table}.warning, 1, instr({table}.warning, ':') - 1)"), kinds, sql);
         }),
         Test::Exit(codes) => of_any_task(rows, sql, |table, sql| {
             one_of(&format!("{table}.exit_code"), codes.iter().map(|c| Value::from(i64::from(*c))), sql);
@@ -216,7 +226,8 @@ fn ids(selectors: &[Selector], rows: Rows, asker: Asker, sql: &mut Sql) {
                 sql.bind(*id as i64).bind(i64::from(*to)).bind(i64::from(*from));
             }
             Selector::Last => {
-                sql.push("j.id = (SELECT max(id) FROM jobs WHERE owner_uid = ?)").bind(i64::from(asker.uid));
+                sql.push("j.id = (SELECT max(id) FROM jobs WHERE owner_uid = ? AND queue <> '.replicas')")
+                    .bind(i64::from(asker.uid));
             }
             Selector::Alias(name) => {
                 sql.push("(j.owner_uid = ? AND j.alias = ?)").bind(i64::from(asker.uid)).bind(name.clone());

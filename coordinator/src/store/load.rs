@@ -4,7 +4,8 @@ use super::Error;
 use super::read::{live_job_rows, task_rows};
 use crate::core::Identity;
 use crate::row::{
-    Backend, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow, WorkerRow,
+    Backend, DeploymentRow, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow,
+    WorkerRow,
 };
 use reeve_protocol::api::{Route, StateCounts};
 use reeve_protocol::{JobId, State, TaskId};
@@ -70,6 +71,10 @@ pub struct Loaded {
     pub jobs: Vec<(JobRow, Vec<TaskRow>)>,
     /// The newest version of every worker.
     pub workers: Vec<WorkerRow>,
+    /// The highest version of every name, removed ones included.
+    pub versions: Vec<(String, u32)>,
+    /// Static workers that were launched once.
+    pub deployments: Vec<DeploymentRow>,
     /// Attempts that had not ended.
     pub attempts: Vec<LiveAttempt>,
     /// The newest messages that became jobs, oldest first.
@@ -92,8 +97,14 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
     Ok(Loaded {
         identity,
         seq,
-        at: db.query_row("SELECT coalesce(max(at), 0) FROM (SELECT at FROM events ORDER BY seq DESC LIMIT 1)", [], |r| r.get(0))?,
-        next_job: number("SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))")?,
+        at: db.query_row(
+            "SELECT coalesce(max(at), 0) FROM (SELECT at FROM events ORDER BY seq DESC LIMIT 1)",
+            [],
+            |r| r.get(0),
+        )?,
+        next_job: number(
+            "SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))",
+        )?,
         next_message: number(
             "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0) + 1",
         )?,
@@ -101,7 +112,12 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         machines: machines(db)?,
         tokens: all(db, "SELECT id, secret_hash, expires_at, bound_key, machine FROM tokens", |r| {
             let (key, machine): (Option<String>, Option<String>) = (r.get(3)?, r.get(4)?);
-            Ok(TokenRow { id: r.get(0)?, secret_hash: r.get(1)?, expires_at: r.get(2)?, bound: key.zip(machine) })
+            Ok(TokenRow {
+                id: r.get(0)?,
+                secret_hash: r.get(1)?,
+                expires_at: r.get(2)?,
+                bound: key.zip(machine),
+            })
         })?,
         aliases: all(db, "SELECT owner_uid, alias, id FROM jobs WHERE alias IS NOT NULL", |r| {
             Ok(((r.get(0)?, r.get(1)?), r.get::<_, i64>(2)? as u64))
@@ -110,12 +126,9 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         counts: counts(db)?,
         messages: messages(db)?,
         jobs,
-        workers: all(
-            db,
-            "SELECT name, version, kind, queue, owner_uid, owner, spec, created_at FROM workers AS w WHERE removed_at IS NULL
-               AND version = (SELECT max(version) FROM workers WHERE name = w.name)",
-            worker,
-        )?,
+        workers: super::workers::newest(db)?,
+        versions: super::workers::versions(db)?,
+        deployments: super::workers::deployments(db)?,
         attempts,
         inbox: all(
             db,
@@ -189,19 +202,6 @@ fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
         owner_uid: r.get(6)?,
         owner: r.get::<_, String>(7)?.into(),
         created_at: r.get(8)?,
-    })
-}
-
-fn worker(r: &Row<'_>) -> rusqlite::Result<WorkerRow> {
-    Ok(WorkerRow {
-        name: r.get(0)?,
-        version: r.get(1)?,
-        kind: r.get(2)?,
-        queue: r.get(3)?,
-        owner_uid: r.get(4)?,
-        owner: r.get::<_, String>(5)?.into(),
-        spec: r.get::<_, String>(6)?.into(),
-        created_at: r.get(7)?,
     })
 }
 
@@ -280,7 +280,7 @@ fn live_jobs(db: &Connection) -> Result<Vec<(JobRow, Vec<TaskRow>)>, Error> {
 /// The current attempts of live jobs and tasks that have not ended. No index holds them: each is found by its key.
 fn live_attempts(db: &Connection, jobs: &[(JobRow, Vec<TaskRow>)]) -> Result<Vec<LiveAttempt>, Error> {
     let mut statement = db.prepare(
-        "SELECT machine_id, lease, dispatched_at, started_at FROM attempts
+        "SELECT machine_id, lease, dispatched_at, started_at, gpus FROM attempts
          WHERE job = ?1 AND idx = ?2 AND attempt = ?3 AND ended_at IS NULL",
     )?;
     let mut live = Vec::new();
@@ -296,6 +296,9 @@ fn live_attempts(db: &Connection, jobs: &[(JobRow, Vec<TaskRow>)]) -> Result<Vec
                             attempt,
                             machine_id: r.get(0)?,
                             lease: r.get(1)?,
+                            gpus: r
+                                .get::<_, Option<String>>(4)?
+                                .map_or_else(Vec::new, |uuids| uuids.split(',').map(str::to_owned).collect()),
                             dispatched_at: r.get(2)?,
                             started_at: r.get(3)?,
                         })

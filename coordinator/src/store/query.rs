@@ -1,5 +1,6 @@
 //! What is shown: job views from rows. Lists are in [`list`], other records in [`records`], sets for bulk in [`sets`],
 //! and the one encoding that JSON needs for bytes in [`base64`].
+pub mod artifacts;
 pub mod base64;
 pub mod list;
 pub mod records;
@@ -42,7 +43,7 @@ fn columns(rows: Rows, detail: Detail) -> String {
         "j.id, {index}, j.alias, j.name, j.owner, j.queue, {own}.state, {own}.substate, {own}.cause, \
          {own}.attempt, j.priority, j.created_at, {own}.started_at, {own}.ended_at, {own}.run_at, {own}.machine, \
          {own}.progress, {own}.message, {own}.result, {spec}, j.definition, j.worker, j.array_from, j.array_to, \
-         j.array_limit, j.n_queued, j.n_running, j.n_completed, j.n_failed, j.n_cancelled"
+         j.array_limit, j.n_queued, j.n_running, j.n_completed, j.n_failed, j.n_cancelled, {own}.warning"
     )
 }
 
@@ -80,6 +81,7 @@ fn view_of(row: &Row<'_>) -> Result<JobView, Error> {
         array: if index.is_none() { array_view(row)? } else { None },
         index,
         worker: text(21)?,
+        warning: text(30)?,
     })
 }
 
@@ -180,8 +182,9 @@ fn undispatched(mut view: JobView, job: &JobRow, array: &ArrayRow, index: u32) -
 /// The newest attempts, oldest first.
 fn attempts(conn: &Connection, id: JobId, index: Option<u32>) -> Result<Vec<AttemptView>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT attempt, machine, dispatched_at, started_at, ended_at, cause, exit_code, cpu_ms, rss_peak, pid, \
-         out_len, late FROM attempts WHERE job = ?1 AND idx = ?2 ORDER BY attempt DESC LIMIT ?3",
+        "SELECT a.attempt, machine, dispatched_at, started_at, ended_at, cause, exit_code, cpu_ms, rss_peak, pid, \
+         out_len, late, coalesce(files, 0), coalesce(bytes, 0), gpus FROM attempts AS a LEFT JOIN artifacts USING (job, idx, attempt) \
+         WHERE job = ?1 AND idx = ?2 ORDER BY a.attempt DESC LIMIT ?3",
     )?;
     let mut rows = statement.query(params![id as i64, index.map_or(-1, i64::from), ATTEMPTS])?;
     let mut views = Vec::new();
@@ -201,6 +204,11 @@ fn attempts(conn: &Connection, id: JobId, index: Option<u32>) -> Result<Vec<Atte
             pid: row.get(9)?,
             output_bytes: row.get::<_, i64>(10)? as u64,
             late: row.get::<_, Option<String>>(11)?.as_deref().map(json).transpose()?,
+            artifacts: row.get(12)?,
+            artifact_bytes: row.get::<_, i64>(13)? as u64,
+            gpus: row
+                .get::<_, Option<String>>(14)?
+                .map_or_else(Vec::new, |uuids| uuids.split(',').map(str::to_owned).collect()),
         });
     }
     views.reverse();

@@ -4,6 +4,7 @@ use super::*;
 use crate::input::Segment;
 use crate::store::filter::Asker;
 use crate::store::read::fixture::{Fixture, NOW, UID};
+use crate::store::workers;
 use reeve_protocol::Cause;
 
 const ASKER: Asker = Asker { uid: UID, now: NOW };
@@ -202,17 +203,19 @@ fn messages_keep_their_kind_of_body() {
 }
 
 #[test]
-fn only_the_newest_registration_of_a_worker_is_shown() {
+fn the_newest_registration_of_a_worker_counts_and_the_older_ones_stay() {
     let fixture = Fixture::new();
     fixture.run(
-        "INSERT INTO workers VALUES ('b', 1, 'command', 'jobs.b', 1, 'a', '{\"command\":[\"x\"]}', 5, NULL),
+        "INSERT INTO workers (name, version, kind, queue, owner_uid, owner, spec, created_at, removed_at) VALUES ('b', 1, 'command', 'jobs.b', 1, 'a', '{\"command\":[\"x\"]}', 5, NULL),
            ('b', 2, 'command', 'jobs.b', 1, 'a', '{\"command\":[\"y\"]}', 6, NULL), ('a', 1, 'command', 'jobs.a', 1, 'a', '{}', 5, NULL),
            ('gone', 1, 'command', 'q', 1, 'a', '{}', 5, 7)",
     );
-    let all = records::workers(&fixture.conn).unwrap();
+    let all = workers::newest(&fixture.conn).unwrap();
     assert_eq!(all.iter().map(|w| (w.name.as_str(), w.version)).collect::<Vec<_>>(), [("a", 1), ("b", 2)]);
-    assert_eq!(records::worker(&fixture.conn, "b").unwrap().unwrap().spec.command.unwrap(), ["y"]);
-    assert!(records::worker(&fixture.conn, "gone").unwrap().is_none());
+    let of = |name, version| workers::registration(&fixture.conn, name, version).unwrap();
+    assert_eq!(of("b", 1).unwrap().spec.command.unwrap(), ["x"]);
+    assert!(of("gone", 1).is_some() && of("b", 3).is_none());
+    assert_eq!(workers::versions(&fixture.conn).unwrap().len(), 3);
 }
 
 #[test]

@@ -298,8 +298,9 @@ pub fn state_of(conn: &Connection, job: JobId, index: Option<u32>) -> Result<Opt
 /// # Errors
 /// From SQLite.
 pub fn newest_of(conn: &Connection, uid: u32) -> Result<Option<JobId>, Error> {
-    let mut statement =
-        conn.prepare_cached("SELECT id FROM jobs WHERE owner_uid = ?1 ORDER BY id DESC LIMIT 1")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT id FROM jobs WHERE owner_uid = ?1 AND queue <> '.replicas' ORDER BY id DESC LIMIT 1",
+    )?;
     Ok(statement.query_row([uid], |r| r.get::<_, i64>(0)).optional()?.map(|id| id as u64))
 }
 

@@ -1,4 +1,5 @@
 //! Statistics, machines, workers and bulk changes in JSON.
+use super::workers::{Serving, WorkerStatus};
 use super::{QueueView, StateCounts};
 use crate::ids::JobId;
 use crate::spec::JobSpec;
@@ -88,6 +89,12 @@ pub struct MachineView {
     pub labels: BTreeMap<String, String>,
     /// What it can and cannot enforce.
     pub capabilities: BTreeMap<String, String>,
+    /// Its gpus, one by one.
+    #[serde(default)]
+    pub devices: Vec<GpuView>,
+    /// What each attempt holds and uses. Left out in lists.
+    #[serde(default)]
+    pub attempts: Vec<HeldView>,
     /// Busy share of its cpus, 0 to 1, as measured.
     pub cpu_busy: Option<f64>,
     /// Bytes in use, as measured.
@@ -123,6 +130,52 @@ pub struct MachineView {
     pub renewal_failed_at: Option<Wall>,
     /// Why.
     pub renewal_error: Option<String>,
+}
+
+/// A gpu as it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuView {
+    /// Its UUID.
+    pub uuid: String,
+    /// What it is; empty if nobody says.
+    pub model: String,
+    /// Bytes of its memory; 0 if nobody says.
+    pub memory_bytes: u64,
+    /// Bytes in use, as measured.
+    pub memory_used: u64,
+    /// Busy share, 0 to 1, as measured.
+    pub busy: Option<f64>,
+    /// The share that no attempt holds, 0 to 1.
+    pub free: f64,
+    /// Why nothing is given to it.
+    pub quarantine: Option<String>,
+    /// Attempts that hold a share, such as `7` and `9.3`.
+    pub holders: Vec<String>,
+}
+
+/// What an attempt holds on a machine, and what it uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HeldView {
+    /// Its job.
+    pub job: JobId,
+    /// For a task of an array.
+    pub index: Option<u32>,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Thousandths of cpus it holds.
+    pub cpu_milli: u32,
+    /// Bytes it holds.
+    pub memory_bytes: u64,
+    /// Gpus it holds, or a part of one.
+    pub gpu: f64,
+    /// UUIDs of them.
+    pub gpus: Vec<String>,
+    /// Thousandths of cpus in use lately; absent before two looks.
+    pub cpu_milli_used: Option<u64>,
+    /// Bytes resident now.
+    pub rss_bytes: Option<u64>,
+    /// Its warning's kind: `idle-gpu` or `silent`.
+    pub warning: Option<String>,
 }
 
 /// One line of the audit: who asked for what, and what was decided.
@@ -168,16 +221,25 @@ pub struct WorkerView {
     pub name: String,
     /// Counts registrations, from 1. A job keeps the one it was submitted with.
     pub version: u32,
-    /// `command`; `git` and `static` in later versions.
+    /// `command`, `git` or `static`.
     pub kind: String,
     /// Who registered it.
     pub owner: String,
     /// Submissions to this queue run it.
     pub queue: String,
-    /// What its jobs are made of.
+    /// What its jobs are made of; for a static one, its replicas.
     pub spec: JobSpec,
+    /// The script, if its command goes through a shell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
+    /// How a static worker is spoken to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
     /// When.
     pub created_at: Wall,
+    /// A static worker that was launched once: where it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<WorkerStatus>,
 }
 
 /// The body of `register_worker`.
@@ -189,6 +251,12 @@ pub struct WorkerRequest {
     pub kind: Option<String>,
     /// What its jobs are made of; `spec.queue` defaults to `jobs.NAME`.
     pub spec: JobSpec,
+    /// Instead of `spec.command`: a script for `sh -c`. Fields of the payload become its positional parameters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
+    /// How a static worker is spoken to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Serving>,
 }
 
 /// The body of `POST /v1/plans`.

@@ -3,7 +3,9 @@
 pub mod agents;
 pub mod git;
 pub mod outage;
+mod quic_ping;
 pub mod restart;
+pub mod workers;
 
 use std::fmt::Write as _;
 use std::time::Instant;

@@ -8,7 +8,9 @@
     reason = "a benchmark, not the product"
 )]
 
-use reeve_tests::bench::{Table, agents, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds};
+use reeve_tests::bench::{
+    Table, agents, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
+};
 use reeve_tests::server::Server;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -52,6 +54,18 @@ fn main() {
     }
     if only("git") {
         git::git(&mut table);
+    }
+    if only("tracked") {
+        workers::tracked(&mut table);
+    }
+    if only("calls") {
+        workers::calls(&mut table);
+    }
+    if only("roundtrip") {
+        workers::roundtrip(&mut table);
+    }
+    if only("static-idle") {
+        workers::idle(&mut table);
     }
     print!("{}", table.text());
 }
@@ -216,7 +230,9 @@ fn insert_rate(dir: &std::path::Path, n: usize) -> f64 {
     let _ = std::fs::remove_file(&path);
     let mut db = rusqlite::Connection::open(&path).unwrap();
     db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").unwrap();
-    db.execute_batch(include_str!("../../../coordinator/migrations/0001_initial.sql")).unwrap();
+    for sql in reeve_coordinator::store::open::MIGRATIONS {
+        db.execute_batch(sql).unwrap();
+    }
     let took = seconds(|| {
         for chunk in 0..n / 1000 {
             let tx = db.transaction().unwrap();

@@ -177,6 +177,7 @@ fn shown(filter: &Filter) -> String {
             Test::Machine(all) => words("machine", all.clone()),
             Test::Cause(all) => words("cause", all.clone()),
             Test::Exit(all) => words("exit", all.iter().map(ToString::to_string).collect()),
+            Test::Warning(all) => words("warning", all.clone()),
             Test::Since(s) => format!("since:{s}"),
             Test::Until(s) => format!("until:{s}"),
             Test::User(all) => words("user", all.clone()),

@@ -62,7 +62,8 @@ pub(super) fn machine_call(rng: &mut Rng, machine: String) -> Call {
 
 /// A read that goes through the core.
 pub(super) fn read_call(rng: &mut Rng) -> Call {
-    match rng.below(5) {
+    match rng.below(6) {
+        5 => Call::Top,
         0 => Call::GetQueueStats,
         1 => Call::ListQueues,
         2 => Call::ListMachines,
@@ -100,6 +101,7 @@ pub(super) fn spec(rng: &mut Rng) -> JobSpec {
         delay_s: some(rng, 12, 1, 90),
         expires_s: some(rng, 8, 5, 200),
         exclusive: matches!(lost_after_s, Some(LostAfter::Seconds(s)) if s >= 30.0) && rng.chance(50),
+        out: rng.chance(10).then(|| "*.ckpt".to_owned()).into_iter().collect(),
         hold: rng.chance(6),
         grace_s: Some(3.0),
         lost_after_s,

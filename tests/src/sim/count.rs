@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Faults and paths that a long run must have met.
-pub const PATHS: [&str; 69] = [
+pub const PATHS: [&str; 71] = [
     "fault: session broken",
     "fault: partition",
     "fault: partition of one direction",
@@ -63,6 +63,8 @@ pub const PATHS: [&str; 69] = [
     "state CANCELLED",
     "ended, output follows",
     "machine takes no jobs",
+    "files to collect",
+    "files kept",
     "call submitted",
     "call replayed",
     "call cancelled",

@@ -165,8 +165,13 @@ impl Host {
     fn obey(&mut self, order: ToAgent, cx: &mut Around<'_>) {
         match order {
             ToAgent::Start(start) => self.start(*start),
-            // No simulated job comes from a repository.
-            ToAgent::StartGit(_) => {}
+            // No simulated job comes from a repository, and no worker is static; what a job leaves is made up where its end
+            // is told.
+            ToAgent::StartGit(_)
+            | ToAgent::StartReplica(_)
+            | ToAgent::Request(_)
+            | ToAgent::CancelRequest(..)
+            | ToAgent::Collect(_) => {}
             ToAgent::Stop(stop) => self.stop(stop.attempt, &Cause::from_wire(stop.cause), stop.grace_ms, cx),
             ToAgent::Forget(attempts) => attempts.into_iter().for_each(|a| self.forget(a)),
             ToAgent::Revoke(attempt) => self.revoke(attempt),

@@ -4,7 +4,7 @@ use super::agenda::{Conn, Down, Due, ToKeeper, Up};
 use super::store::LINEAGE;
 use super::world::World;
 use reeve_coordinator::effect::ToAgent;
-use reeve_coordinator::input::AgentSaid;
+use reeve_coordinator::input::{AgentSaid, Kept, Segment};
 use reeve_protocol::wire;
 use std::collections::VecDeque;
 
@@ -205,6 +205,14 @@ impl World {
             let at = self.now + self.rng.range(1, 5_000);
             self.agenda.at(at, Due::Agent(host, link, word));
             return;
+        }
+        // Files come with the end: the coordinator has put them into a segment by then.
+        if let AgentSaid::Finished(finished, _) = &word
+            && self.rng.chance(5)
+        {
+            let segment = Segment { file: 1, offset: 0, len: 0 };
+            let kept = Kept { attempt: finished.attempt, files: Vec::new(), segment };
+            return self.send_up(conn, Up::Said(vec![AgentSaid::Artifacts(Box::new(kept)), word]));
         }
         self.send_up(conn, Up::Said(vec![word]));
     }

@@ -76,6 +76,10 @@ impl Watch {
                 self.over(ended.attempt, "ended");
                 count.cause(&ended.cause);
             }
+            Fact::ArtifactsKept(kept) => {
+                count.hit("files kept");
+                self.of_live_attempt(kept.attempt, "left files");
+            }
             Fact::AttemptReturned(attempt, _) => {
                 self.over(*attempt, "given back");
                 count.hit("attempt given back");
@@ -235,7 +239,12 @@ impl Watch {
             ToAgent::Stop(_) => count.hit("stop"),
             ToAgent::Revoke(_) => count.hit("revoke"),
             ToAgent::Reconcile(list) => list.iter().for_each(|(_, v)| count.verdict(*v)),
-            ToAgent::Forget(_) | ToAgent::StartGit(_) => {}
+            ToAgent::Collect(_) => count.hit("files to collect"),
+            ToAgent::Forget(_)
+            | ToAgent::StartGit(_)
+            | ToAgent::StartReplica(_)
+            | ToAgent::Request(_)
+            | ToAgent::CancelRequest(..) => {}
         }
     }
 

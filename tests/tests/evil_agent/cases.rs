@@ -80,6 +80,21 @@ pub(crate) fn machine_cases() -> Vec<Case> {
     ]
 }
 
+fn answers(len: usize) -> wire::Answers {
+    let replica = TaskId::single(1).attempt(1);
+    let id = wire::RequestId { attempt: Some(TaskId::single(2).attempt(1)), call: 0 };
+    let body = vec![b'1'; len];
+    wire::Answers {
+        items: vec![wire::Answer { replica, id, outcome: wire::outcome::RESULT, body, retry: false }],
+    }
+}
+
+fn replicas(n: usize, words: usize) -> wire::Replicas {
+    let attempt = TaskId::single(1).attempt(1);
+    let state = wire::ReplicaState { attempt, phase: 3, fraction: None, message: Some(long(words)) };
+    wire::Replicas { items: vec![state; n] }
+}
+
 pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
     let attempt = TaskId::single(1).attempt(1);
     let end = || finished(attempt, Cause::Ok);
@@ -105,6 +120,9 @@ pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
             &[close::TOO_LARGE],
         ),
         ("a long word of a cause", say(&wire::Finished { cause: wordy, ..end() }), &[close::TOO_LARGE]),
+        ("an answer above the limit", framed(kind::ANSWERS, &answers(300_000)), &[close::TOO_LARGE]),
+        ("replicas that say too much", framed(kind::REPLICAS, &replicas(1, 2_000)), &[close::TOO_LARGE]),
+        ("too many replicas at once", framed(kind::REPLICAS, &replicas(1_001, 0)), &[close::TOO_LARGE]),
         ("many frames without body", raw(kind::STARTED, 0, b"").repeat(1000), &[close::MALFORMED]),
     ];
     // Whatever kind a body claims that is none: nothing but the end of the session. Leave has no body.
@@ -133,6 +151,11 @@ pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
         kind::SHUTDOWN,
         kind::RENEWED,
         kind::START_GIT,
+        kind::START_REPLICA,
+        kind::REQUESTS,
+        kind::CANCEL_REQUESTS,
+        kind::COLLECT,
+        kind::ARTIFACTS_HEAD,
     ];
     cases.extend(never.map(|kind| ("what no machine says", raw(kind, 0, b""), &[close::UNEXPECTED][..])));
     cases

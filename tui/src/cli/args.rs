@@ -1,5 +1,7 @@
 //! The words of the command line. What each subcommand takes stands beside its code.
-use super::{bulk, change, diff, events, follow, list, machine, manager, queue, show, submit, wait, worker};
+use super::{
+    bulk, change, diff, events, follow, get, list, machine, manager, queue, show, submit, top, wait, worker,
+};
 use crate::up;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -66,6 +68,8 @@ pub enum Command {
     Show(show::Show),
     /// Print what a job wrote
     Logs(follow::Logs),
+    /// Fetch the files that a job left behind
+    Get(get::Get),
     /// Wait until jobs have ended
     Wait(wait::Wait),
     /// Say why a job does not run
@@ -95,6 +99,8 @@ pub enum Command {
     /// Machines
     #[command(subcommand)]
     Machine(machine::Machine),
+    /// What machines and running jobs use
+    Top(top::Top),
     /// Counts of everything
     Stats,
     /// What happened, as JSON lines or for people
@@ -127,7 +133,7 @@ pub enum Command {
 }
 
 /// Words of the contract that a later version gives a meaning.
-const LATER: [&str; 5] = ["clone", "get", "doctor", "df", "top"];
+const LATER: [&str; 3] = ["clone", "doctor", "df"];
 
 /// Whether a word under `group` (empty for the top) will mean something later.
 pub fn comes_later(group: &str, word: &str) -> bool {

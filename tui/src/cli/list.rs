@@ -30,6 +30,9 @@ pub struct Ls {
     /// The tasks of arrays, one by one
     #[arg(long)]
     pub tasks: bool,
+    /// The replicas of static workers, which are jobs too
+    #[arg(long)]
+    pub replicas: bool,
 }
 
 impl Ls {
@@ -42,7 +45,14 @@ impl Ls {
             None if term.contains(' ') && !term.contains('"') => format!("\"{term}\""),
             _ => term.clone(),
         };
-        self.filter.iter().cloned().chain(self.terms.iter().map(quoted)).collect::<Vec<_>>().join(" ")
+        let replicas = self.replicas.then(|| "queue:.replicas".to_owned());
+        self.filter
+            .iter()
+            .cloned()
+            .chain(replicas)
+            .chain(self.terms.iter().map(quoted))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 

@@ -95,7 +95,7 @@ pub async fn run(machine: Machine, context: &mut Context) -> Result<(), Error> {
             for (key, value) in facts(&machine) {
                 context.line(format!("{key:<12} {value}"))?;
             }
-            Ok(())
+            super::top::details(&machine, context)
         }
         Machine::Cordon(name) => change(&name.name, "cordon", &json!({}), context).await,
         Machine::Uncordon(name) => change(&name.name, "uncordon", &json!({}), context).await,
@@ -250,7 +250,17 @@ fn facts(machine: &MachineView) -> Vec<(&'static str, String)> {
         ("certificate", machine.certificate_until.map(|at| format!("good until {}", at.local_date()))),
         ("renewal", renewal(machine)),
         ("labels", Some(pairs(&machine.labels))),
-        ("can", Some(pairs(&machine.capabilities))),
+        (
+            "enforces",
+            Some(
+                machine
+                    .capabilities
+                    .iter()
+                    .map(|(key, value)| format!("{key}: {value}"))
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            ),
+        ),
     ];
     let known = |(key, value): (&'static str, Option<String>)| {
         value.filter(|v| !v.is_empty()).map(|v| (key, Clean::line(&v).into_string()))

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod error;
 pub mod events;
 pub mod follow;
+pub mod get;
 pub mod git;
 pub mod list;
 pub mod machine;
@@ -22,6 +23,7 @@ pub mod spec;
 mod story;
 pub mod submit;
 pub mod table;
+pub mod top;
 pub mod values;
 pub mod wait;
 pub mod worker;
@@ -40,8 +42,8 @@ pub use wait::is_away;
 
 /// Runs the command line and gives the process's exit code.
 pub fn main(words: Vec<OsString>) -> u8 {
-    // Started by a guardian for each git job; as short a way as the next one.
-    if let Some(code) = up::checkout(&words) {
+    // Started by a guardian for a job; as short a way as the next one.
+    if let Some(code) = up::of_guardian(&words) {
         return code;
     }
     // Answered before the tree of commands is built: scripts ask for it often.
@@ -119,6 +121,7 @@ async fn dispatch(command: Command, common: &Common) -> Result<(), Error> {
         Command::Ls(given) => list::run(given, context).await,
         Command::Show(given) => show::run(given, context).await,
         Command::Logs(given) => follow::run(given, context).await,
+        Command::Get(given) => get::run(given, context).await,
         Command::Wait(given) => wait::run(given, context).await,
         Command::Why(given) => show::why(given, context).await,
         Command::Cancel(given) => change::cancel(given, context).await,
@@ -132,6 +135,7 @@ async fn dispatch(command: Command, common: &Common) -> Result<(), Error> {
         Command::Queue(given) => queue::run(given, context).await,
         Command::Worker(given) => worker::run(given, context).await,
         Command::Machine(given) => machine::run(given, context).await,
+        Command::Top(given) => top::run(given, context).await,
         Command::Stats => events::stats(context).await,
         Command::Events(given) => events::run(given, context).await,
         Command::Audit(given) => events::audit(given, context).await,

@@ -382,7 +382,7 @@ mod tests {
         let words = |word: &str| vec![word.to_owned()];
         for (group, word, code, text) in [
             ("queue", "move", 1, "later version"),
-            ("", "top", 1, "later version"),
+            ("", "df", 1, "later version"),
             ("queue", "publsh", 2, "did you mean publish"),
             ("", "sumbit", 2, "did you mean submit"),
             ("machine", "xyzzy", 2, "reeve machine --help"),

@@ -112,7 +112,7 @@ fn print(job: &JobView, context: &mut Context) -> Result<(), Error> {
     }
     context.line("")?;
     let mut table =
-        Table::new(&[">ATTEMPT", "MACHINE", "STARTED", ">RUN", "END", ">CPU", ">MEMORY", ">OUTPUT"]);
+        Table::new(&[">ATTEMPT", "MACHINE", "STARTED", ">RUN", "END", ">CPU", ">MEMORY", ">OUTPUT", "FILES"]);
     for attempt in &job.attempts {
         table.row(attempt_row(attempt).map(Into::into));
     }
@@ -142,6 +142,7 @@ fn facts(job: &JobView, now: Wall, color: bool) -> Vec<(&'static str, String)> {
     fact("directory", job.spec.cwd.as_deref().map(clean));
     fact("queue", Some(format!("{}, priority {}", clean(&job.queue), job.priority)));
     fact("owner", Some(clean(&job.owner)));
+    fact("warning", job.warning.as_deref().map(clean));
     fact("machine", job.machine.as_deref().map(clean));
     fact("submitted", Some(moment(job.created_at, now)));
     fact("starts", job.run_at.map(Wall::local_date));
@@ -178,7 +179,15 @@ fn needs(job: &JobView) -> String {
     parts.join(", ")
 }
 
-fn attempt_row(attempt: &AttemptView) -> [String; 8] {
+/// What it left behind.
+fn files(attempt: &AttemptView) -> String {
+    match attempt.artifacts {
+        0 => String::new(),
+        n => format!("{n} ({})", show_bytes(attempt.artifact_bytes)),
+    }
+}
+
+fn attempt_row(attempt: &AttemptView) -> [String; 9] {
     let number =
         attempt.index.map_or_else(|| attempt.attempt.to_string(), |i| format!("{i}#{}", attempt.attempt));
     let run = attempt.started_at.zip(attempt.ended_at).map(|(start, end)| end.seconds_since(start));
@@ -197,6 +206,7 @@ fn attempt_row(attempt: &AttemptView) -> [String; 8] {
         if attempt.cpu_s > 0.0 { show_duration(attempt.cpu_s) } else { String::new() },
         bytes(attempt.rss_peak_bytes),
         bytes(attempt.output_bytes),
+        files(attempt),
     ]
 }
 

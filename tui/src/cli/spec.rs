@@ -88,6 +88,8 @@ impl Submit {
             stdin: self.stdin.map(|path| values::file_or_stdin(&path)).transpose()?,
             labels: self.label.into_iter().collect(),
             hold: self.hold,
+            out: self.out,
+            out_max_bytes: self.out_max,
             run_as: self.run_as,
             ..JobSpec::default()
         };

@@ -66,6 +66,10 @@ fn each_option_sets_its_field() {
         ("--inherit-env TOKEN -- x", json!({"env": {"TOKEN": "t"}})),
         ("--inherit-env TOKEN --env TOKEN=u -- x", json!({"env": {"TOKEN": "u"}})),
         ("--inherit-env all -- x", json!({"env": {"LANG": "C", "TOKEN": "t"}})),
+        (
+            "--out *.ckpt --out logs --out-max 2GiB -- x",
+            json!({"out": ["*.ckpt", "logs"], "out_max_bytes": 2_147_483_648_u64}),
+        ),
         ("--hold --run-as bob --grace 3 -- x", json!({"hold": true, "run_as": "bob", "grace_s": 3.0})),
     ] {
         assert_eq!(rest_of(words), wanted, "{words}");

@@ -57,6 +57,12 @@ pub struct Submit {
     /// What it reads
     #[arg(long, value_name = "FILE|-", help_heading = "Environment")]
     pub stdin: Option<String>,
+    /// Keep these files at its end, such as 'runs/*.ckpt'; may be repeated (everything in $REEVE_OUT_DIR is kept)
+    #[arg(long, value_name = "PATTERN", help_heading = "Environment")]
+    pub out: Vec<String>,
+    /// Bytes of all files kept of an attempt [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes, help_heading = "Environment")]
+    pub out_max: Option<u64>,
     /// The user it runs as
     #[arg(long, value_name = "USER", help_heading = "Environment")]
     pub run_as: Option<String>,

@@ -4,26 +4,39 @@ use super::error::{Error, note};
 use super::git::Git;
 use super::queue::other;
 use super::submit::{Needs, not_yet};
-use super::table::Table;
+use super::table::{Cell, Table};
 use super::values;
 use crate::client::escape;
 use hyper::Method;
 use reeve_protocol::JobSpec;
-use reeve_protocol::api::{List, WorkerRequest, WorkerView};
+use reeve_protocol::api::{
+    CallReply, CallRequest, LaunchRequest, List, ScaleRequest, Serving, WorkerRequest, WorkerView,
+};
+use reeve_protocol::text::Clean;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// What can be done with workers.
 #[derive(Debug, clap::Subcommand)]
 pub enum Worker {
-    /// Make jobs of a queue run a command, or change it
+    /// Make jobs of a queue run a command, or describe a static worker; again: its next version
     Register(Box<Register>),
+    /// Run the newest version of a static worker; an older one is replaced
+    Launch(Launch),
     /// List workers
     Ls,
-    /// Show a worker
-    Show(Name),
-    /// Start a static worker
-    Launch(Launch),
+    /// Show a worker, and the replicas of a static one
+    Show(Show),
+    /// Ask a static worker and print its answer
+    Call(Call),
+    /// Change how many replicas a static worker has
+    Scale(Scale),
+    /// End a static worker's replicas once they have answered
+    Drain(Name),
+    /// End a static worker's replicas now
+    Stop(Name),
+    /// Remove a worker
+    Rm(Remove),
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -37,18 +50,65 @@ pub struct Name {
     pub name: String,
 }
 
-/// Start a static worker.
+/// Run a static worker.
 #[derive(Debug, clap::Args)]
 pub struct Launch {
     /// The worker
     #[arg(value_name = "WORKER")]
     pub name: String,
-    /// Where
-    #[arg(long, value_name = "MACHINE")]
-    pub on: Option<String>,
-    /// How many
+    /// Only these machines, instead of those of its registration; may be repeated
+    #[arg(long, value_name = "MACHINE|label.K=V")]
+    pub on: Vec<String>,
+    /// How many [default: as many as run, else what its registration says, else 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
+}
+
+/// Show a worker.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// The worker
+    #[arg(value_name = "WORKER")]
+    pub name: String,
+    /// One of its registrations, instead of how it is now
+    #[arg(long, value_name = "N")]
+    pub version: Option<u32>,
+}
+
+/// Ask a static worker.
+#[derive(Debug, clap::Args)]
+pub struct Call {
+    /// The worker
+    #[arg(value_name = "WORKER")]
+    pub name: String,
+    /// What it gets: JSON, @FILE, or - for standard input
+    #[arg(value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub payload: String,
+    /// How long the answer may take [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub deadline: Option<f64>,
+}
+
+/// Change how many replicas there are.
+#[derive(Debug, clap::Args)]
+pub struct Scale {
+    /// The worker
+    #[arg(value_name = "WORKER")]
+    pub name: String,
+    /// How many
+    #[arg(value_name = "N")]
+    pub replicas: u32,
+}
+
+/// Remove a worker.
+#[derive(Debug, clap::Args)]
+pub struct Remove {
+    /// The worker
+    #[arg(value_name = "WORKER")]
+    pub name: String,
+    /// Stop its replicas and cancel the jobs that are for it
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Make jobs of a queue run a command.
@@ -69,9 +129,12 @@ pub struct Register {
     /// A process that stays and answers requests
     #[arg(long = "static")]
     pub is_static: bool,
-    /// http or stdio
-    #[arg(long, value_name = "PROTOCOL", requires = "is_static")]
-    pub protocol: Option<String>,
+    /// How it is spoken to.
+    #[command(flatten)]
+    pub serving: Asked,
+    /// A script for `sh -c` instead of a command; fields of the payload are its parameters
+    #[arg(long, value_name = "SCRIPT", conflicts_with = "command")]
+    pub shell: Option<String>,
     /// What each job needs.
     #[command(flatten)]
     pub needs: Needs,
@@ -89,6 +152,51 @@ pub struct Register {
     pub command: Vec<String>,
 }
 
+/// How a static worker is spoken to.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Static workers")]
+pub struct Asked {
+    /// stdio: JSON lines; http: it gets a port in PORT [default: stdio]
+    #[arg(long, value_name = "http|stdio", requires = "is_static")]
+    pub protocol: Option<String>,
+    /// HTTP: the path that answers 200 when it is ready [default: its port accepts]
+    #[arg(long, value_name = "PATH", requires = "is_static")]
+    pub ready: Option<String>,
+    /// HTTP: where requests are posted [default: /]
+    #[arg(long, value_name = "PATH", requires = "is_static")]
+    pub path: Option<String>,
+    /// Replicas at launch [default: 1]
+    #[arg(long, value_name = "N", requires = "is_static")]
+    pub replicas: Option<u32>,
+    /// Requests at one replica at once [default: 1]
+    #[arg(long, value_name = "N", requires = "is_static")]
+    pub max_ongoing: Option<u32>,
+    /// How long it may load without progress [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "is_static")]
+    pub stall: Option<f64>,
+    /// How long it may finish what it works on when it is to end [default: 30s]
+    #[arg(long = "drain", value_name = "TIME", value_parser = values::duration, requires = "is_static")]
+    pub drain: Option<f64>,
+    /// For calls that name no deadline [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "is_static")]
+    pub deadline: Option<f64>,
+}
+
+impl Asked {
+    fn into_serving(self) -> Serving {
+        Serving {
+            protocol: self.protocol,
+            ready: self.ready,
+            path: self.path,
+            replicas: self.replicas,
+            max_ongoing: self.max_ongoing,
+            stall_s: self.stall,
+            drain_s: self.drain,
+            deadline_s: self.deadline,
+        }
+    }
+}
+
 /// Runs it.
 pub async fn run(worker: Worker, context: &mut Context) -> Result<(), Error> {
     match worker {
@@ -100,15 +208,53 @@ pub async fn run(worker: Worker, context: &mut Context) -> Result<(), Error> {
             }
             context.table(&table(&list.items))
         }
-        Worker::Show(name) => match context.get::<WorkerView>(&path(&name.name, "")).await? {
-            Some(worker) => print(&worker, context),
-            None => Ok(()),
-        },
-        Worker::Launch(launch) => {
-            let body = json!({"on": launch.on, "replicas": launch.replicas});
-            context.post::<Value>(&path(&launch.name, "/launch"), &body).await.map(|_| ())
+        Worker::Show(show) => {
+            let version = show.version.map(|n| format!("?version={n}")).unwrap_or_default();
+            match context.get::<WorkerView>(&path(&show.name, &version)).await? {
+                Some(worker) => print(&worker, context),
+                None => Ok(()),
+            }
+        }
+        Worker::Launch(Launch { name, on, replicas }) => {
+            change(&name, "/launch", &LaunchRequest { on, replicas }, context).await
+        }
+        Worker::Scale(Scale { name, replicas }) => {
+            change(&name, "/scale", &ScaleRequest { replicas }, context).await
+        }
+        Worker::Drain(Name { name }) => change(&name, "/drain", &json!({}), context).await,
+        Worker::Stop(Name { name }) => change(&name, "/stop", &json!({}), context).await,
+        Worker::Call(call) => ask(call, context).await,
+        Worker::Rm(Remove { name, force }) => {
+            let query = if force { "?force=true" } else { "" };
+            if context.ask::<Value>(Method::DELETE, &path(&name, query), None::<&()>).await?.is_some() {
+                note(format!("worker {name} is removed"));
+            }
+            Ok(())
         }
         Worker::Other(words) => Err(other("worker", &words)),
+    }
+}
+
+/// Changes a static worker, and shows it.
+async fn change(
+    name: &str,
+    what: &str,
+    body: &impl serde::Serialize,
+    context: &mut Context,
+) -> Result<(), Error> {
+    match context.post::<WorkerView>(&path(name, what), body).await? {
+        Some(worker) => context.table(&table(std::slice::from_ref(&worker))),
+        None => Ok(()),
+    }
+}
+
+/// Asks a static worker. Its answer goes to standard output as the worker wrote it; with `--json` in the API's form.
+async fn ask(call: Call, context: &mut Context) -> Result<(), Error> {
+    let payload = values::json("PAYLOAD", &call.payload)?;
+    let body = CallRequest { payload, deadline_s: call.deadline };
+    match context.post::<CallReply>(&path(&call.name, "/requests"), &body).await? {
+        Some(reply) => context.line(reply.result.get()),
+        None => Ok(()),
     }
 }
 
@@ -141,6 +287,7 @@ fn request_of(register: Register) -> Result<WorkerRequest, Error> {
     if register.git.dirty {
         return Err(not_yet("--dirty"));
     }
+    let serving = register.is_static.then(|| register.serving.into_serving());
     let kind = match (register.is_static, &register.git.repo) {
         (true, _) => Some("static".to_owned()),
         (false, Some(_)) => Some("git".to_owned()),
@@ -157,35 +304,97 @@ fn request_of(register: Register) -> Result<WorkerRequest, Error> {
         ..JobSpec::default()
     };
     register.needs.fill(&mut spec)?;
-    Ok(WorkerRequest { kind, spec })
+    Ok(WorkerRequest { kind, spec, shell: register.shell, serving })
 }
 
-/// `[NAME]` tables: `kind` beside the fields of a job.
+/// `[workers.NAME]` tables: `kind`, `shell` and how a static worker is spoken to beside the fields of a job.
 fn from_toml(file: &str, text: &str) -> Result<BTreeMap<String, WorkerRequest>, Error> {
     let wrong = |what: String| Error::Usage(format!("{file}: {what}"));
-    let tables: BTreeMap<String, toml::Table> = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    let mut tables: BTreeMap<String, toml::Table> = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+    if let Some(below) = tables.remove("workers") {
+        for (name, table) in below {
+            let table = table.try_into().map_err(|_| wrong(format!("workers.{name} is no table")))?;
+            tables.insert(name, table);
+        }
+    }
     let mut workers = BTreeMap::new();
     for (name, mut table) in tables {
-        let kind = table.remove("kind").and_then(|kind| kind.as_str().map(str::to_owned));
-        let spec = table.try_into().map_err(|e| wrong(format!("[{name}] {}", e.message())))?;
-        workers.insert(name, WorkerRequest { kind, spec });
+        let mut word = |key: &str| match table.remove(key) {
+            Some(toml::Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(wrong(format!("[workers.{name}] {key} is no text"))),
+            None => Ok(None),
+        };
+        let (kind, shell) = (word("kind")?, word("shell")?);
+        let mut asked = toml::Table::new();
+        for key in SERVING {
+            asked.extend(table.remove(key).map(|value| (key.to_owned(), value)));
+        }
+        let mistake = |e: toml::de::Error| wrong(format!("[workers.{name}] {}", e.message()));
+        let is_static = kind.as_deref() == Some("static") || !asked.is_empty();
+        let serving = is_static.then(|| asked.try_into()).transpose().map_err(mistake)?;
+        let spec = table.try_into().map_err(mistake)?;
+        workers.insert(name.clone(), WorkerRequest { kind, spec, shell, serving });
     }
     Ok(workers)
 }
 
+/// The fields of a table that say how a static worker is spoken to.
+const SERVING: [&str; 8] =
+    ["protocol", "ready", "path", "replicas", "max_ongoing", "stall_s", "drain_s", "deadline_s"];
+
 fn table(workers: &[WorkerView]) -> Table {
-    let mut table = Table::new(&["WORKER", "KIND", ">VERSION", "QUEUE", "OWNER", "COMMAND"]);
+    let mut table =
+        Table::new(&["WORKER", "KIND", ">VERSION", ">READY", "PHASE", ">BUSY", "QUEUE", "COMMAND"]);
     for worker in workers {
-        let version = worker.version.to_string();
-        let cells =
-            [&worker.name, &worker.kind, &version, &worker.queue, &worker.owner, &worker.spec.title()];
-        table.row(cells.map(|text| text.as_str().into()));
+        let status = worker.status.as_ref();
+        let version = status.map_or(worker.version, |s| s.version).to_string();
+        let ready = status.map_or_else(|| "-".to_owned(), |s| format!("{}/{}", s.ready, s.desired));
+        let phase = status.map_or("-", |s| s.phase.as_str());
+        let busy = status.map_or_else(|| "-".to_owned(), |s| s.outstanding.to_string());
+        let title = worker.shell.clone().unwrap_or_else(|| worker.spec.title());
+        let cells = [&worker.name, &worker.kind, &version, &ready, phase, &busy, &worker.queue, &title];
+        table.row(cells.map(Cell::from));
     }
     table
 }
 
 fn print(worker: &WorkerView, context: &mut Context) -> Result<(), Error> {
     context.table(&table(std::slice::from_ref(worker)))?;
+    if let Some(status) = &worker.status {
+        if let Some(reason) = &status.reason {
+            context.line(format!("reason: {}", Clean::line(reason)))?;
+        }
+        let mut table = Table::new(&[
+            ">REPLICA",
+            ">JOB",
+            ">START",
+            ">VERSION",
+            "MACHINE",
+            "PHASE",
+            ">BUSY",
+            ">ANSWERED",
+            "WHY",
+        ]);
+        for r in &status.replicas {
+            let loaded = r.progress.map(|p| format!("{:.0} % ", p * 100.0)).unwrap_or_default();
+            let why = r.reason.clone().or_else(|| r.message.clone()).unwrap_or_default();
+            table.row([
+                r.replica.to_string().as_str().into(),
+                r.job.to_string().as_str().into(),
+                r.attempt.to_string().as_str().into(),
+                r.version.to_string().as_str().into(),
+                r.machine.as_deref().unwrap_or("-").into(),
+                r.phase.as_str().into(),
+                r.outstanding.to_string().as_str().into(),
+                r.answered.to_string().as_str().into(),
+                format!("{loaded}{why}").as_str().into(),
+            ]);
+        }
+        context.table(&table)?;
+    }
+    if let Some(serving) = &worker.serving {
+        context.json_line(serving)?;
+    }
     context.json_line(&worker.spec)
 }
 
@@ -200,6 +409,10 @@ mod tests {
         assert_eq!(workers["bank"].kind.as_deref(), Some("command"));
         assert_eq!(workers["bank"].spec.command.as_ref().unwrap().len(), 2);
         assert_eq!(workers["bank"].spec.resources.gpus, Some(1.0));
+        let text = "[workers.a]\nkind=\"static\"\nmax_ongoing=4\ncommand=[\"./a\"]\n[workers.b]\nshell=\"echo {payload.x}\"\n";
+        let workers = from_toml("w.toml", text).unwrap();
+        assert_eq!(workers["a"].serving.as_ref().unwrap().max_ongoing, Some(4));
+        assert_eq!((workers["b"].shell.as_deref(), &workers["b"].serving), (Some("echo {payload.x}"), &None));
         let error = from_toml("w.toml", "[bank]\ncomand = []\n").unwrap_err();
         assert!(error.to_string().contains("[bank]"), "{error}");
         assert_eq!(error.exit_code(), 2);

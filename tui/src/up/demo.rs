@@ -3,7 +3,7 @@ use super::front::Error;
 use crate::cli::{job_table, note, row};
 use crate::client::Client;
 use reeve_protocol::JobId;
-use reeve_protocol::api::{Changed, JobView, Submitted};
+use reeve_protocol::api::{Changed, JobView, Submitted, WorkerView};
 use reeve_protocol::time::Wall;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -31,6 +31,28 @@ const LOG: &str = r#"for i in $(seq 1 60); do
   [ $((i % 10)) -eq 0 ] && echo "warning: $i lines written" >&2
   sleep 0.2
 done"#;
+
+/// A static worker that answers with what it gets: JSON lines with nothing but a shell.
+const BANK: &str = r#"echo '{"progress":0.5,"message":"loading"}'; sleep 1; echo '{"ready":true}'
+while read -r line; do
+  id=${line#*\"id\":\"}; id=${id%%\"*}
+  payload=${line#*\"payload\":}; payload=${payload%,\"deadline\"*}; payload=${payload%\}}
+  echo "asked for $payload" >&2
+  printf '{"id":"%s","result":{"echo":%s}}\n' "$id" "$payload"
+done"#;
+
+/// Its registration.
+fn bank() -> Value {
+    json!({"kind": "static", "spec": {"command": ["sh", "-c", BANK], "resources": {"cpus": 0.1}}})
+}
+
+/// A job for it.
+fn for_bank(n: u32) -> Value {
+    json!({"name": format!("ask-{n}"), "worker": WORKER, "payload": {"n": n}, "labels": {"demo": "true"}})
+}
+
+/// What it is called.
+const WORKER: &str = "demo-bank";
 
 /// A job in a checkout.
 fn from_git(git: &Value) -> Value {
@@ -99,6 +121,9 @@ pub async fn submit(client: &Client, dir: &Path) -> Result<Demo, Error> {
         Some(git) => jobs.insert(0, from_git(&git)),
         None => note("demo: without git there is no job in a checkout"),
     }
+    client.put::<_, WorkerView>(&format!("/v1/workers/{WORKER}"), &bank()).await?;
+    client.post::<_, WorkerView>(&format!("/v1/workers/{WORKER}/launch"), &json!({"replicas": 1})).await?;
+    jobs.splice(0..0, (1..=3).map(for_bank));
     for job in jobs {
         ids.push(client.post::<_, Submitted>("/v1/jobs", &job).await?.id);
     }
@@ -124,6 +149,7 @@ impl Demo {
             client.post::<_, Changed>(&format!("{path}/release"), &json!({})).await?;
         }
         table.row(row(&ended(client, self.held).await?, Wall::now()));
+        client.post::<_, WorkerView>(&format!("/v1/workers/{WORKER}/stop"), &json!({})).await?;
         Ok(table.render(None, false))
     }
 }
@@ -146,6 +172,7 @@ mod tests {
     fn every_job_of_the_demo_is_valid_and_the_last_is_held() {
         let specs: Vec<JobSpec> = [from_git(&json!({"url": "file:///demo"}))]
             .into_iter()
+            .chain((1..=3).map(for_bank))
             .chain(jobs())
             .map(|job| serde_json::from_value(job).unwrap())
             .collect();

@@ -165,7 +165,7 @@ fn message(mut entry: Entry, band: Band, lineage: &str) -> Incoming {
 }
 
 /// 0 JSON, 1 text, 2 bytes: as told if that is true, else as it looks.
-pub(super) fn kind_of(told: Option<&str>, body: &[u8]) -> u8 {
+pub(in super::super) fn kind_of(told: Option<&str>, body: &[u8]) -> u8 {
     let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
     let is_text = || std::str::from_utf8(body).is_ok();
     match told {

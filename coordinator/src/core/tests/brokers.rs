@@ -244,6 +244,21 @@ fn what_a_broker_may_have_is_given_again_and_what_it_never_had_is_handed_out() {
 }
 
 #[test]
+fn what_a_broker_refused_of_one_queue_is_given_again_when_the_queue_can_be_used() {
+    let mut w = World::with_broker("messages", 0);
+    let id = w.publish_one("a");
+    assert_eq!(w.forwarded(), [id]);
+    assert!(w.take(5_000).is_none());
+    let asked = |w: &mut World| std::mem::take(&mut w.orders).contains(&Order::Room("q".into(), 1));
+    assert!(asked(&mut w));
+    w.broker(Said::Trouble("q".into(), Some("full".into())));
+    assert!(w.forwarded().is_empty());
+    w.broker(Said::Trouble("q".into(), None));
+    assert!(w.orders.contains(&Order::Forward("q".into(), vec![id])), "{:?}", w.orders);
+    assert!(asked(&mut w), "and what somebody waits for is asked again");
+}
+
+#[test]
 fn what_others_publish_without_sense_is_kept_among_the_dead_with_the_reason() {
     let mut w = World::with_broker("messages", 0);
     let broken = Incoming { unusable: Some("no body".into()), ..incoming("5-0", None) };

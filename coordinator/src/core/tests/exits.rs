@@ -103,6 +103,23 @@ fn only_the_machine_that_has_an_attempt_may_send_its_output() {
 }
 
 #[test]
+fn a_result_that_could_not_be_shown_is_not_kept() {
+    let mut w = World::with_machine(4);
+    let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000)).into_bytes();
+    let results =
+        [br#""\ud800""#.to_vec(), deep, b"\xff".to_vec(), b"NaN".to_vec(), br#"{"loss":0.5}"#.to_vec()];
+    for (at, result) in results.into_iter().enumerate() {
+        w.submit(spec());
+        let end =
+            wire::Finished { result: Some(result), ..finished(first(at as u64 + 1), Cause::Ok, w.now.wall) };
+        w.says(1, vec![AgentSaid::Finished(Box::new(end), None)]);
+        assert_eq!(w.standing(at as u64 + 1).0, State::Completed);
+    }
+    let kept: Vec<_> = w.facts.iter().filter(|f| matches!(f, Fact::ResultKept(..))).collect();
+    assert_eq!(kept, [&Fact::ResultKept(TaskId::single(5), r#"{"loss":0.5}"#.to_owned())]);
+}
+
+#[test]
 fn a_machine_whose_jobs_are_stopped_gets_nothing_and_says_why() {
     let mut w = World::with_machine(2);
     w.submit(spec());

@@ -113,7 +113,11 @@ fn a_machine_that_comes_back_may_still_be_preparing() {
 #[test]
 fn a_worker_brings_its_repository_and_a_checkout_needs_a_command() {
     let mut w = World::with_machine(1);
-    let request = |kind: &str, spec| reeve_protocol::api::WorkerRequest { kind: Some(kind.into()), spec };
+    let request = |kind: &str, spec| reeve_protocol::api::WorkerRequest {
+        kind: Some(kind.into()),
+        spec,
+        ..Default::default()
+    };
     let register = |w: &mut World, name: &str, request| {
         w.ask(Call::RegisterWorker { name: name.into(), request: Box::new(request) })
     };

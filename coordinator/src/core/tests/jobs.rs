@@ -414,6 +414,7 @@ fn a_worker_is_a_recipe_and_its_queue_routes_to_it() {
     let request = reeve_protocol::api::WorkerRequest {
         kind: None,
         spec: JobSpec { command: Some(vec!["echo".into()]), ..JobSpec::default() },
+        ..Default::default()
     };
     w.ask(Call::RegisterWorker { name: "say".into(), request: Box::new(request) }).unwrap();
     w.submit(JobSpec { worker: Some("say".into()), ..JobSpec::default() });

@@ -1,5 +1,6 @@
 //! Output on streams of its own: whole tapes and followed ones.
 use super::*;
+use reeve_protocol::artifact::Artifact;
 
 #[tokio::test]
 async fn an_end_waits_for_its_tape_and_lets_others_pass() {
@@ -62,6 +63,56 @@ async fn a_tape_of_an_attempt_that_the_machine_does_not_have_takes_no_space() {
     drop(peer);
     assert_eq!(head.hears().await, AgentSaid::Closed);
     assert!(head.segments.total_bytes() <= 5000, "{}", head.segments.total_bytes());
+}
+
+fn file(name: &str, bytes: &[u8]) -> Artifact {
+    Artifact { name: name.into(), size: bytes.len() as u64, mode: 0o644, sha256: token::sha256_hex(bytes) }
+}
+
+async fn send_artifacts(peer: &Peer, job: u64, files: Vec<Artifact>, bytes: &[u8]) {
+    let mut stream = within(peer.connection.open_uni()).await.unwrap();
+    let mut head = Vec::new();
+    let body = wire::ArtifactsHead { attempt: attempt(job), files };
+    frame::append(kind::ARTIFACTS_HEAD, 0, &body, &mut head).unwrap();
+    stream.write_all(&head).await.unwrap();
+    // Refused ones are told to stop, perhaps before all was written.
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.finish();
+}
+
+#[tokio::test]
+async fn an_end_waits_for_the_artifacts_that_were_promised_and_comes_right_behind_them() {
+    let mut head = Head::start();
+    let (_, mut peer) = head.session().await;
+    peer.write(kind::MACHINE, &wire::Machine::default()).await;
+    head.hears().await;
+    let promise = |job| wire::Artifacts { attempt: attempt(job), count: 2, total: 100_001 };
+    peer.write(kind::ARTIFACTS, &promise(1)).await;
+    peer.write(kind::FINISHED, &finished(1, 0)).await;
+    peer.write(kind::FINISHED, &finished(2, 0)).await;
+    assert_eq!(head.hears().await, AgentSaid::Finished(Box::new(finished(2, 0)), None), "others pass");
+    let bytes: Vec<u8> = (0..100_001u32).map(|n| n as u8).collect();
+    let files = vec![file("a", &bytes[..1]), file("b/c", &bytes[1..])];
+    send_artifacts(&peer, 1, files.clone(), &bytes).await;
+    let AgentSaid::Artifacts(kept) = head.hears().await else { panic!("the files come first") };
+    assert_eq!((kept.attempt, &kept.files), (attempt(1), &files));
+    assert_eq!(head.segments.read(kept.segment, 0, usize::MAX).unwrap(), bytes);
+    assert_eq!(head.hears().await, AgentSaid::Finished(Box::new(finished(1, 0)), None));
+    // Other bytes than the digest, fewer, impossible names, a job that is not held: the end passes without.
+    let total = head.segments.total_bytes();
+    let lies = [
+        (3, vec![file("a", b"other")], &b"bytes"[..]),
+        (4, vec![file("a", b"other")], b"oth"),
+        (5, vec![file("../a", b"x")], b"x"),
+        (NOT_HELD, vec![file("a", b"x")], b"x"),
+    ];
+    for (job, files, bytes) in lies {
+        peer.write(kind::ARTIFACTS, &promise(job)).await;
+        peer.write(kind::FINISHED, &finished(job, 0)).await;
+        send_artifacts(&peer, job, files, bytes).await;
+        assert_eq!(head.hears().await, AgentSaid::Finished(Box::new(finished(job, 0)), None), "job {job}");
+    }
+    assert_eq!(head.segments.total_bytes(), total);
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@ use crate::row::MessageRow;
 use crate::store::Error;
 use crate::store::read::json;
 use reeve_protocol::JobId;
-use reeve_protocol::api::{MessageView, Plan, PlanResult, WorkerView};
+use reeve_protocol::api::{MessageView, Plan, PlanResult};
 use reeve_protocol::time::Wall;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 /// An attempt as far as its output is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,45 +174,6 @@ pub fn message_row(conn: &Connection, id: u64) -> Result<Option<MessageRow>, Err
         })
     });
     Ok(row.optional()?)
-}
-
-const WORKER: &str = "SELECT name, version, kind, owner, queue, spec, created_at FROM workers AS w \
-    WHERE removed_at IS NULL AND version = (SELECT max(version) FROM workers WHERE name = w.name)";
-
-/// Every worker, in its newest registration.
-///
-/// # Errors
-/// From SQLite, or a value that makes no sense.
-pub fn workers(conn: &Connection) -> Result<Vec<WorkerView>, Error> {
-    let mut statement = conn.prepare_cached(&format!("{WORKER} ORDER BY name"))?;
-    let mut rows = statement.query([])?;
-    let mut views = Vec::new();
-    while let Some(row) = rows.next()? {
-        views.push(worker_of(row)?);
-    }
-    Ok(views)
-}
-
-/// One worker, in its newest registration.
-///
-/// # Errors
-/// From SQLite, or a value that makes no sense.
-pub fn worker(conn: &Connection, name: &str) -> Result<Option<WorkerView>, Error> {
-    let mut statement = conn.prepare_cached(&format!("{WORKER} AND name = ?1"))?;
-    let mut rows = statement.query([name])?;
-    rows.next()?.map(worker_of).transpose()
-}
-
-fn worker_of(row: &Row<'_>) -> Result<WorkerView, Error> {
-    Ok(WorkerView {
-        name: row.get(0)?,
-        version: row.get(1)?,
-        kind: row.get(2)?,
-        owner: row.get(3)?,
-        queue: row.get(4)?,
-        spec: json(&row.get::<_, String>(5)?)?,
-        created_at: Wall(row.get(6)?),
-    })
 }
 
 /// A plan as it was stored.

@@ -181,6 +181,7 @@ pub(in crate::console) fn job(id: u64) -> JobView {
         machine: machine.map(str::to_owned),
         attempts: Vec::new(),
         progress: (id % 8 == 2).then_some(0.41),
+        warning: None,
         message: (id % 8 == 2).then(|| "epoch 37/90".into()),
         result: None,
         labels: BTreeMap::from([("team".into(), "vision".into())]),
@@ -220,7 +221,10 @@ pub(in crate::console) fn whole_job() -> JobView {
         rss_peak_bytes: 21 << 30,
         pid: Some(4242),
         output_bytes: 9000,
+        artifacts: 0,
+        artifact_bytes: 0,
         late: None,
+        gpus: Vec::new(),
     };
     job.attempts = vec![
         attempt(

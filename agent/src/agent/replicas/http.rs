@@ -1,0 +1,239 @@
+//! A replica that speaks HTTP: asked on its own port of this machine whether it is ready, and given each request as a POST.
+//! A model server that knows nothing of reeve works unchanged.
+use super::{MAX_ANSWER, Replicas, answer};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, StatusCode};
+use hyper_util::rt::TokioIo;
+use reeve_protocol::ids::AttemptId;
+use reeve_protocol::text::Clean;
+use reeve_protocol::wire::{Answer, Replica as About, Request, RequestId, outcome, replica_phase as phase};
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+/// Between two looks at a replica that is not ready: doubles up to the longest.
+const SOON: Duration = Duration::from_millis(20);
+const LATER: Duration = Duration::from_secs(1);
+/// Between two looks at one that is.
+const AGAIN: Duration = Duration::from_secs(10);
+/// For an answer to a look.
+const LOOK: Duration = Duration::from_secs(5);
+/// Looks in a row that fail before it gets nothing new.
+const PATIENCE: u32 = 3;
+/// Connections that are kept for the next request.
+const IDLE: usize = 64;
+
+type Connection = SendRequest<Full<Bytes>>;
+
+/// The way to one replica.
+pub(super) struct Http {
+    attempt: AttemptId,
+    about: About,
+    idle: Mutex<Vec<Connection>>,
+    requests: Mutex<HashMap<RequestId, AbortHandle>>,
+    probe: Mutex<Option<AbortHandle>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request without an answer.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("no connection")]
+    Connect(#[from] io::Error),
+    #[error("the connection broke")]
+    Http(#[from] hyper::Error),
+    #[error("the answer cannot be read: {0}")]
+    Body(String),
+    #[error("a request cannot be made")]
+    Request(#[from] hyper::http::Error),
+}
+
+impl Http {
+    pub(super) fn new(attempt: AttemptId, about: About) -> Self {
+        Self { attempt, about, idle: Mutex::default(), requests: Mutex::default(), probe: Mutex::default() }
+    }
+
+    /// Looks whether it is ready, for as long as it is there.
+    pub(super) fn run(self: Arc<Self>, replicas: &Replicas) {
+        let task = tokio::spawn(probe(Arc::downgrade(&self), replicas.clone()));
+        *lock(&self.probe) = Some(task.abort_handle());
+    }
+
+    /// Whatever is under way ends.
+    pub(super) fn close(&self) {
+        let requests: Vec<AbortHandle> = lock(&self.requests).drain().map(|(_, task)| task).collect();
+        for task in requests.into_iter().chain(lock(&self.probe).take()) {
+            task.abort();
+        }
+        lock(&self.idle).clear();
+    }
+
+    /// One more request.
+    pub(super) fn ask(self: Arc<Self>, replicas: &Replicas, request: Request) {
+        let (http, replicas, id) = (self.clone(), replicas.clone(), request.id);
+        // Entered before it runs, so that its end finds the entry.
+        let mut requests = lock(&self.requests);
+        let task = tokio::spawn(async move {
+            let answer = http.answer_to(request).await;
+            if lock(&http.requests).remove(&id).is_some() {
+                replicas.answer(vec![answer]);
+            }
+        });
+        requests.insert(id, task.abort_handle());
+    }
+
+    /// Ends a request: the replica sees its connection end. True: it was under way.
+    pub(super) fn cancel(&self, id: RequestId) -> bool {
+        let task = lock(&self.requests).remove(&id);
+        task.inspect(AbortHandle::abort).is_some()
+    }
+
+    async fn answer_to(&self, request: Request) -> Answer {
+        let say = |outcome, body: Vec<u8>, retry| answer(self.attempt, request.id, outcome, body, retry);
+        match self.post(request.payload.into()).await {
+            Ok((status, body)) if status.is_success() => {
+                if serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok() {
+                    say(outcome::RESULT, body.to_vec(), false)
+                } else {
+                    say(
+                        outcome::BAD,
+                        format!("it answered {status} with what is not JSON: {}", shown(&body)).into_bytes(),
+                        false,
+                    )
+                }
+            }
+            Ok((status, body)) => {
+                let again = [
+                    StatusCode::TOO_MANY_REQUESTS,
+                    StatusCode::BAD_GATEWAY,
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    StatusCode::GATEWAY_TIMEOUT,
+                ];
+                say(
+                    outcome::ERROR,
+                    format!("HTTP {status}: {}", shown(&body)).into_bytes(),
+                    again.contains(&status),
+                )
+            }
+            Err(Error::Body(why)) => say(outcome::BAD, why.into_bytes(), false),
+            Err(error) => {
+                tracing::debug!(attempt = %self.attempt, error = &error as &dyn std::error::Error, "a request was lost");
+                say(outcome::LOST, Vec::new(), true)
+            }
+        }
+    }
+
+    async fn post(&self, payload: Bytes) -> Result<(StatusCode, Bytes), Error> {
+        let kept = lock(&self.idle).pop().filter(|c| !c.is_closed());
+        if let Some(connection) = kept {
+            match self.exchange(connection, Method::POST, &self.about.path, payload.clone()).await {
+                // Closed by the other side before it had the request.
+                Err(Error::Http(error)) if error.is_canceled() => {}
+                done => return done,
+            }
+        }
+        self.exchange(self.connect().await?, Method::POST, &self.about.path, payload).await
+    }
+
+    async fn connect(&self) -> Result<Connection, Error> {
+        let stream = TcpStream::connect(("127.0.0.1", self.about.port)).await?;
+        stream.set_nodelay(true)?;
+        let (connection, driver) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Error> {
+        connection.ready().await?;
+        let mut request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, format!("127.0.0.1:{}", self.about.port));
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let response = connection.send_request(request.body(Full::new(body))?).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(broken) => Error::Http(*broken),
+            Err(_) => Error::Body(format!("its answer has more than {} KiB", MAX_ANSWER / 1024)),
+        })?;
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE && !connection.is_closed() {
+            idle.push(connection);
+        }
+        Ok((status, body.to_bytes()))
+    }
+
+    /// How it is now: its phase, and why.
+    async fn look(&self) -> (u16, Option<String>) {
+        let Some(path) = &self.about.ready else {
+            return match TcpStream::connect(("127.0.0.1", self.about.port)).await {
+                Ok(_) => (phase::READY, None),
+                Err(_) => (phase::STARTING, Some(format!("nothing accepts on port {}", self.about.port))),
+            };
+        };
+        let look = async { self.exchange(self.connect().await?, Method::GET, path, Bytes::new()).await };
+        match timeout(LOOK, look).await {
+            Ok(Ok((StatusCode::OK, _))) => (phase::READY, None),
+            Ok(Ok((status, _))) => (phase::WARMING, Some(format!("{path} answers {status}"))),
+            Ok(Err(Error::Connect(_))) => {
+                (phase::STARTING, Some(format!("nothing accepts on port {}", self.about.port)))
+            }
+            Ok(Err(error)) => (phase::WARMING, Some(format!("{path}: {error}"))),
+            Err(_) => (phase::WARMING, Some(format!("{path} does not answer"))),
+        }
+    }
+}
+
+async fn probe(http: Weak<Http>, replicas: Replicas) {
+    let (mut pause, mut ready, mut failed) = (SOON, false, 0);
+    loop {
+        let Some(now) = http.upgrade() else { return };
+        if !replicas.has(now.attempt) {
+            return;
+        }
+        let (seen, why) = now.look().await;
+        let attempt = now.attempt;
+        let watched = now.about.ready.is_some();
+        drop(now);
+        if seen == phase::READY {
+            (ready, failed) = (true, 0);
+            replicas.tell(attempt, phase::READY, None, None);
+            if !watched {
+                // It accepts; whether it lives is seen from its process.
+                return;
+            }
+        } else if ready {
+            failed += 1;
+            if failed >= PATIENCE {
+                replicas.tell(attempt, phase::UNREADY, None, why);
+            }
+        } else {
+            replicas.tell(attempt, seen, None, why);
+        }
+        sleep(if ready && failed == 0 { AGAIN } else { pause }).await;
+        pause = if ready { LATER } else { (pause * 2).min(LATER) };
+    }
+}
+
+fn shown(body: &[u8]) -> String {
+    Clean::short(&String::from_utf8_lossy(&body[..body.len().min(2048)]), 1024).into_string()
+}
