@@ -20,8 +20,8 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Artifacts, Beat, CancelRequests, Exited, Finished, Follow, Limits, Refused, RenewalFailed,
-    RenewalKept, Renewed, Requests, StartReplica, Started, Unfollow, close, kind,
+    self, Artifacts, Beat, CancelRequests, Exited, Finished, Follow, Inventory, Limits, Refused,
+    RenewalFailed, RenewalKept, Renewed, Requests, StartReplica, Started, Unfollow, close, kind,
 };
 use std::collections::HashMap;
 use std::io;
