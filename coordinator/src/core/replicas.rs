@@ -336,7 +336,6 @@ impl Core {
             max_len: 0,
             owner_uid: 0,
             owner: "coordinator".into(),
-            ingress: None,
             created_at: now.wall,
         };
         step.facts.push(Fact::QueuePut(Box::new(row.clone())));
