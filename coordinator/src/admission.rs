@@ -57,6 +57,7 @@ const fn adds(call: &Call) -> bool {
         | Call::CountQueueMessages { .. }
         | Call::PauseQueue { .. }
         | Call::ReturnDead { .. }
+        | Call::MigrateQueue { .. }
         | Call::ListRoutes
         | Call::ExplainRoute { .. }
         | Call::Peek { .. }

@@ -121,6 +121,8 @@ pub enum Fact {
     },
     /// A message came back from the queue's broker: it is the store's again.
     MessageArrived(u64),
+    /// These messages are to be given to the queue's broker.
+    MessagesOutgoing(Vec<u64>),
     /// A key was used to publish.
     MessageKeyUsed {
         /// By whom.

@@ -352,6 +352,13 @@ pub enum Call {
         /// The uid of the user that `settings.ingress` names.
         ingress_uid: Option<u32>,
     },
+    /// Keep a queue elsewhere from now on, with what waits in it.
+    MigrateQueue {
+        /// Which.
+        queue: String,
+        /// Where to.
+        to: String,
+    },
     /// Messages that were given up can be received again; at most 2,000 at once.
     ReturnDead {
         /// Of which queue.

@@ -186,6 +186,8 @@ pub struct QueueRow {
     pub paused: bool,
     /// Who paused it, why, and when, wall milliseconds.
     pub paused_by: Option<Box<Paused>>,
+    /// The broker that is emptied first, while the queue moves.
+    pub moving_from: Option<Arc<str>>,
     /// Whose jobs the messages become that other programs publish for it.
     pub ingress: Option<(u32, Arc<str>)>,
     /// Share among queues.

@@ -303,3 +303,39 @@ fn a_message_goes_where_its_labels_say_to_all_of_them_or_to_none() {
     route(&["rm", "urgent"]);
     assert!(!route(&[]).contains("urgent"));
 }
+
+#[test]
+fn queues_move_between_backends_with_what_waits_in_them_though_the_coordinator_is_killed() {
+    let Some((mut server, redis)) = with_redis("queues_move_between_backends") else { return };
+    until_usable(&server, "msgs");
+    // Jobs: under load, there and back.
+    let mut ids = submit(&server, 5);
+    for backend in ["local", &redis.url(), "local", &redis.url()] {
+        server.ok(&["queue", "migrate", "work", "--to", backend]);
+        ids.extend(submit(&server, 5));
+    }
+    ran_once(&server, &ids);
+    // Messages: from Redis to the store, killed in between, and back.
+    for n in 0..300 {
+        let body = format!(r#"{{"body":{n}}}"#);
+        assert_eq!(server.post("/v1/queues/msgs/messages", &body).status, 201);
+    }
+    let moved = server.ok(&["queue", "migrate", "msgs", "--to", "local"]);
+    assert!(moved.contains("before: 300 ready"), "{moved}");
+    server.signal(Signal::KILL);
+    server.up();
+    eventually_or(
+        || queue(&server, "msgs").to_string(),
+        || queue(&server, "msgs")["moving_from"].is_null().then_some(()),
+    );
+    assert_eq!(redis.cli(&["xlen", "reeve:q:msgs"]), "0");
+    server.post("/v1/queues/msgs/messages", r#"{"body":300}"#);
+    server.ok(&["queue", "migrate", "msgs", "--to", &redis.url()]);
+    eventually("they lie at the broker", || (redis.cli(&["xlen", "reeve:q:msgs"]) == "301").then_some(()));
+    let mut had = Vec::new();
+    while had.len() < 301 {
+        let some = server.post("/v1/queues/msgs/receive", r#"{"max":100,"wait_s":20}"#).json();
+        had.extend(some["items"].as_array().unwrap().iter().map(|m| m["body"].as_u64().unwrap()));
+    }
+    assert_eq!(had, (0..301).collect::<Vec<_>>());
+}

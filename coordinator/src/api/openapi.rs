@@ -59,6 +59,7 @@ operations! {
     "post" "/v1/queues/{queue}/clean" "clean_queue: remove what waits, or the dead." [] "CleanRequest" -> "Cleaned";
     "post" "/v1/queues/{queue}/pause" "Hand nothing out." [] "PauseRequest" -> "Queue";
     "post" "/v1/queues/{queue}/resume" "Hand out again." [] "PauseRequest" -> "Queue";
+    "post" "/v1/queues/{queue}/migrate" "Keep it elsewhere from now on, with what waits in it." [] "MigrateRequest" -> "Queue";
     "get" "/v1/queues/{queue}/dead" "What was given up, oldest first, with the cause." ["limit"] "" -> "Received";
     "post" "/v1/queues/{queue}/dead/return" "Messages that were given up can be received again; at most 2,000 a call." [] "ReturnRequest" -> "Returned";
     "get" "/v1/routes" "The rules that say which queues a message goes to." [] "" -> "Routes";
@@ -225,7 +226,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("QueueSettings", "kind:text? backend:text? ingress:text? weight:int? limit:int? max_len:int?"),
     (
         "Queue",
-        "name:text kind:text backend:text degraded:text? degraded_since:time? backend_version:text? capabilities:{text} ingress:text? hints:int? paused:bool paused_by:text? paused_why:text? paused_at:time? weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]",
+        "name:text kind:text backend:text degraded:text? degraded_since:time? backend_version:text? capabilities:{text} moving_from:text? moving_left:int? ingress:text? hints:int? paused:bool paused_by:text? paused_why:text? paused_at:time? weight:int limit:int max_len:int counts:Counts waiting:{int} oldest_age_s:number? started_per_s:number ended_per_s:number failed_per_s:number wait_p50_s:number? wait_p95_s:number? owner:text history:[int]",
     ),
     (
         "PublishRequest",
@@ -237,6 +238,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("LeaseRequest", "lease:text result:any delay_s:number? lease_s:number? error:text?"),
     ("Settled", "ok:bool id:text"),
     ("PauseRequest", "reason:text?"),
+    ("MigrateRequest", "to:text"),
     ("ReturnRequest", "ids:[text]? dry_run:bool"),
     ("Returned", "returned:int left:int"),
     ("Route", "name:text labels:{text} queues:[text]"),

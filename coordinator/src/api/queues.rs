@@ -13,8 +13,8 @@ use crate::store::query::{base64, records, sets};
 use crate::store::read;
 use axum::http::StatusCode;
 use reeve_protocol::api::{
-    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, PauseRequest, PublishRequest,
-    Published, QueueSettings, QueueView, ReceiveRequest, Received, Total,
+    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, MigrateRequest, PauseRequest,
+    PublishRequest, Published, QueueSettings, QueueView, ReceiveRequest, Received, Total,
 };
 use reeve_protocol::error::parse_json;
 use reeve_protocol::spec_check::{MAX_MESSAGE, check_name};
@@ -102,6 +102,14 @@ async fn try_backend(
     let known = queues.iter().find(|q| q.name == queue).map(|q| q.kind.as_str());
     let kind = kind.or(known).and_then(QueueKind::parse).unwrap_or(QueueKind::Unset);
     Ok(app.backends.probe(backend, queue, kind).await?)
+}
+
+/// `POST /v1/queues/{queue}/migrate`.
+pub(super) async fn migrate(cx: Cx) -> Answer {
+    let (app, caller, queue) = begin(&cx)?;
+    let MigrateRequest { to } = cx.json().await?;
+    try_backend(&app, &caller, &queue, &to, None).await?;
+    one_queue(app.ask(&caller, Call::MigrateQueue { queue, to }).await?)
 }
 
 /// `POST /v1/queues/{queue}/pause`.

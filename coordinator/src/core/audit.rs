@@ -158,6 +158,9 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
             queue(name),
         ),
         Call::CleanQueue { queue: name, dry_run: false, .. } => ("clean_queue", queue(name)),
+        Call::MigrateQueue { queue: name, to } => {
+            ("migrate_queue", format!("{} to {}", queue(name), short(to)))
+        }
         Call::ReturnDead { queue: name, dry_run: false, .. } => ("return_dead", queue(name)),
         Call::PutRoutes { routes } => ("put_routes", format!("{} routes", routes.len())),
         Call::PublishRouted { .. } => ("publish", "by labels".to_owned()),

@@ -10,13 +10,11 @@ use crate::orchestrator::link::{
     Away, HINT_MS, HINTS_A_STEP, Hint, Link, OUTGOING, Order, SILENT_MS, Said, WINDOW,
 };
 use crate::orchestrator::messages::Where;
-use crate::orchestrator::queue::Queue;
+use crate::orchestrator::queue::{Drain, Queue};
 use crate::row::{QueueKind, QueueRow};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-/// Deliveries that are remembered.
-const TAKEN: usize = 65_536;
 /// Jobs taken from the store at once.
 const ABSORB: usize = 256;
 /// Between two looks at what stands at brokers.
@@ -25,30 +23,6 @@ const LOOK_MS: u64 = 100;
 const ASK_MS: u64 = 500;
 /// For a broker to say how much lies there.
 const COUNT_MS: u64 = 2_000;
-
-/// Deliveries that were taken lately, by the broker's own name for them.
-#[derive(Default)]
-pub(super) struct Taken {
-    known: HashSet<Arc<str>>,
-    order: VecDeque<Arc<str>>,
-}
-
-impl Taken {
-    /// Notes one. False: it was taken before.
-    pub(super) fn note(&mut self, source: impl Into<Arc<str>>) -> bool {
-        let source = source.into();
-        if !self.known.insert(source.clone()) {
-            return false;
-        }
-        self.order.push_back(source);
-        if self.order.len() > TAKEN
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
-    }
-}
 
 impl Core {
     /// Takes a queue in, whose numbers for hints were never used before.
@@ -80,6 +54,9 @@ impl Core {
                         Some(of) => self.ingress(now, name, &of.into(), messages, step),
                         None => self.messages_arrived(now, name, &queue, messages, step),
                     }
+                }
+                Said::Depth { queue, depth, coming, .. } if self.is_drained(name, &queue) => {
+                    self.drain_heard(now, &queue, (depth, coming), step);
                 }
                 Said::Depth { queue, depth, coming, ticket } => {
                     if let Some(q) = self.queues.get_mut(&queue) {
@@ -128,6 +105,9 @@ impl Core {
             // Nobody knows what became of the messages that were on their way: they are given once more.
             q.messages.resend();
             (q.room, q.room_in) = (0, 0);
+        }
+        for q in self.queues.iter_mut().filter(|q| q.row.moving_from.as_ref() == Some(name)) {
+            q.drain = Some(Drain { left: q.drain.as_ref().and_then(|d| d.left), ..Drain::default() });
         }
     }
 
@@ -245,11 +225,12 @@ impl Core {
             if q.told != keep {
                 tell_use(q, keep.clone(), step);
             }
+            super::migrate::tell(q, &links, step);
             let Some((broker, kind)) = keep else { continue };
             let up = links.get(&broker).is_some_and(|up| *up);
             let mut say = |order| step.effects.push(Effect::Broker(broker.clone(), order));
             let name = q.row.name.clone();
-            if up && q.trouble.is_none() {
+            if up && q.trouble.is_none() && !q.is_moving() {
                 match kind {
                     QueueKind::Messages => tell_messages(q, &mut say),
                     QueueKind::Jobs | QueueKind::Unset => {

@@ -155,6 +155,7 @@ impl Core {
             backend: Backend::Local,
             paused: false,
             paused_by: None,
+            moving_from: None,
             ingress: None,
             weight: 1,
             limit: 0,

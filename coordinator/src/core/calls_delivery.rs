@@ -68,7 +68,7 @@ impl Core {
         step: &mut Step,
     ) {
         let Some(q) = self.queues.get_mut(queue) else { return };
-        let outgoing = q.row.backend.broker().is_some();
+        let outgoing = q.is_parked();
         let run_at = (message.delay_ms > 0).then(|| now.wall + message.delay_ms as i64);
         let row = MessageRow {
             id,

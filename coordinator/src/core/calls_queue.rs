@@ -132,7 +132,8 @@ impl Core {
         let (ready, delayed, leased, dead) = match q.row.kind {
             QueueKind::Messages => {
                 let (ready, delayed, leased, dead) = q.messages.counts();
-                (ready + q.depth, delayed, leased, dead)
+                let old = q.drain.as_ref().and_then(|d| d.left).map_or(0, |left| left.0);
+                (ready + q.depth + old, delayed, leased, dead)
             }
             QueueKind::Jobs | QueueKind::Unset => {
                 let later = [Substate::Held, Substate::Blocked, Substate::Delayed, Substate::Retrying]
@@ -208,7 +209,7 @@ impl Core {
 
     /// Keeps a queue elsewhere from now on. Jobs go along: their records stay, their hints are made anew. Messages would be
     /// left behind, so they are moved by `migrate`.
-    fn set_backend(&mut self, queue: &str, backend: Backend) -> Result<(), Problem> {
+    pub(super) fn set_backend(&mut self, queue: &str, backend: Backend) -> Result<(), Problem> {
         if let Some(broker) = backend.broker() {
             self.queues.links.entry(broker.clone()).or_default();
         }

@@ -27,6 +27,8 @@ pub(super) enum What {
     Waiter(Arc<str>, Ticket),
     /// Somebody who counts has waited long enough for a queue's broker.
     Counting(Ticket),
+    /// More messages of a queue that moves are to be given to its broker.
+    Outgoing(Arc<str>),
     /// Jobs stand at brokers: have their hints come?
     Absorb,
     /// An attempt handed ahead has waited long: take it back if it has not started.

@@ -3,6 +3,7 @@
 //! The three components do not call each other; the files here do, with one short function per input: `calls_*` the
 //! named calls, `agents` what machines can say, `time` what falls due, `place` who gets the next slot.
 mod agents;
+mod arrivals;
 mod audit;
 mod brokers;
 mod calls;
@@ -27,8 +28,8 @@ mod events;
 mod exits;
 mod gone;
 pub mod idle;
-mod incoming;
 mod ingress;
+mod migrate;
 mod moves;
 mod place;
 mod random;
@@ -46,12 +47,11 @@ use crate::effect::{Effect, Fact, Reply, Step, ToAgent};
 use crate::input::{Call, Input, Now, Ticket};
 use crate::job_manager::{Body, Job, JobManager};
 use crate::orchestrator::Orchestrator;
-use crate::orchestrator::messages::{Message, Where};
 use crate::row::{Caller, TokenRow, WorkerRow};
 use crate::store::load::Loaded;
 use audit::Audit;
 use changes::Changes;
-use due::{Due, What};
+use due::Due;
 use events::Events;
 use random::Random;
 use reeve_protocol::api::Route;
@@ -111,7 +111,7 @@ pub struct Core {
     random: Random,
     audit: Audit,
     /// Deliveries of brokers that were taken lately, so that what comes again after a lost connection is not taken twice.
-    taken: brokers::Taken,
+    taken: arrivals::Taken,
     /// Rules that say which queues a message goes to, in order.
     routes: Vec<Route>,
     /// Callers that count a queue whose messages are at a broker.
@@ -160,7 +160,7 @@ impl Core {
             changes: Changes::default(),
             random: Random { seed, counter: 0 },
             audit: Audit::default(),
-            taken: brokers::Taken::default(),
+            taken: arrivals::Taken::default(),
             routes: loaded.routes,
             counting: HashMap::new(),
             absorb_armed: false,
@@ -211,41 +211,6 @@ impl Core {
             queue.counts.failed += counts.failed;
             queue.counts.cancelled += counts.cancelled;
         }
-    }
-
-    fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
-        let Some(queue) = self.queues.get_mut(&row.queue) else { return };
-        if let Some(source) = row.source {
-            self.taken.note(source);
-        }
-        let place = match (row.dead, row.lease, row.run_at) {
-            (true, _, _) => Where::Dead,
-            (false, Some((lease, until)), _) => {
-                // Stored as wall time: a clock that was set back meanwhile makes no lease longer than one can be.
-                let left = until.saturating_sub(now.wall).clamp(0, LONGEST_LEASE_MS) as u64;
-                self.due.after(now, left, What::MessageLease(row.queue.clone(), row.id));
-                Where::Leased(lease, now.mono + left)
-            }
-            (false, None, Some(at)) if at > now.wall => {
-                self.due.at(now, at, What::MessageDelay(row.queue.clone(), row.id));
-                Where::Delayed(at)
-            }
-            (false, None, _) if row.outgoing => Where::Outgoing(false),
-            (false, None, _) => Where::Ready,
-        };
-        if let Some(at) = row.expires_at {
-            self.due.at(now, at, What::MessageExpiry(row.queue.clone(), row.id));
-        }
-        let message = Message {
-            priority: row.priority,
-            deliveries: row.deliveries,
-            published_at: row.published_at,
-            expires_at: row.expires_at,
-            place,
-            outgoing: row.outgoing,
-            kept: None,
-        };
-        queue.messages.insert(row.id, message);
     }
 
     /// Boot-time milliseconds of the next thing that falls due.
@@ -330,6 +295,7 @@ impl Core {
             Call::SetQueue { queue, settings, ingress_uid } => {
                 self.set_queue(now, caller, &queue, settings, ingress_uid, step)
             }
+            Call::MigrateQueue { queue, to } => self.migrate_queue(now, caller, &queue, &to, step),
             Call::ReturnDead { queue, ids, dry_run } => {
                 self.return_dead(now, caller, &queue, ids, dry_run, step)
             }

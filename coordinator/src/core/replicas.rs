@@ -329,12 +329,13 @@ impl Core {
             backend: Backend::Local,
             paused: false,
             paused_by: None,
+            moving_from: None,
+            ingress: None,
             weight: WEIGHT,
             limit: 0,
             max_len: 0,
             owner_uid: 0,
             owner: "coordinator".into(),
-            ingress: None,
             created_at: now.wall,
         };
         step.facts.push(Fact::QueuePut(Box::new(row.clone())));

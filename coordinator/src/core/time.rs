@@ -75,6 +75,7 @@ impl Core {
             What::MessageExpiry(queue, id) => self.message_expired(now, &queue, id, step),
             What::Waiter(queue, ticket) => self.waiter_over(&queue, ticket, step),
             What::Counting(ticket) => self.count_late(now, ticket, step),
+            What::Outgoing(queue) => self.give_more(now, &queue, step),
             What::Absorb => self.absorb_armed = false,
             What::Revoke(attempt) => self.revoke(attempt, step),
             What::DrainDeadline(machine) => self.drain_deadline(now, &machine, step),

@@ -53,6 +53,8 @@ impl Core {
             degraded_since: link.filter(|l| !l.up).and_then(|l| l.since).map(Wall),
             backend_version: link.map(|l| l.version.clone()).filter(|v| !v.is_empty()),
             capabilities: crate::orchestrator::capability::of(&q.row.backend, link),
+            moving_from: q.row.moving_from.as_ref().map(ToString::to_string),
+            moving_left: q.drain.as_ref().and_then(|d| d.left).map(|(lying, coming)| lying + coming),
             ingress: q.row.ingress.as_ref().map(|(_, user)| format!("as={user}")),
             hints: (!q.away.is_empty()).then(|| q.away.len() as u64),
             paused_by: q.row.paused_by.as_ref().map(|p| p.by.to_string()),

@@ -142,6 +142,22 @@ impl Messages {
         self.ready.len() as u64
     }
 
+    /// The first few at hand that nobody has had, in order of number.
+    pub fn untouched(&self, max: usize) -> Vec<u64> {
+        let fresh = |id: &u64| self.all.get(id).is_some_and(|m| m.deliveries == 0);
+        let mut ids: Vec<u64> = self.ready.iter().map(|(_, id)| *id).filter(fresh).take(max).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// A message at hand is to be given to the queue's broker.
+    pub fn set_outgoing(&mut self, id: u64) {
+        if let Some(mut message) = self.remove(id) {
+            (message.place, message.outgoing) = (Where::Outgoing(false), true);
+            self.insert(id, message);
+        }
+    }
+
     /// The first few that were given up, oldest first.
     pub fn dead(&self, max: usize) -> Vec<u64> {
         self.all.iter().filter(|(_, m)| m.place == Where::Dead).map(|(id, _)| *id).take(max).collect()

@@ -84,6 +84,7 @@ mod tests {
             backend: crate::row::Backend::Local,
             paused: false,
             paused_by: None,
+            moving_from: None,
             ingress: None,
             weight,
             limit: 0,

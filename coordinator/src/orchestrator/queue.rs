@@ -33,6 +33,19 @@ pub struct Waiter {
     pub lease_ms: u64,
 }
 
+/// A broker that is being emptied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Drain {
+    /// It was told.
+    pub told: bool,
+    /// So many more may come.
+    pub room: u64,
+    /// It was asked how much lies there.
+    pub asked: bool,
+    /// What it said last: lying there, and on the way.
+    pub left: Option<(u64, u64)>,
+}
+
 /// A queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
@@ -62,6 +75,8 @@ pub struct Queue {
     pub room: u64,
     /// Which broker was told to keep it, and as what.
     pub told: Option<(Arc<str>, QueueKind)>,
+    /// The old broker is being emptied: how much more may come, and what it said last about what lies there.
+    pub drain: Option<Drain>,
     /// Which broker was told to keep what other programs publish for it, and how much more of that may come.
     pub told_in: Option<Arc<str>>,
     /// See `told_in`.
@@ -97,6 +112,7 @@ impl Queue {
             depth: 0,
             room: 0,
             told: None,
+            drain: None,
             told_in: None,
             room_in: 0,
             ready: BTreeMap::new(),
@@ -168,6 +184,16 @@ impl Queue {
     /// Whether its messages have rows in the store.
     pub fn has_rows(&self) -> bool {
         self.row.backend != crate::row::Backend::Memory
+    }
+
+    /// Whether a message that is to go to a broker still is: else it is at hand.
+    pub fn is_parked(&self) -> bool {
+        self.row.backend.broker().is_some() || self.is_moving()
+    }
+
+    /// Whether what is published now waits until an old broker is empty.
+    pub fn is_moving(&self) -> bool {
+        self.row.moving_from.is_some()
     }
 
     /// Whether it hands anything out now.
@@ -309,6 +335,7 @@ mod tests {
             backend: crate::row::Backend::Local,
             paused: false,
             paused_by: None,
+            moving_from: None,
             ingress: None,
             weight: 1,
             limit: 2,

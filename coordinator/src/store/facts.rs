@@ -2,10 +2,9 @@
 //! else means that memory and disk disagree, and ends the process.
 mod attempts;
 
-use super::Error;
+use super::{Error, queue_facts};
 use crate::effect::Fact;
-use crate::row::{ArrayRow, JobRow, MessageRow, QueueRow, Standing};
-use reeve_protocol::api::Route;
+use crate::row::{ArrayRow, JobRow, Standing};
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
 use rusqlite::{Connection, ToSql, params};
@@ -69,9 +68,9 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             "ended_at = ?4, cause = '{\"kind\":\"rejected\",\"detail\":\"not started, given back\"}'",
             &[at],
         ),
-        Fact::QueuePut(row) => queue_put(db, row),
+        Fact::QueuePut(row) => queue_facts::queue_put(db, row),
         Fact::Interval(kind, subject, began, actor) => interval(db, kind, subject, *began, actor),
-        Fact::MessageAdded(row) => message_added(db, row),
+        Fact::MessageAdded(row) => queue_facts::message_added(db, row),
         Fact::MessageMoved { id, deliveries, lease, run_at, dead } => one(
             db,
             "UPDATE messages SET deliveries = ?2, lease = ?3, lease_until = ?4, run_at = ?5, dead = ?6 WHERE id = ?1",
@@ -81,8 +80,14 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
         Fact::MessageArrived(id) => {
             one(db, "UPDATE messages SET outgoing = 0 WHERE id = ?1 AND outgoing = 1", params![id])
         }
+        Fact::MessagesOutgoing(ids) => {
+            for id in ids {
+                one(db, "UPDATE messages SET outgoing = 1 WHERE id = ?1", params![id])?;
+            }
+            Ok(())
+        }
         Fact::MessageKeyUsed { owner_uid, queue, key, digest, id, at } => {
-            forget(db, "DELETE FROM message_keys WHERE at < ?1", *at)?;
+            queue_facts::forget(db, "DELETE FROM message_keys WHERE at < ?1", *at)?;
             one(
                 db,
             "INSERT INTO message_keys (owner_uid, queue, key, digest, id, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -91,10 +96,10 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             )
         }
         Fact::InboxNoted(source, at) => {
-            forget(db, "DELETE FROM inbox WHERE at < ?1", *at)?;
+            queue_facts::forget(db, "DELETE FROM inbox WHERE at < ?1", *at)?;
             one(db, "INSERT INTO inbox (source, at) VALUES (?1, ?2)", params![source, at])
         }
-        Fact::RoutesPut(routes) => routes_put(db, routes),
+        Fact::RoutesPut(routes) => queue_facts::routes_put(db, routes),
         Fact::MessagesCleaned(queue, ids) => {
             for id in ids {
                 one(db, "DELETE FROM messages WHERE id = ?1 AND queue = ?2", params![id, &**queue])?;
@@ -138,24 +143,6 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             params![id, crate::clock::now().wall, result],
         ),
     }
-}
-
-/// What is remembered so that nothing is done twice is remembered for a week.
-fn forget(db: Sql<'_>, sql: &str, now: i64) -> Result<(), Error> {
-    db.prepare_cached(sql)?.execute([now - 7 * 86_400_000])?;
-    Ok(())
-}
-
-fn routes_put(db: Sql<'_>, routes: &[Route]) -> Result<(), Error> {
-    db.execute("DELETE FROM routes", [])?;
-    for (position, route) in routes.iter().enumerate() {
-        one(
-            db,
-            "INSERT INTO routes (position, name, labels, queues) VALUES (?1, ?2, ?3, ?4)",
-            params![position, route.name, json(&route.labels)?, json(&route.queues)?],
-        )?;
-    }
-    Ok(())
 }
 
 /// Runs a cached statement that must change one row.
@@ -328,33 +315,6 @@ fn task_moved(db: Sql<'_>, task: TaskId, s: &Standing) -> Result<(), Error> {
     )
 }
 
-fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
-    one(
-        db,
-        "INSERT INTO queues (name, kind, backend, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, paused_by, paused_why, paused_at, ingress_uid, ingress)
-         VALUES (?1, ?2, ?10, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?11, ?12, ?13, ?14, ?15)
-         ON CONFLICT (name) DO UPDATE SET kind = ?2, backend = ?10, paused = ?3, weight = ?4, \"limit\" = ?5, max_len = ?6,
-           paused_by = ?11, paused_why = ?12, paused_at = ?13, ingress_uid = ?14, ingress = ?15, generation = generation + 1",
-        params![
-            &*q.name,
-            q.kind.as_str(),
-            q.paused,
-            q.weight,
-            q.limit,
-            q.max_len,
-            q.owner_uid,
-            &*q.owner,
-            q.created_at,
-            q.backend.as_str(),
-            q.paused_by.as_ref().map(|p| &*p.by),
-            q.paused_by.as_ref().and_then(|p| p.why.as_deref()),
-            q.paused_by.as_ref().map(|p| p.at),
-            q.ingress.as_ref().map(|i| i.0),
-            q.ingress.as_ref().map(|i| &*i.1),
-        ],
-    )
-}
-
 fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) -> Result<(), Error> {
     let now = crate::clock::now().wall;
     if began {
@@ -369,30 +329,6 @@ fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) ->
         .execute(params![kind, subject, now])?;
     }
     Ok(())
-}
-
-fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
-    one(
-        db,
-        "INSERT INTO messages (id, queue, owner_uid, owner, kind, body, headers, priority, published_at, run_at, expires_at, outgoing, dead, source)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-        params![
-            m.id,
-            &*m.queue,
-            m.owner_uid,
-            &*m.owner,
-            m.kind,
-            &*m.body,
-            &*m.headers,
-            m.priority,
-            m.published_at,
-            m.run_at,
-            m.expires_at,
-            m.outgoing,
-            m.dead,
-            m.source
-        ],
-    )
 }
 
 /// Cause as JSON, its kind, and the process's exit code.

@@ -84,7 +84,7 @@ pub struct Loaded {
 }
 
 const QUEUES: &str = "SELECT name, kind, paused, weight, \"limit\", max_len, owner_uid, owner, created_at, backend, paused_by, paused_why,
-  paused_at, ingress_uid, ingress FROM queues";
+  paused_at, ingress_uid, ingress, moving_from FROM queues";
 
 /// Reads it.
 ///
@@ -194,6 +194,7 @@ fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
             (Some(by), Some(at)) => Some(Box::new(Paused { by: by.into(), why: r.get(11)?, at })),
             _ => None,
         },
+        moving_from: r.get::<_, Option<String>>(15)?.map(Into::into),
         ingress: r.get::<_, Option<u32>>(13)?.zip(r.get::<_, Option<String>>(14)?.map(Into::into)),
         weight: r.get(3)?,
         limit: r.get(4)?,

@@ -8,6 +8,7 @@ mod machines;
 pub mod maintain;
 pub mod open;
 pub mod query;
+mod queue_facts;
 pub mod read;
 pub mod workers;
 pub mod writer;

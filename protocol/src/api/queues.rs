@@ -302,6 +302,14 @@ pub struct RoutedReply {
     pub published: Vec<Published>,
 }
 
+/// The body of `migrate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateRequest {
+    /// `local`, or a broker's name or URL.
+    pub to: String,
+}
+
 /// The body of `dead/return`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -376,6 +384,12 @@ pub struct QueueView {
     /// What the backend can and cannot do.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub capabilities: BTreeMap<String, String>,
+    /// The broker that is emptied first, while the queue moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving_from: Option<String>,
+    /// What still lies there, as last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving_left: Option<u64>,
     /// Whose jobs the messages of other programs become.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<String>,

@@ -3,6 +3,7 @@ use super::clients::Action;
 use super::faults::Heal;
 use reeve_coordinator::effect::{Reply, ToAgent};
 use reeve_coordinator::input::{AgentSaid, Input, Ticket};
+use reeve_coordinator::orchestrator::link::Order;
 use reeve_protocol::{AttemptId, Problem, wire};
 use std::collections::BTreeMap;
 
@@ -89,6 +90,8 @@ pub enum Due {
     Client(Box<Action>),
     /// An answer reaches a client.
     Answer(Ticket, Box<Result<Reply, Problem>>),
+    /// An order reaches the broker, said in this life of the coordinator.
+    Broker(u64, Box<Order>),
     /// Something goes wrong.
     Fault,
     /// Something comes right.

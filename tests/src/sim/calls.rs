@@ -36,7 +36,8 @@ pub(super) fn change_call(change: &Change, target: Target, stored: Stored) -> Ca
 /// Something about a queue as a whole.
 pub(super) fn queue_call(rng: &mut Rng) -> Call {
     let queue = (*rng.pick(&["a", "b", "cons", "msgs"])).to_owned();
-    match rng.below(4) {
+    match rng.below(6) {
+        4 | 5 => super::broker::backend_call(rng),
         0 | 1 => Call::PauseQueue { queue, paused: rng.chance(50), reason: Some("sim".to_owned()) },
         2 => Call::SetQueue {
             queue: "b".to_owned(),

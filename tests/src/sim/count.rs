@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Faults and paths that a long run must have met.
-pub const PATHS: [&str; 67] = [
+pub const PATHS: [&str; 71] = [
     "fault: session broken",
     "fault: partition",
     "fault: partition of one direction",
@@ -22,6 +22,10 @@ pub const PATHS: [&str; 67] = [
     "fault: coordinator killed with all released",
     "fault: coordinator frozen",
     "fault: wall clock set",
+    "fault: broker killed",
+    "fault: broker frozen",
+    "fault: broker flushed",
+    "hints at the broker",
     "lost",
     "revived after the loss",
     "fence",

@@ -11,12 +11,14 @@ pub enum Heal {
     Speed(usize),
     /// Its size.
     Size(usize),
+    /// The broker.
+    Broker,
 }
 
 /// How likely, and what.
 type Fault = (u32, fn(&mut World));
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     (12, broken),
     (10, partition),
     (8, one_way),
@@ -31,6 +33,7 @@ const FAULTS: [Fault; 14] = [
     (3, head_frozen),
     (4, wall_set),
     (2, wall_right),
+    (8, World::broker_fault),
 ];
 
 /// One fault, chosen by chance, and the time of the next.
@@ -50,6 +53,7 @@ pub fn end_all(world: &mut World) {
         heal(world, Heal::Size(host));
         world.hosts[host].frozen_until = 0;
     }
+    heal(world, Heal::Broker);
     world.crash = None;
     world.wall_offset = 0;
 }
@@ -59,6 +63,7 @@ pub fn heal(world: &mut World, what: Heal) {
     world.note(|| format!("heal {what:?}"));
     match what {
         Heal::Network(host) => world.reopen(host),
+        Heal::Broker => world.broker_back(),
         Heal::Speed(host) => world.agents[host].slow_ms = 0,
         Heal::Size(host) => {
             let full = world.options.cpu_milli[host];

@@ -186,7 +186,8 @@ impl World {
                     self.answer(ticket, Ok(answer));
                 }
                 Effect::Send(machine, session, frame) => self.send(&machine, session, frame),
-                Effect::Close(..) | Effect::Broker(..) => {}
+                Effect::Broker(_, order) => self.order_broker(order),
+                Effect::Close(..) => {}
             }
         }
     }

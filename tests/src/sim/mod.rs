@@ -4,6 +4,7 @@
 //! `tests/tests/simulation.rs` runs many seeds and demands that every path was taken; `tests/simulate` runs one seed with
 //! its history, or goes on for millions of steps.
 pub mod agenda;
+pub mod broker;
 pub mod calls;
 pub mod clients;
 pub mod count;

@@ -1,6 +1,7 @@
 //! The simulated world: the real core of a coordinator, machines, a network between them, clients, one virtual clock, and
 //! one source of chance. [`super::head`] runs the coordinator, [`super::network`] the sessions; here is what both share.
 use super::agenda::{Agenda, Conn, Due};
+use super::broker::Broker;
 use super::clients::Clients;
 use super::count::Count;
 use super::faults;
@@ -81,6 +82,8 @@ pub struct World {
     pub down: Vec<Lane<super::agenda::Down>>,
     /// People and scripts.
     pub clients: Clients,
+    /// Where some queues keep what waits.
+    pub broker: Broker,
     /// What was committed.
     pub watch: Watch,
     /// What really ran.
@@ -134,6 +137,7 @@ impl World {
             agents: (0..count).map(|_| Agent::default()).collect(),
             up: (0..count).map(|_| Lane::default()).collect(),
             down: (0..count).map(|_| Lane::default()).collect(),
+            broker: Broker::default(),
             watch: Watch::default(),
             ledger: Ledger::default(),
             count: Count::default(),
@@ -274,6 +278,7 @@ impl World {
             Due::Guardian(host, id) => self.with_host(host, |h, cx| h.look(id, cx)),
             Due::Client(action) => self.client(*action),
             Due::Answer(ticket, answer) => self.answered(ticket, *answer),
+            Due::Broker(epoch, order) => self.broker(epoch, *order),
             Due::Fault if self.draining => {}
             Due::Fault => faults::strike(self),
             Due::Heal(what) => faults::heal(self, what),

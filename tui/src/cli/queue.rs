@@ -8,7 +8,8 @@ use super::{delivery, routing, values};
 use crate::client::escape;
 use hyper::Method;
 use reeve_protocol::api::{
-    CleanRequest, Cleaned, LeaseRequest, List, PauseRequest, QueueCount, QueueSettings, QueueView,
+    CleanRequest, Cleaned, LeaseRequest, List, MigrateRequest, PauseRequest, QueueCount, QueueSettings,
+    QueueView,
 };
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::{show_count, show_duration};
@@ -44,6 +45,8 @@ pub enum Queue {
     Pause(Pause),
     /// Hand out again
     Resume(Name),
+    /// Keep a queue elsewhere from now on, with what waits in it
+    Migrate(Migrate),
     /// List what was given up, with the cause, or return it to its queue
     Dead(routing::Dead),
     /// Rules that say which queues a message goes to
@@ -121,6 +124,17 @@ pub struct Lease {
     pub longer: Option<f64>,
 }
 
+/// Keep a queue elsewhere from now on, with what waits in it. Moving it back gives the move up.
+#[derive(Debug, clap::Args)]
+pub struct Migrate {
+    /// The queue
+    #[arg(value_name = "QUEUE")]
+    pub queue: String,
+    /// local, the name of a broker in the configuration, or its URL
+    #[arg(long, value_name = "BACKEND")]
+    pub to: String,
+}
+
 /// Remove what waits in a queue.
 #[derive(Debug, clap::Args)]
 pub struct Removal {
@@ -170,6 +184,7 @@ pub async fn run(queue: Queue, context: &mut Context) -> Result<(), Error> {
         Queue::Resume(name) => {
             show(Method::POST, &path(&name.queue, "/resume"), Some(json!({})), context).await
         }
+        Queue::Migrate(given) => migrate(given, context).await,
         Queue::Dead(given) => routing::dead(given, context).await,
         Queue::Route(given) => routing::route(given, context).await,
         Queue::Other(words) => Err(other("queue", &words)),
@@ -260,6 +275,10 @@ fn print(queue: &QueueView, context: &mut Context) -> Result<(), Error> {
     for (what, words) in &queue.capabilities {
         context.line(format!("  {what}: {}", Clean::line(words)))?;
     }
+    if let Some(old) = &queue.moving_from {
+        let left = queue.moving_left.map_or_else(String::new, |n| format!(", {} left there", show_count(n)));
+        context.line(format!("moving from {}{left}", Clean::line(old)))?;
+    }
     if let Some(ingress) = &queue.ingress {
         context.line(format!("ingress: {}", Clean::line(ingress)))?;
     }
@@ -318,6 +337,21 @@ async fn count(queue: &str, context: &mut Context) -> Result<(), Error> {
     context.table(&table)
 }
 
+async fn migrate(given: Migrate, context: &mut Context) -> Result<(), Error> {
+    let client = context.client()?;
+    let before: QueueCount = client.get(&path(&given.queue, "/count")).await?;
+    let body = json!(MigrateRequest { to: given.to });
+    let moved = context.ask::<QueueView>(Method::POST, &path(&given.queue, "/migrate"), Some(&body)).await?;
+    let Some(view) = moved else { return Ok(()) };
+    let after: QueueCount = client.get(&path(&given.queue, "/count")).await?;
+    let shown = |c: &QueueCount| {
+        format!("{} ready, {} delayed, {} leased, {} dead", c.ready, c.delayed, c.leased, c.dead)
+    };
+    context.line(format!("before: {}", shown(&before)))?;
+    context.line(format!("now: {}", shown(&after)))?;
+    print(&view, context)
+}
+
 async fn clean(clean: Removal, context: &mut Context) -> Result<(), Error> {
     let request = CleanRequest { filter: clean.filter, dead: clean.dead, dry_run: clean.dry_run };
     let Some(cleaned) = context.post::<Cleaned>(&path(&clean.queue, "/clean"), &request).await? else {
@@ -347,7 +381,7 @@ mod tests {
     fn words_of_later_versions_and_mistakes_are_told_apart() {
         let words = |word: &str| vec![word.to_owned()];
         for (group, word, code, text) in [
-            ("queue", "migrate", 1, "later version"),
+            ("queue", "move", 1, "later version"),
             ("", "df", 1, "later version"),
             ("queue", "publsh", 2, "did you mean publish"),
             ("", "sumbit", 2, "did you mean submit"),

@@ -344,3 +344,62 @@ fn what_others_publish_for_a_queue_of_jobs_becomes_a_job_of_the_user_named_for_i
     let Ok(Reply::Count(count)) = w.ask(Call::CountQueueMessages { queue: "q".into() }) else { panic!() };
     assert_eq!(count.dead, 2);
 }
+
+fn migrate(to: &str) -> Call {
+    Call::MigrateQueue { queue: "q".into(), to: to.into() }
+}
+
+#[test]
+fn messages_of_the_store_go_to_a_broker_in_their_order() {
+    let mut w = World::with_machine(0);
+    let settings = QueueSettings { kind: Some("messages".into()), ..QueueSettings::default() };
+    w.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
+    let mut ids: Vec<u64> = (0..3).map(|_| w.publish_one("a")).collect();
+    w.ask(migrate(BROKER)).unwrap();
+    assert!(w.facts.contains(&Fact::MessagesOutgoing(ids.clone())));
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    ids.push(w.publish_one("b"));
+    assert_eq!(w.forwarded(), ids);
+}
+
+#[test]
+fn an_old_broker_is_emptied_first_and_what_is_published_meanwhile_comes_behind() {
+    let mut w = World::with_broker("messages", 0);
+    let old = w.publish_one("old");
+    w.broker(Said::Confirmed("q".into(), vec![old]));
+    w.orders.clear();
+    w.ask(migrate("local")).unwrap();
+    assert!(w.orders.iter().any(|o| matches!(o, Order::Room(_, n) if *n > 0)), "{:?}", w.orders);
+    let new = w.publish_one("new");
+    assert!(w.take(5_000).is_none());
+    let waiter = w.ticket;
+    assert!(w.leased.is_empty(), "the new one waits behind");
+    w.broker(Said::Depth { queue: "q".into(), depth: 1, coming: 0, ticket: None });
+    assert_eq!(w.view().moving_left, Some(1));
+    w.broker(Said::Messages("q".into(), vec![incoming("1-0", Some(old))]));
+    assert_eq!(w.leased[0].id, old);
+    assert!(!w.answers.contains_key(&waiter));
+    w.broker(Said::Depth { queue: "q".into(), depth: 0, coming: 0, ticket: None });
+    assert_eq!((w.view().moving_from, w.view().backend.as_str()), (None, "local"));
+    assert!(w.orders.iter().any(|o| matches!(o, Order::Leave(_))));
+    w.take(0);
+    assert_eq!(w.leased[1].id, new);
+}
+
+#[test]
+fn a_move_is_given_up_by_moving_back_and_goes_on_after_a_restart() {
+    let mut w = World::with_broker("messages", 0);
+    w.ask(migrate("local")).unwrap();
+    assert_eq!(code(w.ask(migrate("other"))), "queue-state");
+    let row = w
+        .facts
+        .iter()
+        .rev()
+        .find_map(|f| if let Fact::QueuePut(row) = f { Some((**row).clone()) } else { None });
+    assert_eq!(row.unwrap().moving_from.as_deref(), Some(BROKER));
+    let parked = w.publish_one("a");
+    w.orders.clear();
+    w.ask(migrate(BROKER)).unwrap();
+    assert_eq!((w.view().moving_from, w.forwarded()), (None, vec![parked]));
+    assert_eq!(code(w.ask(migrate("memory"))), "backend-cannot");
+}

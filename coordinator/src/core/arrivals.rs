@@ -1,14 +1,79 @@
-//! Messages that come from brokers: durable hand-over, once each.
-use super::Core;
+//! Messages that come from brokers: durable hand-over, in one commit, before the broker hears that they are taken. And
+//! messages that come back from the store with a start.
 use super::due::What;
+use super::{Core, LONGEST_LEASE_MS};
 use crate::effect::{Effect, Fact, Step};
 use crate::input::Now;
 use crate::orchestrator::link::{Incoming, Order};
 use crate::orchestrator::messages::{Message, Where};
 use crate::row::MessageRow;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+/// Deliveries that are remembered.
+const TAKEN: usize = 65_536;
+
+/// Deliveries that were taken lately, by the broker's own name for them.
+#[derive(Default)]
+pub(super) struct Taken {
+    known: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl Taken {
+    /// Notes one. False: it was taken before.
+    pub(super) fn note(&mut self, source: impl Into<Arc<str>>) -> bool {
+        let source = source.into();
+        if !self.known.insert(source.clone()) {
+            return false;
+        }
+        self.order.push_back(source);
+        if self.order.len() > TAKEN
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
 impl Core {
+    /// A message as the store has it.
+    pub(super) fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
+        let Some(queue) = self.queues.get_mut(&row.queue) else { return };
+        if let Some(source) = row.source {
+            self.taken.note(source);
+        }
+        let place = match (row.dead, row.lease, row.run_at) {
+            (true, _, _) => Where::Dead,
+            (false, Some((lease, until)), _) => {
+                // Stored as wall time: a clock that was set back meanwhile makes no lease longer than one can be.
+                let left = until.saturating_sub(now.wall).clamp(0, LONGEST_LEASE_MS) as u64;
+                self.due.after(now, left, What::MessageLease(row.queue.clone(), row.id));
+                Where::Leased(lease, now.mono + left)
+            }
+            (false, None, Some(at)) if at > now.wall => {
+                self.due.at(now, at, What::MessageDelay(row.queue.clone(), row.id));
+                Where::Delayed(at)
+            }
+            (false, None, _) if row.outgoing && queue.is_parked() => Where::Outgoing(false),
+            (false, None, _) => Where::Ready,
+        };
+        if let Some(at) = row.expires_at {
+            self.due.at(now, at, What::MessageExpiry(row.queue.clone(), row.id));
+        }
+        let message = Message {
+            priority: row.priority,
+            deliveries: row.deliveries,
+            published_at: row.published_at,
+            expires_at: row.expires_at,
+            place,
+            outgoing: row.outgoing,
+            kept: None,
+        };
+        queue.messages.insert(row.id, message);
+    }
+
     /// Durable hand-over: the step that stores them also releases the word to the broker that they are taken.
     pub(super) fn messages_arrived(
         &mut self,
@@ -20,7 +85,13 @@ impl Core {
     ) {
         let tags = messages.iter().map(|m| m.tag.clone()).collect();
         if let Some(q) = self.queues.get_mut(queue) {
-            q.room = q.room.saturating_sub(messages.len() as u64);
+            let n = messages.len() as u64;
+            match &mut q.drain {
+                Some(drain) if q.row.moving_from.as_ref() == Some(broker) => {
+                    drain.room = drain.room.saturating_sub(n);
+                }
+                _ => q.room = q.room.saturating_sub(n),
+            }
         }
         for message in messages {
             self.message_arrived(now, broker, queue, message, step);
