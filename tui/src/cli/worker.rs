@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(workers["a"].serving.as_ref().unwrap().max_ongoing, Some(4));
         assert_eq!((workers["b"].shell.as_deref(), &workers["b"].serving), (Some("echo {payload.x}"), &None));
         let error = from_toml("w.toml", "[bank]\ncomand = []\n").unwrap_err();
-        assert!(error.to_string().contains("[bank]"), "{error}");
+        assert!(error.to_string().contains("[workers.bank]"), "{error}");
         assert_eq!(error.exit_code(), 2);
     }
 }

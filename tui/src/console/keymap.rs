@@ -48,6 +48,11 @@ pub(super) enum Action {
     Hold,
     Release,
     Pause,
+    Launch,
+    More,
+    Fewer,
+    Drain,
+    Stop,
 }
 
 /// Where a key is pressed: the screen, or the detail of a job.
@@ -57,6 +62,7 @@ pub(super) enum Context {
     Queues,
     Jobs,
     Machines,
+    Workers,
     /// Screens of a later version.
     Later,
     Detail,
@@ -64,8 +70,8 @@ pub(super) enum Context {
 
 impl Context {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 6] =
-        [Self::Overview, Self::Queues, Self::Jobs, Self::Machines, Self::Later, Self::Detail];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Overview, Self::Queues, Self::Jobs, Self::Machines, Self::Workers, Self::Later, Self::Detail];
 }
 
 /// One row of the table.
@@ -87,16 +93,17 @@ pub(super) struct Binding {
     pub(super) command: &'static str,
 }
 
-use Context::{Detail, Jobs, Later, Machines, Overview, Queues};
+use Context::{Detail, Jobs, Later, Machines, Overview, Queues, Workers};
 /// Where keys work. Lists of contexts, not of screens: the detail of a job is a context of its own.
-const ANY: &[Context] = &[Overview, Queues, Jobs, Machines, Later, Detail];
-const LISTS: &[Context] = &[Overview, Queues, Jobs, Machines];
+const ANY: &[Context] = &[Overview, Queues, Jobs, Machines, Workers, Later, Detail];
+const LISTS: &[Context] = &[Overview, Queues, Jobs, Machines, Workers];
 /// Wherever there is something to scroll.
-const MOVING: &[Context] = &[Overview, Queues, Jobs, Machines, Detail];
+const MOVING: &[Context] = &[Overview, Queues, Jobs, Machines, Workers, Detail];
 const JOB: &[Context] = &[Jobs, Detail];
 const ONLY_JOBS: &[Context] = &[Jobs];
 const ONLY_DETAIL: &[Context] = &[Detail];
 const QUEUE: &[Context] = &[Overview, Queues];
+const WORKER: &[Context] = &[Workers];
 
 /// A key that changes nothing in the cluster.
 const fn looks(
@@ -130,6 +137,18 @@ pub(super) const TABLE: &[Binding] = &[
     changes(Action::Cancel, "cancel", &["X"], JOB, "cancel the job, or all marked", "reeve bulk cancel"),
     changes(Action::Restart, "restart", &["R"], JOB, "restart the job, or all marked", "reeve bulk restart"),
     changes(Action::Pause, "pause", &["P"], QUEUE, "pause the queue, or resume it", "reeve queue pause"),
+    changes(Action::Launch, "launch", &["L"], WORKER, "launch its newest version", "reeve worker launch"),
+    changes(Action::More, "more", &["A"], WORKER, "one replica more", "reeve worker scale"),
+    changes(Action::Fewer, "fewer", &["F"], WORKER, "one replica fewer", "reeve worker scale"),
+    changes(
+        Action::Drain,
+        "drain",
+        &["D"],
+        WORKER,
+        "no replicas, once they have answered",
+        "reeve worker drain",
+    ),
+    changes(Action::Stop, "stop", &["T"], WORKER, "no replicas, now", "reeve worker stop"),
     looks(Action::Range, "range", &["v"], ONLY_JOBS, "mark while moving, until v again", "range"),
     looks(Action::MarkAll, "all", &["*", "ctrl-a"], ONLY_JOBS, "mark all that match the filter", "all"),
     looks(Action::Log, "log", &["l"], JOB, "the log", "log"),

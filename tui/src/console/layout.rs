@@ -142,10 +142,10 @@ pub(super) fn list_rows(model: &Model) -> u16 {
     } else {
         match model.screen {
             Screen::Jobs => inside(areas.body).saturating_sub(2),
-            Screen::Queues | Screen::Machines => {
+            Screen::Queues | Screen::Machines | Screen::Workers => {
                 inside(list_and_box(areas.body, model.size.0).0).saturating_sub(1)
             }
-            Screen::Overview | Screen::Workers | Screen::Events | Screen::Operations => 10,
+            Screen::Overview | Screen::Events | Screen::Operations => 10,
         }
     };
     rows.max(1)

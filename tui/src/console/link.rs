@@ -2,13 +2,13 @@
 //!
 //! Everything that arrives goes into one bounded channel: when the console is slow the sockets fill, and the coordinator
 //! sends the newest state when they drain. Nothing here knows the model.
-use super::msg::{Command, Kind, LogWant};
+use super::msg::{Command, Kind, LogWant, WorkerAct};
 use crate::client::{Client, Lines, NDJSON};
 use bytes::Bytes;
 use hyper::Method;
 use reeve_protocol::api::{
     JobView, List, LogLine, MachineView, Plan, PlanRequest, PlanResult, QueueView, Stats, ViewRequest,
-    ViewUpdate, WhoAmI, Why,
+    ViewUpdate, WhoAmI, Why, WorkerView,
 };
 use reeve_protocol::{Code, Problem};
 use serde::de::DeserializeOwned;
@@ -37,6 +37,7 @@ pub(super) struct Link {
     tasks: JoinSet<()>,
     view: Option<AbortHandle>,
     machines: Option<AbortHandle>,
+    workers: Option<AbortHandle>,
     job: Option<AbortHandle>,
     log: Option<AbortHandle>,
 }
@@ -56,7 +57,7 @@ impl Link {
         let wire = Wire { client, news, retry: Arc::new(Notify::new()) };
         let mut tasks = JoinSet::new();
         tasks.spawn(wire.clone().stats());
-        Self { wire, tasks, view: None, machines: None, job: None, log: None }
+        Self { wire, tasks, view: None, machines: None, workers: None, job: None, log: None }
     }
 
     /// Carries out what concerns the coordinator; other commands are not for here.
@@ -72,6 +73,13 @@ impl Link {
             Command::Machines(on) => {
                 let task = on.then(|| self.tasks.spawn(wire.machines()));
                 replace(&mut self.machines, task);
+            }
+            Command::Workers(on) => {
+                let task = on.then(|| self.tasks.spawn(wire.workers()));
+                replace(&mut self.workers, task);
+            }
+            Command::SetWorker { ticket, name, act } => {
+                self.tasks.spawn(wire.set_worker(ticket, name, act));
             }
             Command::Job { generation, selector } => {
                 let task = selector.map(|s| self.tasks.spawn(wire.job(generation, s)));
@@ -214,6 +222,28 @@ impl Wire {
             }
             tokio::time::sleep(MACHINES_EVERY).await;
         }
+    }
+
+    /// Asks for the workers until it is ended.
+    async fn workers(self) {
+        loop {
+            if let Ok(list) = self.client.get::<List<WorkerView>>("/v1/workers").await {
+                self.send(Kind::Workers(list.items)).await;
+            }
+            tokio::time::sleep(MACHINES_EVERY).await;
+        }
+    }
+
+    async fn set_worker(self, ticket: u64, name: String, act: WorkerAct) {
+        let (verb, body) = match act {
+            WorkerAct::Launch => ("launch", serde_json::json!({})),
+            WorkerAct::Scale(n) => ("scale", serde_json::json!({"replicas": n})),
+            WorkerAct::Drain => ("drain", serde_json::json!({})),
+            WorkerAct::Stop => ("stop", serde_json::json!({})),
+        };
+        let path = format!("/v1/workers/{}/{verb}", word(&name));
+        let result: Result<WorkerView, Problem> = self.client.post(&path, &body).await;
+        self.send(Kind::WorkerSet { ticket, result: result.map(Box::new).map_err(Box::new) }).await;
     }
 
     /// Sends the job whenever it has changed.

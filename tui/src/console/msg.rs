@@ -3,7 +3,7 @@ use crossterm::event::KeyEvent;
 use reeve_protocol::Problem;
 use reeve_protocol::api::{
     JobView, LogLine, MachineView, Plan, PlanRequest, PlanResult, QueueView, Stats, ViewRequest, ViewUpdate,
-    WhoAmI, Why,
+    WhoAmI, Why, WorkerView,
 };
 use reeve_protocol::time::Wall;
 
@@ -42,6 +42,7 @@ pub(super) enum Kind {
     Who(WhoAmI),
     Stats(Box<Stats>),
     Machines(Vec<MachineView>),
+    Workers(Vec<WorkerView>),
     View {
         generation: u64,
         update: Box<ViewUpdate>,
@@ -77,6 +78,19 @@ pub(super) enum Kind {
         ticket: u64,
         result: Result<Box<QueueView>, Box<Problem>>,
     },
+    WorkerSet {
+        ticket: u64,
+        result: Result<Box<WorkerView>, Box<Problem>>,
+    },
+}
+
+/// What is done to a static worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WorkerAct {
+    Launch,
+    Scale(u32),
+    Drain,
+    Stop,
 }
 
 /// Which log is followed.
@@ -102,6 +116,8 @@ pub(super) enum Command {
     View { generation: u64, request: Option<ViewRequest> },
     /// Ask for machines every two seconds, or stop.
     Machines(bool),
+    /// Ask for workers every two seconds, or stop.
+    Workers(bool),
     /// Keep asking for one job, or stop.
     Job { generation: u64, selector: Option<String> },
     /// Follow a log, or stop.
@@ -116,12 +132,14 @@ pub(super) enum Command {
     RunPlan { ticket: u64, id: u64 },
     /// Pause or resume a queue.
     SetQueue { ticket: u64, name: String, pause: bool },
+    /// Change a static worker.
+    SetWorker { ticket: u64, name: String, act: WorkerAct },
 }
 
 impl Command {
     /// Whether this changes the cluster. Update may only answer with one of these out of a confirmed dialog.
     #[cfg(test)]
     pub(super) const fn changes_cluster(&self) -> bool {
-        matches!(self, Self::RunPlan { .. } | Self::SetQueue { .. })
+        matches!(self, Self::RunPlan { .. } | Self::SetQueue { .. } | Self::SetWorker { .. })
     }
 }

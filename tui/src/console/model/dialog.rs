@@ -1,4 +1,5 @@
 //! The boxes that stand between a key and a change of the cluster.
+use super::super::msg::WorkerAct;
 use super::Input;
 use reeve_protocol::Problem;
 use reeve_protocol::api::{Plan, PlanRequest, PlanResult};
@@ -78,6 +79,18 @@ pub(in super::super) enum Dialog {
         name: String,
         pause: bool,
     },
+    /// Launch, scale, drain or stop a static worker.
+    Worker {
+        name: String,
+        act: WorkerAct,
+        armed_at: u64,
+        yes: bool,
+    },
+    WorkerRunning {
+        ticket: u64,
+        name: String,
+        act: WorkerAct,
+    },
     Failed {
         what: String,
         problem: Box<Problem>,
@@ -89,11 +102,12 @@ impl Dialog {
     pub(in super::super) const fn armed_at(&self) -> u64 {
         match self {
             Self::Preview(preview) => preview.armed_at,
-            Self::Queue { armed_at, .. } => *armed_at,
+            Self::Queue { armed_at, .. } | Self::Worker { armed_at, .. } => *armed_at,
             Self::Planning { .. }
             | Self::Running { .. }
             | Self::Done { .. }
             | Self::QueueRunning { .. }
+            | Self::WorkerRunning { .. }
             | Self::Failed { .. } => 0,
         }
     }

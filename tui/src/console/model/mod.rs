@@ -3,7 +3,7 @@ use super::layout;
 use super::msg::{LogWant, Stamp};
 use super::theme::Theme;
 use jiff::tz::TimeZone;
-use reeve_protocol::api::{JobView, MachineView, QueueView, Stats, ViewRequest};
+use reeve_protocol::api::{JobView, MachineView, QueueView, Stats, ViewRequest, WorkerView};
 
 mod detail;
 mod dialog;
@@ -21,7 +21,7 @@ pub(super) use jobs::{Jobs, ORDERS, Window};
 pub(super) use log::{Entry, Log, Stream};
 pub(super) use marks::{MOST_MARKS, Marks, jobs_of, selectors};
 pub(super) use names::Names;
-pub(super) use rows::{MACHINE_COLUMNS, OverviewRow, QUEUE_COLUMNS, machines, overview, queues};
+pub(super) use rows::{MACHINE_COLUMNS, OverviewRow, QUEUE_COLUMNS, machines, overview, queues, workers};
 
 /// The seven screens, by digit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +153,7 @@ pub(super) struct Notice {
 pub(super) struct Wants {
     pub(super) view: Option<ViewRequest>,
     pub(super) machines: bool,
+    pub(super) workers: bool,
     pub(super) job: Option<String>,
     pub(super) log: Option<LogWant>,
 }
@@ -183,12 +184,14 @@ pub(super) struct Model {
     /// When statistics came last.
     pub(super) heard_at: u64,
     pub(super) machines: Held<Vec<MachineView>>,
+    pub(super) workers: Held<Vec<WorkerView>>,
     /// The newest failed jobs, for the overview.
     pub(super) failures: Vec<JobView>,
     pub(super) jobs: Jobs,
     pub(super) overview: Names,
     pub(super) queue_names: Names,
     pub(super) machine_names: Names,
+    pub(super) worker_names: Names,
     pub(super) wants: Wants,
     pub(super) generations: Generations,
     /// The last number given to a request.
@@ -213,11 +216,13 @@ impl Model {
             stats: Held::default(),
             heard_at: 0,
             machines: Held::default(),
+            workers: Held::default(),
             failures: Vec::new(),
             jobs: Jobs::default(),
             overview: Names::default(),
             queue_names: Names::default(),
             machine_names: Names::default(),
+            worker_names: Names::default(),
             wants: Wants::default(),
             generations: Generations::default(),
             ticket: 0,
@@ -262,7 +267,8 @@ impl Model {
             Screen::Overview => Some(&self.overview),
             Screen::Queues => Some(&self.queue_names),
             Screen::Machines => Some(&self.machine_names),
-            Screen::Jobs | Screen::Workers | Screen::Events | Screen::Operations => None,
+            Screen::Workers => Some(&self.worker_names),
+            Screen::Jobs | Screen::Events | Screen::Operations => None,
         }
     }
 
@@ -272,7 +278,8 @@ impl Model {
             Screen::Overview => Some(&mut self.overview),
             Screen::Queues => Some(&mut self.queue_names),
             Screen::Machines => Some(&mut self.machine_names),
-            Screen::Jobs | Screen::Workers | Screen::Events | Screen::Operations => None,
+            Screen::Workers => Some(&mut self.worker_names),
+            Screen::Jobs | Screen::Events | Screen::Operations => None,
         }
     }
 }

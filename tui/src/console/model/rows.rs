@@ -1,6 +1,6 @@
 //! The rows of the short lists, filtered and sorted: worked out from the newest statistics, never stored.
 use super::Model;
-use reeve_protocol::api::{Alert, MachineView, QueueView};
+use reeve_protocol::api::{Alert, MachineView, QueueView, WorkerView};
 use reeve_protocol::text::glob;
 use std::cmp::Ordering;
 
@@ -70,6 +70,12 @@ pub(in super::super) fn machines(model: &Model) -> Vec<&MachineView> {
         order.then_with(|| a.name.cmp(&b.name))
     });
     rows
+}
+
+/// The workers as the screen lists them.
+pub(in super::super) fn workers(model: &Model) -> Vec<&WorkerView> {
+    let Some(workers) = &model.workers.shown else { return Vec::new() };
+    workers.iter().filter(|w| matches(&model.worker_names.filter, &w.name)).collect()
 }
 
 /// Lost machines hold jobs that may run nowhere: they come before those that only went quiet.

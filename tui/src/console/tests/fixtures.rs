@@ -6,8 +6,8 @@ use crate::console::update::update;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use jiff::tz::TimeZone;
 use reeve_protocol::api::{
-    Alert, ArrayView, AttemptView, JobView, LogLine, MachineView, Plan, PlanSample, QueueView, StateCounts,
-    Stats, Total, ViewUpdate, WhoAmI,
+    Alert, ArrayView, AttemptView, JobView, LogLine, MachineView, Plan, PlanSample, QueueView, ReplicaView,
+    StateCounts, Stats, Total, ViewUpdate, WhoAmI, WorkerStatus, WorkerView,
 };
 use reeve_protocol::resources::ResourceAsk;
 use reeve_protocol::time::Wall;
@@ -89,6 +89,7 @@ pub(in crate::console) fn live() -> Model {
     send(&mut model, Kind::Who(WhoAmI { uid: 1000, name: "mira".into(), role: "owner".into() }));
     send(&mut model, Kind::Stats(Box::new(stats())));
     send(&mut model, Kind::Machines(machines()));
+    send(&mut model, Kind::Workers(workers()));
     let failed: Vec<JobView> = (0..12).map(|n| job(TOTAL - 4 * n)).collect();
     answer_view(&mut model, failed, 12);
     model
@@ -365,6 +366,53 @@ pub(in crate::console) fn machines() -> Vec<MachineView> {
             ..machine("lab-017", "lost", 0.0, 4, 0.0, 192.0)
         },
         machine("lab-020", "disconnected", 0.5, 0, 0.62, 14.0),
+    ]
+}
+
+/// A bank with one bad replica, one that nobody launched, and one that is born for each job.
+pub(in crate::console) fn workers() -> Vec<WorkerView> {
+    let worker = |name: &str, kind: &str, status: Option<WorkerStatus>| WorkerView {
+        name: name.into(),
+        version: 3,
+        kind: kind.into(),
+        owner: "mira".into(),
+        queue: format!("jobs.{name}"),
+        spec: JobSpec { command: Some(vec!["python3".into(), "bank.py".into()]), ..JobSpec::default() },
+        shell: None,
+        serving: None,
+        created_at: Wall(NOON),
+        status,
+    };
+    let replica = |n: u32, phase: &str, why: Option<&str>| ReplicaView {
+        replica: n,
+        job: 40 + u64::from(n),
+        attempt: n,
+        version: 3,
+        machine: Some("lab-001".into()),
+        phase: phase.into(),
+        outstanding: 2,
+        reason: why.map(str::to_owned),
+        ..ReplicaView::default()
+    };
+    let bank = WorkerStatus {
+        version: 3,
+        desired: 3,
+        ready: 2,
+        phase: "ready".into(),
+        outstanding: 4,
+        calls_waiting: 1,
+        rate: 812.5,
+        reason: Some("exit 1: \u{1b}[2JCUDA out of memory".into()),
+        replicas: vec![
+            replica(1, "ready", None),
+            replica(2, "ready", None),
+            replica(3, "failed", Some("exit 1: CUDA out of memory")),
+        ],
+    };
+    vec![
+        worker("bank", "static", Some(bank)),
+        worker("idle", "static", None),
+        worker("resize", "command", None),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! What users do in several steps: find, mark, change, read.
 use super::fixtures::{self, answer_plan, answer_view, jobs, load, press, send, type_text, wait};
 use crate::console::model::{Dialog, Link, Marks, Model, Overlay, Screen};
-use crate::console::msg::{Command, Kind};
+use crate::console::msg::{Command, Kind, WorkerAct};
 use reeve_protocol::api::{PlanRequest, PlanResult, ViewUpdate, Why, WhyLine};
 use reeve_protocol::{Code, Problem, State};
 
@@ -360,6 +360,25 @@ fn pausing_a_queue_asks_and_says_how_it_went() {
     send(&mut model, Kind::QueueSet { ticket: *ticket, result: Ok(Box::new(queue)) });
     assert!(is_closed(&model));
     assert_eq!(model.notice.unwrap().text, format!("Queue {name} is paused."));
+}
+
+#[test]
+fn changing_a_worker_asks_and_only_static_ones_can_be_changed() {
+    let mut model = fixtures::live();
+    assert!(press(&mut model, "5 A").iter().all(|c| !c.changes_cluster()));
+    wait(&mut model, 300);
+    let commands = press(&mut model, "y");
+    let Some(Command::SetWorker { ticket, name, act: WorkerAct::Scale(4) }) = commands.first() else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(name, "bank");
+    let worker = fixtures::workers().remove(0);
+    send(&mut model, Kind::WorkerSet { ticket: *ticket, result: Ok(Box::new(worker)) });
+    assert!(is_closed(&model));
+    press(&mut model, "j D");
+    assert!(is_closed(&model), "it was never launched");
+    press(&mut model, "j L");
+    assert!(is_closed(&model) && model.notice.unwrap().bad, "it is born for each job");
 }
 
 #[test]

@@ -10,11 +10,12 @@ fn at(context: Context) -> Model {
     let mut model = match context {
         Context::Jobs => jobs(),
         Context::Detail => detail(),
-        Context::Overview | Context::Queues | Context::Machines | Context::Later => live(),
+        Context::Overview | Context::Queues | Context::Machines | Context::Workers | Context::Later => live(),
     };
     let digit = match context {
         Context::Queues => "2",
         Context::Machines => "4",
+        Context::Workers => "5",
         Context::Later => "6",
         Context::Overview | Context::Jobs | Context::Detail => "",
     };

@@ -151,6 +151,9 @@ fn was_confirmed(before: &Model, at: Stamp, step: &Step, command: &Command) -> b
             };
             yes && *id == preview.plan.id
         }
+        (Dialog::Worker { name, act, yes, .. }, Command::SetWorker { name: asked, act: wanted, .. }) => {
+            (key == "y" || key == "enter" && *yes) && name == asked && act == wanted
+        }
         (Dialog::Queue { name, pause, yes, .. }, Command::SetQueue { name: asked, pause: wanted, .. }) => {
             (key == "y" || key == "enter" && *yes) && name == asked && pause == wanted
         }

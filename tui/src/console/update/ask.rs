@@ -1,7 +1,8 @@
 //! From a key to a question: what is meant, and whether it can be asked now. Nothing here changes the cluster.
 use super::super::format;
+use super::super::keymap::Action;
 use super::super::model::{Asked, Dialog, Marks, Model, Overlay, Screen, WhyBox, selectors};
-use super::super::msg::Command;
+use super::super::msg::{Command, WorkerAct};
 use super::dialog::ARM_MS;
 use reeve_protocol::api::{PlanRequest, RowId};
 use reeve_protocol::text::Clean;
@@ -124,6 +125,31 @@ pub(super) fn pause(model: &mut Model) {
     let Some((name, paused)) = found else { return model.complain("There is no queue here to pause.") };
     let armed_at = model.now.ms + ARM_MS;
     model.overlay = Overlay::Dialog(Box::new(Dialog::Queue { name, pause: !paused, armed_at, yes: false }));
+}
+
+/// Opens the question whether the worker under the cursor shall be changed.
+pub(super) fn worker(model: &mut Model, action: Action) {
+    if !may_change(model) {
+        return;
+    }
+    let name = model.worker_names.cursor.clone();
+    let workers = super::super::model::workers(model);
+    let found = workers.iter().find(|w| Some(&w.name) == name.as_ref());
+    let Some(worker) = found.filter(|w| w.kind == "static") else {
+        return model.complain("There is no static worker here: others are born for each job.");
+    };
+    let desired = worker.status.as_ref().map(|s| s.desired);
+    let name = worker.name.clone();
+    let act = match (action, desired) {
+        (Action::Launch, _) => WorkerAct::Launch,
+        (_, None) => return model.complain("It was never launched: L launches it."),
+        (Action::More, Some(n)) => WorkerAct::Scale(n.saturating_add(1)),
+        (Action::Fewer, Some(n)) => WorkerAct::Scale(n.saturating_sub(1)),
+        (Action::Drain, _) => WorkerAct::Drain,
+        _ => WorkerAct::Stop,
+    };
+    let armed_at = model.now.ms + ARM_MS;
+    model.overlay = Overlay::Dialog(Box::new(Dialog::Worker { name, act, armed_at, yes: false }));
 }
 
 /// Asks why the job under the cursor is where it is.

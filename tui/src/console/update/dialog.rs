@@ -4,7 +4,7 @@ use super::super::model::{Confirm, Dialog, Input, Model, Overlay, Preview, confi
 use super::super::msg::Command;
 use super::ask;
 use reeve_protocol::Problem;
-use reeve_protocol::api::{Plan, PlanResult, QueueView};
+use reeve_protocol::api::{Plan, PlanResult, QueueView, WorkerView};
 
 /// Keys within this time after a box has opened were meant for what was there before.
 pub(super) const ARM_MS: u64 = 300;
@@ -31,8 +31,25 @@ pub(super) fn key(model: &mut Model, open: Dialog, name: &str) -> Vec<Command> {
             }
             Vec::new()
         }
+        Dialog::Worker { name: worker, act, armed_at, yes } => {
+            let answer = choose(name, yes);
+            match answer {
+                Answer::Yes if ask::may_change(model) => {
+                    let ticket = model.next_ticket();
+                    keep(model, Dialog::WorkerRunning { ticket, name: worker.clone(), act });
+                    return vec![Command::SetWorker { ticket, name: worker, act }];
+                }
+                Answer::No => {}
+                Answer::Yes => keep(model, Dialog::Worker { name: worker, act, armed_at, yes }),
+                Answer::Focus(yes) => keep(model, Dialog::Worker { name: worker, act, armed_at, yes }),
+            }
+            Vec::new()
+        }
         // What runs goes on in the coordinator; the box may be closed.
-        Dialog::Planning { .. } | Dialog::Running { .. } | Dialog::QueueRunning { .. } => {
+        Dialog::Planning { .. }
+        | Dialog::Running { .. }
+        | Dialog::QueueRunning { .. }
+        | Dialog::WorkerRunning { .. } => {
             if !matches!(name, "esc" | "q") {
                 keep(model, open);
             }
@@ -194,6 +211,26 @@ pub(super) fn queue_set(model: &mut Model, ticket: u64, result: Result<Box<Queue
             }
         }
         Err(problem) if waiting => keep(model, Dialog::Failed { what: "changing the queue".into(), problem }),
+        Err(problem) => model.complain(one_line(&problem)),
+    }
+}
+
+/// A worker was changed.
+pub(super) fn worker_set(model: &mut Model, ticket: u64, result: Result<Box<WorkerView>, Box<Problem>>) {
+    let waiting = matches!(&model.overlay, Overlay::Dialog(open)
+        if matches!(&**open, Dialog::WorkerRunning { ticket: waiting, .. } if *waiting == ticket));
+    match result {
+        Ok(worker) => {
+            let wanted = worker.status.as_ref().map_or(0, |s| s.desired);
+            let name = super::super::format::text(&worker.name);
+            model.say(format!("Worker {name} shall have {wanted} replicas."));
+            if waiting {
+                model.overlay = Overlay::None;
+            }
+        }
+        Err(problem) if waiting => {
+            keep(model, Dialog::Failed { what: "changing the worker".into(), problem });
+        }
         Err(problem) => model.complain(one_line(&problem)),
     }
 }

@@ -47,7 +47,8 @@ pub(super) fn context(model: &Model) -> Context {
         Screen::Queues => Context::Queues,
         Screen::Jobs => Context::Jobs,
         Screen::Machines => Context::Machines,
-        Screen::Workers | Screen::Events | Screen::Operations => Context::Later,
+        Screen::Workers => Context::Workers,
+        Screen::Events | Screen::Operations => Context::Later,
     }
 }
 
@@ -92,6 +93,9 @@ fn act(model: &mut Model, action: Action) -> Vec<Command> {
         Action::Hold => return ask::plan(model, "hold"),
         Action::Release => return ask::plan(model, "release"),
         Action::Pause => ask::pause(model),
+        Action::Launch | Action::More | Action::Fewer | Action::Drain | Action::Stop => {
+            ask::worker(model, action);
+        }
         Action::Help => model.overlay = Overlay::Help { top: 0 },
         Action::Palette => model.overlay = Overlay::Palette(super::model::Input::default()),
         Action::Filter => input::open_filter(model),

@@ -13,6 +13,8 @@ pub(super) fn settle(model: &mut Model) {
     model.overview.settle(&overview, visible);
     model.queue_names.settle(&queues, visible);
     model.machine_names.settle(&machines, visible);
+    let workers: Vec<String> = model::workers(model).iter().map(|w| w.name.clone()).collect();
+    model.worker_names.settle(&workers, visible);
     if model.screen == Screen::Jobs && model.detail.is_none() {
         model.jobs.settle(visible);
     }
@@ -24,7 +26,8 @@ fn names(model: &Model) -> Vec<String> {
         Screen::Overview => model::overview(model).iter().map(OverviewRow::key).collect(),
         Screen::Queues => model::queues(model).iter().map(|q| q.name.clone()).collect(),
         Screen::Machines => model::machines(model).iter().map(|m| m.name.clone()).collect(),
-        Screen::Jobs | Screen::Workers | Screen::Events | Screen::Operations => Vec::new(),
+        Screen::Workers => model::workers(model).iter().map(|w| w.name.clone()).collect(),
+        Screen::Jobs | Screen::Events | Screen::Operations => Vec::new(),
     }
 }
 
@@ -114,7 +117,12 @@ fn open(model: &mut Model, tab: Tab) {
             }
         }
         Screen::Overview => open_overview(model),
-        Screen::Workers | Screen::Events | Screen::Operations => {}
+        Screen::Workers => {
+            if let Some(name) = model.worker_names.cursor.clone() {
+                show_jobs(model, &format!("worker:{}", quoted(&name)));
+            }
+        }
+        Screen::Events | Screen::Operations => {}
     }
 }
 

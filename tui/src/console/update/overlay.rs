@@ -105,5 +105,6 @@ pub(super) fn freeze(model: &mut Model) {
     let visible = model.rows_visible();
     model.stats.thaw();
     model.machines.thaw();
+    model.workers.thaw();
     model.jobs.thaw(visible);
 }

@@ -17,6 +17,8 @@ pub(super) fn take(model: &mut Model, news: Kind) -> Vec<Command> {
             model.stats.set(*stats, frozen);
         }
         Kind::Machines(machines) => model.machines.set(machines, frozen),
+        Kind::Workers(workers) => model.workers.set(workers, frozen),
+        Kind::WorkerSet { ticket, result } => dialog::worker_set(model, ticket, result),
         Kind::View { generation, update } if generation == model.generations.view => {
             view(model, *update, frozen);
         }

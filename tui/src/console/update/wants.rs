@@ -18,6 +18,9 @@ pub(super) fn reconcile(model: &mut Model) -> Vec<Command> {
     if wants.machines != model.wants.machines {
         commands.push(Command::Machines(wants.machines));
     }
+    if wants.workers != model.wants.workers {
+        commands.push(Command::Workers(wants.workers));
+    }
     if wants.job != model.wants.job {
         model.generations.job += 1;
         commands.push(Command::Job { generation: model.generations.job, selector: wants.job.clone() });
@@ -49,7 +52,7 @@ fn needed(model: &Model) -> Wants {
         let selector = open.selector();
         let attempt = open.attempt();
         let log = (attempt > 0).then(|| LogWant { selector: selector.clone(), attempt });
-        return Wants { view: None, machines: false, job: Some(selector), log };
+        return Wants { job: Some(selector), log, ..Wants::default() };
     }
     let visible = model.rows_visible();
     match model.screen {
@@ -59,7 +62,8 @@ fn needed(model: &Model) -> Wants {
             Wants { view: Some(model.jobs.view(had, visible)), ..Wants::default() }
         }
         Screen::Machines => Wants { machines: true, ..Wants::default() },
-        Screen::Queues | Screen::Workers | Screen::Events | Screen::Operations => Wants::default(),
+        Screen::Workers => Wants { workers: true, ..Wants::default() },
+        Screen::Queues | Screen::Events | Screen::Operations => Wants::default(),
     }
 }
 

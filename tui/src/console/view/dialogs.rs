@@ -2,6 +2,7 @@
 use super::super::format::{jobs, text};
 use super::super::layout::centred;
 use super::super::model::{Asked, Confirm, Dialog, Model, Preview, confirm_for};
+use super::super::msg::WorkerAct;
 use super::super::theme::Role;
 use super::paint::{Painter, padded, wrapped};
 use ratatui::layout::{Position, Rect};
@@ -62,6 +63,14 @@ pub(super) fn draw(model: &Model, open: &Dialog, p: &mut Painter<'_>, screen: Re
             vec![fact("", "asking the coordinator...", Role::Busy)],
             Foot::Hint("esc close"),
         ),
+        Dialog::Worker { name, act, yes, .. } => {
+            (worker_title(name, *act), worker_lines(name, *act), Foot::Choice { yes: *yes })
+        }
+        Dialog::WorkerRunning { name, act, .. } => (
+            worker_title(name, *act),
+            vec![fact("", "asking the coordinator...", Role::Busy)],
+            Foot::Hint("esc close"),
+        ),
         Dialog::Failed { what, problem } => {
             let word = if problem.outcome == Outcome::Unknown { "No answer" } else { "Refused" };
             (format!("{word}: {what}"), problem_lines(problem), Foot::Hint("Enter close"))
@@ -75,6 +84,33 @@ fn title(action: &str, what: &str) -> String {
     let mut letters = action.chars();
     let first = letters.next().map(|c| c.to_ascii_uppercase()).into_iter();
     text(&format!("{} jobs: {what}", first.chain(letters).collect::<String>()))
+}
+
+fn worker_title(name: &str, act: WorkerAct) -> String {
+    let word = match act {
+        WorkerAct::Launch => "Launch",
+        WorkerAct::Scale(_) => "Scale",
+        WorkerAct::Drain => "Drain",
+        WorkerAct::Stop => "Stop",
+    };
+    format!("{word} worker {}", text(name))
+}
+
+fn worker_lines(name: &str, act: WorkerAct) -> Vec<Line> {
+    let (what, words) = match act {
+        WorkerAct::Launch => (
+            "its newest version runs; an older one is replaced, new replicas ready first".to_owned(),
+            "launch",
+        ),
+        WorkerAct::Scale(n) => (format!("it shall have {n} replicas; those that go answer first"), "scale"),
+        WorkerAct::Drain => ("no replicas, once they have answered; jobs wait".to_owned(), "drain"),
+        WorkerAct::Stop => {
+            ("no replicas, now; what they work on is tried again later, calls fail".to_owned(), "stop")
+        }
+    };
+    let count = if let WorkerAct::Scale(n) = act { format!(" {n}") } else { String::new() };
+    let command = format!("reeve worker {words} {}{count}", text(name));
+    vec![fact("", what, Role::Plain), blank(), fact("as a command", command, Role::Dim)]
 }
 
 fn queue_title(name: &str, pause: bool) -> String {

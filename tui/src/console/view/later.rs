@@ -5,10 +5,6 @@ use ratatui::layout::Rect;
 
 pub(super) fn draw(model: &Model, p: &mut Painter<'_>, area: Rect) {
     let (what, now) = match model.screen {
-        Screen::Workers => (
-            "The list of workers comes with a later version of the console.",
-            "Now:  reeve worker ls    lists what is registered",
-        ),
         Screen::Events => (
             "The list of events comes with a later version of the console.",
             "Now:  reeve events -f    follows what happens, one line each",

@@ -20,6 +20,7 @@ mod overview;
 mod paint;
 mod queues;
 mod table;
+mod workers;
 
 /// Paints the whole screen and says where the cursor stands, if the user is typing.
 pub(super) fn draw(model: &Model, buffer: &mut Buffer) -> Option<Position> {
@@ -59,7 +60,8 @@ fn body(model: &Model, p: &mut Painter<'_>, areas: &Areas) {
         Screen::Queues => queues::draw(model, p, areas.body),
         Screen::Jobs => jobs::draw(model, p, areas),
         Screen::Machines => machines::draw(model, p, areas.body),
-        Screen::Workers | Screen::Events | Screen::Operations => later::draw(model, p, areas.body),
+        Screen::Workers => workers::draw(model, p, areas.body),
+        Screen::Events | Screen::Operations => later::draw(model, p, areas.body),
     }
 }
 
