@@ -165,6 +165,52 @@ const CHANGES: &[Row] = &[
         "register_worker",
         "worker:w",
     ),
+    row(
+        "put /v1/workers/{worker}",
+        "/v1/workers/bank",
+        r#"{"kind":"static","spec":{"command":["cat"],"on":["nowhere"]},"serving":{"protocol":"stdio","replicas":1}}"#,
+        "register_worker",
+        "worker:bank",
+    ),
+    row("post /v1/workers/{worker}/launch", "/v1/workers/bank/launch", "{}", "launch_worker", "worker:bank"),
+    row(
+        "post /v1/workers/{worker}/scale",
+        "/v1/workers/bank/scale",
+        r#"{"replicas":2}"#,
+        "scale_worker",
+        "worker:bank",
+    ),
+    row("post /v1/workers/{worker}/drain", "/v1/workers/bank/drain", "", "drain_worker", "worker:bank"),
+    row("post /v1/workers/{worker}/stop", "/v1/workers/bank/stop", "", "stop_worker", "worker:bank"),
+    row("delete /v1/workers/{worker}", "/v1/workers/bank", "", "remove_worker", "worker:bank"),
+    row(
+        "put /v1/routes",
+        "/v1/routes",
+        r#"{"routes":[{"name":"all","labels":{},"queues":["m"]}]}"#,
+        "put_routes",
+        "1 routes",
+    ),
+    row(
+        "post /v1/publish",
+        "/v1/publish",
+        r#"{"labels":{"a":"b"},"message":{"body":3}}"#,
+        "publish",
+        "by labels: queue:m message:3",
+    ),
+    row(
+        "post /v1/queues/{queue}/dead/return",
+        "/v1/queues/m/dead/return",
+        "",
+        "return_dead",
+        "queue:m, 0 returned",
+    ),
+    row(
+        "post /v1/queues/{queue}/migrate",
+        "/v1/queues/m/migrate",
+        r#"{"to":"memory"}"#,
+        "migrate_queue",
+        "queue:m to memory",
+    ),
     row("post /v1/machines/token", "/v1/machines/token", r#"{"ttl_s":60}"#, "machine_token", "token:"),
     row("post /v1/machines/{machine}/cordon", "/v1/machines/lab/cordon", "", "cordon_machine", "machine:lab"),
     row(
@@ -185,7 +231,8 @@ const CHANGES: &[Row] = &[
 ];
 
 /// Routes whose method says that they change something, and which do not.
-const NO_CHANGE: &[&str] = &["post /v1/views"];
+const NO_CHANGE: &[&str] =
+    &["post /v1/views", "post /v1/routes/explain", "post /v1/workers/{worker}/requests"];
 
 async fn join(head: &Head, name: &str) {
     let (_, token) = head.json("POST", "/v1/machines/token", "{}").await;

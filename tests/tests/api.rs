@@ -40,7 +40,7 @@ fn the_seeds_sequence_by_hand() {
     assert_eq!(plan.json()["will_change"], 1, "{}", plan.text());
     let ran = s.post(&format!("/v1/plans/{}/run", plan.json()["id"]), "{}");
     assert_eq!(ran.json()["changed"], 1, "{}", ran.text());
-    assert_eq!(s.post("/v1/workers/bank/launch", "{}").code(), "not-yet");
+    assert_eq!(s.post("/v1/workers/bank/launch", "{}").code(), "not-found");
     let worker =
         request(s.socket(), "PUT", "/v1/workers/say", Some(r#"{"spec":{"command":["echo","hello"]}}"#));
     assert!(worker.status < 300, "{}", worker.text());
