@@ -304,7 +304,7 @@ fn version_and_help_need_no_coordinator() {
     let bare = reeve(&[]);
     assert!(bare.out.contains("Usage: reeve") && bare.err.contains("terminal"), "{bare:?}");
     assert!(reeve(&["completions", "bash"]).out.contains("_reeve"));
-    let later = reeve(&["top"]);
+    let later = reeve(&["df"]);
     assert_eq!(later.code, 1);
     assert!(later.err.contains("[not-yet]"), "{later:?}");
 }

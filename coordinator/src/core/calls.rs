@@ -30,7 +30,7 @@ impl Core {
         let Some(d) = self.deployments.get_mut(name).filter(|d| d.row.replicas > 0) else {
             return Some(no_replicas(name));
         };
-        if d.calls.len() >= d.bound() {
+        if d.is_full() {
             let problem = Problem::new(
                 Code::Busy,
                 format!("{} calls wait for worker {name}, as many as may", d.calls.len()),

@@ -34,7 +34,7 @@ pub(super) struct Ongoing {
     pub(super) until: Option<u64>,
 }
 
-/// One replica: a job of [`REPLICAS`] that lives.
+/// One replica: a job of the queue of replicas that lives.
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
     pub(super) job: JobId,
@@ -147,6 +147,14 @@ impl Deployment {
     /// Calls that may wait.
     pub(super) fn bound(&self) -> usize {
         QUEUE_FACTOR as usize * self.serving.ongoing() * self.row.replicas.max(1) as usize
+    }
+
+    /// Whether no further call may wait. Calls of one batch are handed out together after all of them were heard: those
+    /// that a replica has a place for do not wait.
+    pub(super) fn is_full(&self) -> bool {
+        let ready = self.replicas.values().filter(|r| r.is_ready());
+        let open: usize = ready.map(|r| self.serving.ongoing().saturating_sub(r.requests.len())).sum();
+        self.calls.len() >= self.bound() + open
     }
 
     /// Whether a replica is what was launched last.

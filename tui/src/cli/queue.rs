@@ -395,9 +395,17 @@ mod tests {
 
     #[test]
     fn a_queue_is_one_line() {
-        let queue =
-            QueueView { name: "default".into(), kind: "jobs".into(), paused: true, ..QueueView::default() };
+        let queue = QueueView {
+            name: "default".into(),
+            kind: "jobs".into(),
+            backend: "local".into(),
+            paused: true,
+            ..QueueView::default()
+        };
         let text = table(&[queue]).render(None, false);
-        assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("default  jobs  paused")), "{text}");
+        assert!(
+            text.lines().nth(1).is_some_and(|line| line.starts_with("default  jobs  local    paused")),
+            "{text}"
+        );
     }
 }
