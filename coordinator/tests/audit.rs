@@ -206,10 +206,10 @@ const CHANGES: &[Row] = &[
     ),
     row(
         "post /v1/queues/{queue}/migrate",
-        "/v1/queues/m/migrate",
+        "/v1/queues/vision/migrate",
         r#"{"to":"memory"}"#,
         "migrate_queue",
-        "queue:m to memory",
+        "queue:vision to memory",
     ),
     row("post /v1/machines/token", "/v1/machines/token", r#"{"ttl_s":60}"#, "machine_token", "token:"),
     row("post /v1/machines/{machine}/cordon", "/v1/machines/lab/cordon", "", "cordon_machine", "machine:lab"),
