@@ -36,7 +36,11 @@ done"#;
 const BANK: &str = r#"echo '{"progress":0.5,"message":"loading"}'; sleep 1; echo '{"ready":true}'
 while read -r line; do
   id=${line#*\"id\":\"}; id=${id%%\"*}
-  payload=${line#*\"payload\":}; payload=${payload%,\"deadline\"*}; payload=${payload%\}}
+  payload=${line#*\"payload\":}
+  case $payload in
+  *,\"deadline\":*) payload=${payload%,\"deadline\":*} ;;
+  *) payload=${payload%\}} ;;
+  esac
   echo "asked for $payload" >&2
   printf '{"id":"%s","result":{"echo":%s}}\n' "$id" "$payload"
 done"#;
