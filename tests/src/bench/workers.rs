@@ -110,7 +110,7 @@ pub fn roundtrip(table: &mut Table) {
 /// A hundred replicas that nobody asks anything: what the machine's side costs in a minute.
 pub fn idle(table: &mut Table) {
     let server = Server::start();
-    let bank = Bank::launch(&server, "bank", &[], &["--replicas", "100"]);
+    let bank = Bank::launch(&server, "bank", &[], &["--replicas", "100", "--cpus", "0.01"]);
     bank.until(|s| s["ready"] == 100);
     std::thread::sleep(Duration::from_secs(20));
     let place = server.runtime().to_str().unwrap().to_owned();
