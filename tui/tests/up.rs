@@ -114,7 +114,8 @@ fn down_with_jobs_ends_them() {
     let mark = place.base.path().join("alive");
     let script = format!("echo $$ > {}; exec sleep 600", mark.display());
     place.out(&["submit", "--", "sh", "-c", &script]);
-    while std::fs::read_to_string(&mark).is_ok_and(|text| text.is_empty()) || !mark.exists() {
+    // The file is there before its text is.
+    while !std::fs::read_to_string(&mark).is_ok_and(|text| text.ends_with('\n')) {
         std::thread::yield_now();
     }
     let pid = std::fs::read_to_string(&mark).unwrap();
