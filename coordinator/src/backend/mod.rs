@@ -4,8 +4,6 @@ mod rabbitmq;
 mod redis;
 pub mod settings;
 mod supervisor;
-#[cfg(test)]
-mod supervisor_test;
 
 use crate::engine::Handle;
 use crate::orchestrator::link::{Hint, Incoming, Order, Tag};

@@ -1,1 +1,0 @@
-//! The supervisor against a broker that a test plays.
