@@ -174,11 +174,16 @@ fn a_copy_of_a_machine_is_refused_while_the_machine_is_heard_and_may_come_when_i
     let twice = reeve_tests::machine::agent(&state, &["run"]).output().unwrap();
     let said = String::from_utf8_lossy(&twice.stderr).into_owned();
     assert!(twice.status.code() == Some(1) && said.contains("stop that one first"), "{said}");
-    // A copy of everything.
+    // A copy of everything, taken while the machine lives, as an image of a disk would be. What the
+    // guardian of the ended job removes meanwhile makes cp fail: the copy is taken again.
     let copied = cluster.c.dir.path().join("copy");
-    std::fs::create_dir(&copied).unwrap();
-    let cp = std::process::Command::new("cp").arg("-a").arg(&state).arg(&copied).output().unwrap();
-    assert!(cp.status.success(), "{}", String::from_utf8_lossy(&cp.stderr));
+    eventually("a copy of the whole directory", || {
+        let _ = std::fs::remove_dir_all(&copied);
+        std::fs::create_dir(&copied).unwrap();
+        let mut cp = std::process::Command::new("cp");
+        let cp = cp.arg("-a").arg(&state).arg(&copied).output().unwrap();
+        cp.status.success().then_some(())
+    });
     let mut copy = reeve_tests::machine::Agent::existing(&copied);
     copy.run();
     let refusals = || copy.log().matches("another keeper with this identity").count();
