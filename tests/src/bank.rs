@@ -19,7 +19,10 @@ impl<'a> Bank<'a> {
     /// Registers one: `flags` of the registration, `words` of the worker itself.
     pub fn register(server: &'a Server, name: &str, flags: &[&str], protocol: &str, words: &[&str]) -> Self {
         let binary = binary("modelbank");
-        let mut line = vec!["worker", "register", name, "--cpus", "0.1", "--protocol", protocol];
+        let mut line = vec!["worker", "register", name, "--protocol", protocol];
+        if !flags.contains(&"--cpus") {
+            line.extend(["--cpus", "0.1"]);
+        }
         line.extend(flags);
         line.extend(["--", binary.to_str().unwrap(), protocol]);
         line.extend(words);
