@@ -537,6 +537,8 @@ pub enum Call {
 pub enum Scale {
     /// So many.
     To(u32),
+    /// As many as the load needs, between a least and a most number; what is absent stays.
+    Between(Option<u32>, Option<u32>),
     /// None; what they work on is answered first.
     Drain,
     /// None, at once.

@@ -81,7 +81,7 @@ operations! {
     "put" "/v1/workers/{worker}" "register_worker: another version of it, from now on." [] "WorkerRequest" -> "Worker";
     "delete" "/v1/workers/{worker}" "Remove a worker; refused while replicas run or jobs are for it, unless force says that these are cancelled." ["force"] "" -> "WorkerRemoved";
     "post" "/v1/workers/{worker}/launch" "launch_worker: run the newest registration of a static worker; replicas of an older one are replaced, new ones ready first." [] "LaunchRequest" -> "Worker";
-    "post" "/v1/workers/{worker}/scale" "So many replicas from now on." [] "ScaleRequest" -> "Worker";
+    "post" "/v1/workers/{worker}/scale" "So many replicas from now on, or as many as the load needs between two bounds." [] "ScaleRequest" -> "Worker";
     "post" "/v1/workers/{worker}/drain" "No replicas from now on; what they work on is answered first." [] "{}" -> "Worker";
     "post" "/v1/workers/{worker}/stop" "No replicas from now on, at once." [] "{}" -> "Worker";
     "post" "/v1/workers/{worker}/requests" "Call a static worker and wait for its answer; nothing of it is stored." [] "CallRequest" -> "CallReply";
@@ -168,17 +168,17 @@ fn reference(name: &str) -> Value {
 /// name of another schema; `?` after it says that null is possible.
 const SCHEMAS: &[(&str, &str)] = &[
     ("WorkerRemoved", "name:text removed:bool seq:int"),
-    ("LaunchRequest", "on:[text] replicas:int?"),
-    ("ScaleRequest", "replicas:int"),
+    ("LaunchRequest", "on:[text] replicas:int? min:int? max:int?"),
+    ("ScaleRequest", "replicas:int? min:int? max:int?"),
     ("CallRequest", "payload:any deadline_s:number?"),
     ("CallReply", "result:any"),
     (
         "Serving",
-        "protocol:text? ready:text? path:text? replicas:int? max_ongoing:int? stall_s:number? drain_s:number? deadline_s:number?",
+        "protocol:text? ready:text? path:text? replicas:int? max_ongoing:int? stall_s:number? drain_s:number? deadline_s:number? min:int? max:int? scale_up_wait_s:number? scale_down_after_s:number? idle_unload_s:number?",
     ),
     (
         "WorkerStatus",
-        "version:int desired:int ready:int phase:text outstanding:int calls_waiting:int rate:number reason:text? replicas:[Replica]",
+        "version:int desired:int min:int? max:int? idle_unload_s:number? ready:int phase:text outstanding:int calls_waiting:int rate:number reason:text? replicas:[Replica]",
     ),
     (
         "Replica",

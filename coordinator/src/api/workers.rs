@@ -84,8 +84,17 @@ pub(super) async fn launch_worker(cx: Cx) -> Answer {
 pub(super) async fn scale(cx: Cx) -> Answer {
     cx.query(&[])?;
     let (app, caller, name) = (cx.app.clone(), cx.caller.clone(), cx.param(0).to_owned());
-    let ScaleRequest { replicas } = cx.json().await?;
-    worker(app.ask(&caller, Call::ScaleWorker { name, how: Scale::To(replicas) }).await?)
+    let how = match cx.json().await? {
+        ScaleRequest { replicas: Some(n), min: None, max: None } => Scale::To(n),
+        ScaleRequest { replicas: None, min, max } if min.is_some() || max.is_some() => {
+            Scale::Between(min, max)
+        }
+        _ => {
+            let problem = Problem::new(Code::BadValue, "either replicas is given, or min and max");
+            return Err(problem.hint(r#"{"replicas":2}, or {"min":0,"max":4}"#).into());
+        }
+    };
+    worker(app.ask(&caller, Call::ScaleWorker { name, how }).await?)
 }
 
 /// `POST /v1/workers/{worker}/drain`.

@@ -134,7 +134,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         Call::LaunchWorker { name, .. } => ("launch_worker", format!("worker:{name}")),
         Call::ScaleWorker { name, how } => (
             match how {
-                Scale::To(_) => "scale_worker",
+                Scale::To(_) | Scale::Between(..) => "scale_worker",
                 Scale::Drain => "drain_worker",
                 Scale::Stop => "stop_worker",
             },

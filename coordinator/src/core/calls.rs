@@ -27,20 +27,22 @@ impl Core {
             );
             return Some(problem.hint(format!("submit a job to it: reeve submit --worker {name}")));
         }
-        let Some(d) = self.deployments.get_mut(name).filter(|d| d.row.replicas > 0) else {
+        let Some(d) = self.deployments.get_mut(name).filter(|d| d.may_serve()) else {
             return Some(no_replicas(name));
         };
         if d.is_full() {
+            let waiting = d.calls.len();
+            let why = self.not_ready_words(name);
             let problem = Problem::new(
                 Code::Busy,
-                format!("{} calls wait for worker {name}, as many as may", d.calls.len()),
+                format!("{waiting} calls wait for worker {name}, as many as may{why}"),
             );
             return Some(
                 problem.hint(format!("try again in a second; more replicas: reeve worker scale {name} N")),
             );
         }
         let until = now.mono + deadline_ms.unwrap_or_else(|| d.serving.deadline_ms()).max(1);
-        d.calls.push_back(Waiting { ticket, payload, until });
+        d.calls.push_back(Waiting { ticket, payload, since: now.mono, until });
         d.deadlines.insert((until, Key::Call(ticket)));
         self.arm_deadlines(now, name);
         self.deployments.eager.insert(name.to_owned());
@@ -50,11 +52,13 @@ impl Core {
     /// Hands waiting calls to replicas.
     pub(super) fn serve_calls(&mut self, now: Now, name: &str, step: &mut Step) {
         while self.deployments.get(name).is_some_and(|d| !d.calls.is_empty()) {
-            let Some((replica, machine, session)) = self.choose_replica(name) else { return };
+            let Some((replica, machine, session)) = self.choose_replica(name) else {
+                return self.note_hungry(name);
+            };
             let Some(waiting) = self.deployments.get_mut(name).and_then(|d| d.calls.pop_front()) else {
                 return;
             };
-            let Waiting { ticket, payload, until } = waiting;
+            let Waiting { ticket, payload, until, .. } = waiting;
             self.enter_request(now, replica.task.job, Key::Call(ticket), Some(until));
             let request = wire::Request {
                 replica,

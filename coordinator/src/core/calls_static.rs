@@ -44,15 +44,19 @@ impl Core {
         request: LaunchRequest,
         step: &mut Step,
     ) -> Result<Reply, Problem> {
-        let (worker, serving) = self.static_worker(name)?;
+        let (worker, registered) = self.static_worker(name)?;
         check_worker_owner(caller, &worker)?;
-        let before = self.deployments.get(name).map(|d| d.row.replicas).filter(|n| *n > 0);
-        let replicas = request.replicas.or(before).or(serving.replicas).unwrap_or(1);
+        let runs = self.deployments.get(name).filter(|d| d.may_serve());
+        let serving = serving_at_launch(registered, &request, runs.map(|d| &d.serving))?;
+        let before = runs.map(|d| d.row.replicas).filter(|n| *n > 0);
+        let range = serving.range();
+        let least = range.map(|r| r.least);
+        let replicas = request.replicas.or(before).or(serving.replicas).or(least).unwrap_or(1);
         check_replicas(replicas)?;
-        let on = if request.on.is_empty() && before.is_some() {
-            self.deployments.get(name).map(|d| d.row.on.clone()).unwrap_or_default()
-        } else {
-            request.on
+        let replicas = range.map_or(replicas, |r| replicas.clamp(r.least, r.most));
+        let on = match runs {
+            Some(d) if request.on.is_empty() => d.row.on.clone(),
+            _ => request.on,
         };
         let row = DeploymentRow {
             worker: name.to_owned(),
@@ -62,7 +66,7 @@ impl Core {
             serving: serde_json::to_string(&serving).unwrap_or_default(),
             changed_at: now.wall,
         };
-        self.deploy(now, caller, row, serving, "launched", step);
+        self.deploy(now, caller, row, Some(worker), "launched", step);
         self.worker_reply(now, name)
     }
 
@@ -81,15 +85,17 @@ impl Core {
             let problem = Problem::new(Code::NoReplicas, format!("worker {name} was never launched"));
             return Err(problem.hint(format!("launch it: reeve worker launch {name}")));
         };
-        let (mut row, serving) = (d.row.clone(), d.serving.clone());
+        let (mut row, mut serving, recipe) = (d.row.clone(), d.serving.clone(), d.recipe.clone());
         let (replicas, what) = match how {
-            Scale::To(n) => (n, "scaled"),
-            Scale::Drain => (0, "drained"),
-            Scale::Stop => (0, "stopped"),
+            Scale::To(n) => (fixed(&mut serving, n), "scaled"),
+            Scale::Between(min, max) => (between(&mut serving, min, max, row.replicas)?, "scaled"),
+            Scale::Drain => (fixed(&mut serving, 0), "drained"),
+            Scale::Stop => (fixed(&mut serving, 0), "stopped"),
         };
         check_replicas(replicas)?;
         (row.replicas, row.changed_at) = (replicas, now.wall);
-        self.deploy(now, caller, row, serving, what, step);
+        row.serving = serde_json::to_string(&serving).unwrap_or_default();
+        self.deploy(now, caller, row, recipe, what, step);
         if how == Scale::Stop {
             for job in self.replica_jobs(name) {
                 self.end_replica(now, job, step);
@@ -103,15 +109,15 @@ impl Core {
         now: Now,
         caller: &Caller,
         row: DeploymentRow,
-        serving: Serving,
+        recipe: Option<WorkerRow>,
         what: &str,
         step: &mut Step,
     ) {
         self.events.note(now.wall, "worker", &row.worker, what, &caller.actor());
         step.facts.push(Fact::DeploymentPut(Box::new(row.clone())));
-        let (name, none) = (row.worker.clone(), row.replicas == 0);
-        self.deployments.put(row, serving);
-        if none {
+        let name = row.worker.clone();
+        self.deployments.put(row, recipe, now.mono);
+        if self.deployments.get(&name).is_some_and(|d| !d.may_serve()) {
             // Nobody will take them.
             for waiting in
                 self.deployments.get_mut(&name).map(|d| std::mem::take(&mut d.calls)).unwrap_or_default()
@@ -157,10 +163,10 @@ impl Core {
             }
         }
         if let Some(d) = self.deployments.get(name) {
-            let mut row = d.row.clone();
-            let serving = d.serving.clone();
-            row.replicas = 0;
-            self.deploy(now, caller, row, serving, "stopped", step);
+            let (mut row, mut serving) = (d.row.clone(), d.serving.clone());
+            row.replicas = fixed(&mut serving, 0);
+            row.serving = serde_json::to_string(&serving).unwrap_or_default();
+            self.deploy(now, caller, row, None, "stopped", step);
         }
         for job in replicas {
             self.end_replica(now, job, step);
@@ -241,15 +247,20 @@ impl Core {
     fn status(&self, d: &Deployment, rate: f64) -> WorkerStatus {
         let replicas: Vec<ReplicaView> = d.replicas.values().map(|r| self.replica_view(r)).collect();
         let failed = || replicas.iter().find(|r| r.phase == "failed").and_then(|r| r.reason.clone());
+        let range = d.serving.range();
+        let bounds = range.filter(|_| d.serving.max.is_some());
         WorkerStatus {
             version: d.row.version,
             desired: d.row.replicas,
+            min: bounds.map(|r| r.least),
+            max: bounds.map(|r| r.most),
+            idle_unload_s: d.serving.idle_unload_s,
             ready: d
                 .replicas
                 .values()
                 .filter(|r| r.is_ready() && Self::is_reachable(&self.cluster, r))
                 .count() as u32,
-            phase: summary(d.row.replicas, &replicas).to_owned(),
+            phase: summary(d.row.replicas, range.is_some(), &replicas).to_owned(),
             outstanding: d.outstanding(),
             calls_waiting: d.calls.len() as u64,
             rate,
@@ -260,7 +271,7 @@ impl Core {
 
     /// Why a job for a static worker waits.
     pub(super) fn why_not_asked(&self, name: &str) -> String {
-        let Some(d) = self.deployments.get(name).filter(|d| d.row.replicas > 0) else {
+        let Some(d) = self.deployments.get(name).filter(|d| d.may_serve()) else {
             return format!("worker {name} has no replicas: reeve worker launch {name}");
         };
         let status = self.status(d, 0.0);
@@ -272,6 +283,17 @@ impl Core {
             "{} of {} replicas of worker {name} are ready, and all have as much as they may",
             status.ready, status.desired
         )
+    }
+
+    /// While no replica is ready: what the worker does instead.
+    pub(super) fn not_ready_words(&self, name: &str) -> String {
+        let Some(d) = self.deployments.get(name) else { return String::new() };
+        let status = self.status(d, 0.0);
+        if status.ready > 0 {
+            return String::new();
+        }
+        let why = status.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!(": the worker is {}{why}", status.phase)
     }
 
     /// Why a replica has no place yet.
@@ -325,6 +347,47 @@ fn check_worker_owner(caller: &Caller, worker: &WorkerRow) -> Result<(), Problem
         return Ok(());
     }
     Err(Problem::new(Code::SingleUser, format!("worker {} belongs to {}", worker.name, worker.owner)))
+}
+
+/// How a launch speaks to replicas and how many there are: what the launch says, else the registration, else what runs.
+fn serving_at_launch(
+    registered: Serving,
+    request: &LaunchRequest,
+    runs: Option<&Serving>,
+) -> Result<Serving, Problem> {
+    let mut serving = registered;
+    if request.min.is_some() || request.max.is_some() {
+        (serving.min, serving.max) = (request.min.or(serving.min), request.max.or(serving.max));
+    } else if let Some(n) = request.replicas {
+        fixed(&mut serving, n);
+    } else if let Some(runs) = runs.filter(|_| serving.max.is_none()) {
+        (serving.min, serving.max) = (runs.min, runs.max);
+        serving.replicas = runs.replicas.or(serving.replicas);
+    }
+    serving.validate()?;
+    Ok(serving)
+}
+
+/// A number that somebody asked for: it does not follow the load. With none there is nothing to load again.
+fn fixed(serving: &mut Serving, replicas: u32) -> u32 {
+    (serving.min, serving.max) = (None, None);
+    (serving.scale_up_wait_s, serving.scale_down_after_s) = (None, None);
+    if replicas == 0 {
+        serving.idle_unload_s = None;
+    } else {
+        serving.replicas = Some(replicas);
+    }
+    replicas
+}
+
+/// Bounds that somebody asked for, instead of a number.
+fn between(serving: &mut Serving, min: Option<u32>, max: Option<u32>, now: u32) -> Result<u32, Problem> {
+    (serving.min, serving.max) = (min.or(serving.min), max.or(serving.max));
+    if serving.min > serving.max && min.is_none() {
+        serving.min = serving.max;
+    }
+    serving.validate()?;
+    Ok(serving.range().map_or(now, |range| now.clamp(range.least, range.most)))
 }
 
 fn check_replicas(replicas: u32) -> Result<(), Problem> {

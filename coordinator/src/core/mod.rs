@@ -36,6 +36,7 @@ mod random;
 mod replicas;
 mod requests;
 mod restore;
+mod scaling;
 mod serving;
 mod sessions;
 mod time;
@@ -131,10 +132,6 @@ pub struct Core {
 
 impl Core {
     /// The core as the store has it. `seed` must not be guessable.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one line per field: a table, which nothing is gained by cutting"
-    )]
     pub fn restore(loaded: Loaded, seed: String, now: Now) -> Self {
         let mut core = Self {
             identity: loaded.identity,
@@ -174,9 +171,8 @@ impl Core {
             told: HashMap::new(),
             idle_after_ms: idle::IDLE_AFTER_MS,
         };
-        for row in loaded.deployments {
-            let serving = serde_json::from_str(&row.serving).unwrap_or_default();
-            core.deployments.put(row, serving);
+        for (row, recipe) in loaded.deployments {
+            core.deployments.put(row, recipe, now.mono);
         }
         for row in &loaded.machines {
             core.cluster.insert(Machine::restore(row));

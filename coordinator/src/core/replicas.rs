@@ -33,17 +33,18 @@ const WEIGHT: u32 = 1_000_000;
 impl Core {
     /// Before a step ends: what replicas that are over worked on goes elsewhere, and there are as many as wanted.
     pub(super) fn serve_workers(&mut self, now: Now, step: &mut Step) {
-        while !self.deployments.over.is_empty() || !self.deployments.dirty.is_empty() {
+        while self.deployments.is_any_to_look_at() {
             for (attempt, requests) in std::mem::take(&mut self.deployments.over) {
                 self.requests_lost(now, attempt, requests, step);
             }
             for name in std::mem::take(&mut self.deployments.dirty) {
+                self.follow_load(now, &name, step);
                 self.steer(now, &name, step);
                 self.deployments.eager.insert(name);
             }
-        }
-        for name in std::mem::take(&mut self.deployments.eager) {
-            self.serve_calls(now, &name, step);
+            for name in std::mem::take(&mut self.deployments.eager) {
+                self.serve_calls(now, &name, step);
+            }
         }
     }
 
@@ -296,8 +297,8 @@ impl Core {
 
     /// One more replica: a job of the queue that nobody sees.
     fn add_replica(&mut self, now: Now, name: &str, step: &mut Step) -> bool {
-        let Some(worker) = self.workers.get(name) else { return false };
         let Some(d) = self.deployments.get(name) else { return false };
+        let Some(worker) = &d.recipe else { return false };
         let (number, on) = (d.free_number(), d.row.on.clone());
         let spec = replica_spec(worker, number, &on);
         let version = worker.version;

@@ -34,7 +34,10 @@ struct Wanted<'a> {
 impl Core {
     /// Gives a waiting job to the least loaded replica of its worker. False: none may take it now.
     pub(super) fn place_request(&mut self, now: Now, task: TaskId, worker: &str, step: &mut Step) -> bool {
-        let Some((replica, machine, session)) = self.choose_replica(worker) else { return false };
+        let Some((replica, machine, session)) = self.choose_replica(worker) else {
+            self.note_hungry(worker);
+            return false;
+        };
         let Some(spec) = self.jobs.get(task.job).map(|job| job.spec.clone()) else { return false };
         let Ok(wanted) = serde_json::from_str::<Wanted<'_>>(&spec) else { return false };
         let name = self.cluster.get(&machine).map_or_else(|| machine.clone(), |m| m.name.clone());
@@ -71,6 +74,7 @@ impl Core {
         if let Some(replica) = deployment.replicas.get_mut(&replica) {
             replica.requests.insert(key, Ongoing { abandoned: false, until });
         }
+        deployment.note_load(now.mono);
         if let Some(until) = until {
             deployment.deadlines.insert((until, key));
             let worker = deployment.row.worker.clone();
@@ -102,6 +106,7 @@ impl Core {
             let job = answer.replica.task.job;
             let ongoing = key.and_then(|key| {
                 let deployment = self.deployments.of_mut(job)?;
+                deployment.note_load(now.mono);
                 let replica = deployment.replicas.get_mut(&job)?;
                 let here =
                     replica.attempt == answer.replica.attempt && replica.machine.as_deref() == Some(machine);
@@ -272,7 +277,8 @@ impl Core {
                     if let Some(d) = self.deployments.get_mut(worker) {
                         d.calls.retain(|w| w.ticket != ticket);
                     }
-                    Self::reply(step, ticket, Err(too_late("no replica could take it in time")));
+                    let why = format!("no replica could take it in time{}", self.not_ready_words(worker));
+                    Self::reply(step, ticket, Err(too_late(&why)));
                 }
                 (None, Key::Job(_)) => {}
             }

@@ -1,8 +1,9 @@
 //! Static workers as they are kept: what was launched, its replicas, who works on what. Data and choice; what follows from
 //! a change is in `replicas` and `requests`.
 use super::Changes;
+use super::scaling::Load;
 use crate::input::Ticket;
-use crate::row::DeploymentRow;
+use crate::row::{DeploymentRow, WorkerRow};
 use reeve_protocol::api::{QUEUE_FACTOR, ReplicaView, Serving};
 use reeve_protocol::wire::{RequestId, replica_phase as phase};
 use reeve_protocol::{AttemptId, JobId, TaskId};
@@ -21,7 +22,8 @@ pub(super) enum Key {
 pub(super) struct Waiting {
     pub(super) ticket: Ticket,
     pub(super) payload: Arc<[u8]>,
-    /// Boot-time milliseconds.
+    /// Since when it waits, and until when: boot-time milliseconds.
+    pub(super) since: u64,
     pub(super) until: u64,
 }
 
@@ -108,7 +110,10 @@ impl Replica {
 #[derive(Clone, Debug)]
 pub(super) struct Deployment {
     pub(super) row: DeploymentRow,
+    /// The registration that was launched last: the newest one may be another. `None` only if it was removed.
+    pub(super) recipe: Option<WorkerRow>,
     pub(super) serving: Serving,
+    pub(super) load: Load,
     pub(super) replicas: BTreeMap<JobId, Replica>,
     /// Calls that wait for a replica, first come first served.
     pub(super) calls: VecDeque<Waiting>,
@@ -122,10 +127,12 @@ pub(super) struct Deployment {
 }
 
 impl Deployment {
-    pub(super) fn new(row: DeploymentRow, serving: Serving) -> Self {
+    pub(super) fn new(row: DeploymentRow, recipe: Option<WorkerRow>, now: u64) -> Self {
         Self {
+            serving: serde_json::from_str(&row.serving).unwrap_or_default(),
             row,
-            serving,
+            recipe,
+            load: Load::new(now),
             replicas: BTreeMap::new(),
             calls: VecDeque::new(),
             deadlines: BTreeSet::new(),
@@ -144,9 +151,15 @@ impl Deployment {
             .map(|r| r.job)
     }
 
+    /// Whether there are replicas, or will be when somebody asks.
+    pub(super) fn may_serve(&self) -> bool {
+        self.row.replicas > 0 || self.serving.range().is_some()
+    }
+
     /// Calls that may wait.
     pub(super) fn bound(&self) -> usize {
-        QUEUE_FACTOR as usize * self.serving.ongoing() * self.row.replicas.max(1) as usize
+        let most = self.serving.range().map_or(0, |range| range.most);
+        QUEUE_FACTOR as usize * self.serving.ongoing() * self.row.replicas.max(most).max(1) as usize
     }
 
     /// Whether no further call may wait. Calls of one batch are handed out together after all of them were heard: those
@@ -198,16 +211,25 @@ impl Deployments {
         self.list.get_mut(name)
     }
 
+    /// Whether this step has to do with any of them.
+    pub(super) fn is_any_to_look_at(&self) -> bool {
+        !(self.over.is_empty() && self.dirty.is_empty() && self.eager.is_empty())
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Deployment> {
         self.list.values_mut()
     }
 
     /// Takes one in, or changes what is wanted of it.
-    pub(super) fn put(&mut self, row: DeploymentRow, serving: Serving) {
+    pub(super) fn put(&mut self, row: DeploymentRow, recipe: Option<WorkerRow>, now: u64) {
         self.dirty.insert(row.worker.clone());
-        match self.list.get_mut(&row.worker) {
-            Some(known) => (known.row, known.serving) = (row, serving),
-            None => drop(self.list.insert(row.worker.clone(), Deployment::new(row, serving))),
+        let new = Deployment::new(row, recipe, now);
+        match self.list.get_mut(&new.row.worker) {
+            Some(known) => {
+                (known.row, known.recipe, known.serving, known.load) =
+                    (new.row, new.recipe, new.serving, new.load);
+            }
+            None => drop(self.list.insert(new.row.worker.clone(), new)),
         }
     }
 
@@ -266,10 +288,14 @@ pub(super) const fn word(code: u16) -> &'static str {
 }
 
 /// The worker as a whole, from its replicas.
-pub(super) fn summary(desired: u32, replicas: &[ReplicaView]) -> &'static str {
+pub(super) fn summary(desired: u32, may_unload: bool, replicas: &[ReplicaView]) -> &'static str {
     let any = |word: &str| replicas.iter().any(|r| r.phase == word);
     if replicas.is_empty() {
-        return if desired == 0 { "stopped" } else { "starting" };
+        return match desired {
+            0 if may_unload => "unloaded",
+            0 => "stopped",
+            _ => "starting",
+        };
     }
     ["ready", "warming", "loading", "failed", "unconfirmed", "unready", "starting", "draining"]
         .into_iter()
@@ -284,7 +310,8 @@ mod tests {
     fn deployment(ongoing: u32, requests: &[usize]) -> Deployment {
         let row =
             DeploymentRow { worker: "w".into(), replicas: requests.len() as u32, ..DeploymentRow::default() };
-        let mut d = Deployment::new(row, Serving { max_ongoing: Some(ongoing), ..Serving::default() });
+        let mut d = Deployment::new(row, None, 0);
+        d.serving = Serving { max_ongoing: Some(ongoing), ..Serving::default() };
         for (at, n) in requests.iter().enumerate() {
             let mut replica = Replica::new(at as u64 + 1, d.free_number(), 1, vec![], 0);
             replica.phase = phase::READY;
@@ -319,8 +346,9 @@ mod tests {
         d.replicas.remove(&2);
         assert_eq!(d.free_number(), 2);
         let view = |phase: &str| ReplicaView { phase: phase.to_owned(), ..ReplicaView::default() };
-        assert_eq!(summary(2, &[view("failed"), view("ready")]), "ready");
-        assert_eq!(summary(2, &[view("failed"), view("starting")]), "failed");
-        assert_eq!((summary(0, &[]), summary(1, &[])), ("stopped", "starting"));
+        assert_eq!(summary(2, false, &[view("failed"), view("ready")]), "ready");
+        assert_eq!(summary(2, true, &[view("failed"), view("starting")]), "failed");
+        let none = [summary(0, false, &[]), summary(0, true, &[]), summary(1, true, &[])];
+        assert_eq!(none, ["stopped", "unloaded", "starting"]);
     }
 }

@@ -19,6 +19,7 @@ mod machines;
 mod queues;
 mod workers;
 mod workers_fail;
+mod workers_scale;
 
 /// A core with its clock, and everything that came out of it.
 struct World {

@@ -150,6 +150,17 @@ impl Queue {
             .map(|(Reverse(priority), job, need)| Place { priority, job, need })
     }
 
+    /// Jobs with that need that wait, at hand first; at most so many.
+    pub fn waiting(&self, need: u32, max: usize) -> Vec<JobId> {
+        let at_hand = self.ready.get(&need).into_iter().flatten().map(|(_, job)| *job);
+        let mut jobs: Vec<JobId> = at_hand.take(max).collect();
+        if jobs.len() < max && !self.away.is_empty() {
+            let away = self.away.places().into_iter().filter(|place| place.need == need);
+            jobs.extend(away.map(|place| place.job).take(max - jobs.len()));
+        }
+        jobs
+    }
+
     /// How many jobs are at hand.
     pub fn at_hand(&self) -> u64 {
         self.ready.values().map(|set| set.len() as u64).sum()

@@ -73,8 +73,8 @@ pub struct Loaded {
     pub workers: Vec<WorkerRow>,
     /// The highest version of every name, removed ones included.
     pub versions: Vec<(String, u32)>,
-    /// Static workers that were launched once.
-    pub deployments: Vec<DeploymentRow>,
+    /// Static workers that were launched once, with the registration that was launched last.
+    pub deployments: Vec<(DeploymentRow, Option<WorkerRow>)>,
     /// Attempts that had not ended.
     pub attempts: Vec<LiveAttempt>,
     /// The newest messages that became jobs, oldest first.

@@ -76,7 +76,18 @@ pub(super) fn versions(db: &Connection) -> Result<Vec<(String, u32)>, Error> {
     Ok(rows)
 }
 
-pub(super) fn deployments(db: &Connection) -> Result<Vec<DeploymentRow>, Error> {
+/// What was launched, each with the registration that was launched last; `None`: it was removed.
+pub(super) fn deployments(db: &Connection) -> Result<Vec<(DeploymentRow, Option<WorkerRow>)>, Error> {
+    let mut all = Vec::new();
+    let mut of = db.prepare(&format!("{COLUMNS} WHERE name = ?1 AND version = ?2 AND removed_at IS NULL"))?;
+    for deployment in deployed(db)? {
+        let recipe = of.query_row(params![deployment.worker, deployment.version], row).optional()?;
+        all.push((deployment, recipe));
+    }
+    Ok(all)
+}
+
+fn deployed(db: &Connection) -> Result<Vec<DeploymentRow>, Error> {
     let mut statement =
         db.prepare("SELECT worker, version, replicas, machines, serving, changed_at FROM deployments")?;
     let rows = statement

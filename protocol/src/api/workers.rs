@@ -16,6 +16,10 @@ const STALL_S: f64 = 600.0;
 const DRAIN_S: f64 = 30.0;
 /// Seconds for an answer to a call.
 const DEADLINE_S: f64 = 60.0;
+/// Seconds that a request waits before there are more replicas.
+const SCALE_UP_WAIT_S: f64 = 1.0;
+/// Seconds in which a replica was not needed before there is one less.
+const SCALE_DOWN_AFTER_S: f64 = 300.0;
 /// Calls that may wait, for each request that may be worked on.
 pub const QUEUE_FACTOR: u64 = 4;
 
@@ -47,6 +51,39 @@ pub struct Serving {
     /// For an answer to a call that names no deadline; 60 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_s: Option<f64>,
+    /// The number of replicas follows the load, and is never less; 0: the first request starts one. 1 if only `max` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// The number of replicas follows the load, and is never more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    /// There are more replicas when a request has waited so long; 1 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_up_wait_s: Option<f64>,
+    /// There is one replica less when it was not needed for so long; 300 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_down_after_s: Option<f64>,
+    /// Without any request for so long all replicas end; the next request brings them back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_unload_s: Option<f64>,
+}
+
+/// Between which numbers the replicas of a worker follow its load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Never less, unless it is unloaded.
+    pub least: u32,
+    /// Never more.
+    pub most: u32,
+    /// Milliseconds without a request after which it is unloaded.
+    pub idle_ms: Option<u64>,
+}
+
+impl Range {
+    /// Whether there may be no replica at all until somebody asks.
+    pub const fn may_unload(&self) -> bool {
+        self.least == 0 || self.idle_ms.is_some()
+    }
 }
 
 impl Serving {
@@ -73,6 +110,27 @@ impl Serving {
     /// Milliseconds for a call.
     pub fn deadline_ms(&self) -> u64 {
         ms(self.deadline_s.unwrap_or(DEADLINE_S))
+    }
+
+    /// Milliseconds that a request waits before there are more replicas.
+    pub fn scale_up_wait_ms(&self) -> u64 {
+        ms(self.scale_up_wait_s.unwrap_or(SCALE_UP_WAIT_S))
+    }
+
+    /// Milliseconds after which a replica that is not needed goes.
+    pub fn scale_down_after_ms(&self) -> u64 {
+        ms(self.scale_down_after_s.unwrap_or(SCALE_DOWN_AFTER_S))
+    }
+
+    /// Between which numbers the replicas follow the load; `None`: their number is fixed.
+    pub fn range(&self) -> Option<Range> {
+        let idle_ms = self.idle_unload_s.map(ms);
+        if self.max.is_none() && idle_ms.is_none() {
+            return None;
+        }
+        let most = self.max.or(self.replicas).unwrap_or(1).max(1);
+        let least = self.min.unwrap_or(if self.max.is_some() { 1 } else { most }).min(most);
+        Some(Range { least, most, idle_ms })
     }
 
     /// Checks every bound.
@@ -108,7 +166,25 @@ impl Serving {
         bounds("max_ongoing", f64::from(self.max_ongoing.unwrap_or(1)), 1.0, f64::from(ONGOING.1))?;
         bounds("stall_s", self.stall_s.unwrap_or(STALL_S), 1.0, 604_800.0)?;
         bounds("drain_s", self.drain_s.unwrap_or(DRAIN_S), 0.0, 86_400.0)?;
-        bounds("deadline_s", self.deadline_s.unwrap_or(DEADLINE_S), 0.001, 86_400.0)
+        bounds("deadline_s", self.deadline_s.unwrap_or(DEADLINE_S), 0.001, 86_400.0)?;
+        bounds("max", f64::from(self.max.unwrap_or(1)), 1.0, f64::from(MAX_REPLICAS))?;
+        bounds("scale_up_wait_s", self.scale_up_wait_s.unwrap_or(SCALE_UP_WAIT_S), 0.0, 3_600.0)?;
+        bounds("scale_down_after_s", self.scale_down_after_s.unwrap_or(SCALE_DOWN_AFTER_S), 0.1, 604_800.0)?;
+        bounds("idle_unload_s", self.idle_unload_s.unwrap_or(SCALE_DOWN_AFTER_S), 0.1, 2_592_000.0)?;
+        if self.max.is_none()
+            && (self.min.is_some() || self.scale_up_wait_s.is_some() || self.scale_down_after_s.is_some())
+        {
+            let detail = "the number of replicas follows the load only up to a max, and there is none";
+            return wrong(detail.to_owned(), "add: --max N");
+        }
+        if self.min > self.max {
+            let hint = "the number of replicas lies between min and max";
+            return wrong(
+                format!("min is {}, and max {}", self.min.unwrap_or(0), self.max.unwrap_or(0)),
+                hint,
+            );
+        }
+        Ok(())
     }
 }
 
@@ -123,17 +199,30 @@ pub struct LaunchRequest {
     /// Machines it may run on, instead of those of its registration: globs of names, or `label.key=value`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub on: Vec<String>,
-    /// How many; absent: as many as run, else what the registration says.
+    /// How many; absent: as many as run, else what the registration says. Without `max` the number is fixed from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// The number follows the load, and is never less: instead of what the registration says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// The number follows the load, and is never more: instead of what the registration says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
 }
 
-/// The body of `scale`.
+/// The body of `scale`: a number, or the bounds between which it follows the load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct ScaleRequest {
-    /// How many.
-    pub replicas: u32,
+    /// How many from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// Never less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// Never more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
 }
 
 /// The body of `POST /v1/workers/{name}/requests`.
@@ -159,11 +248,20 @@ pub struct CallReply {
 pub struct WorkerStatus {
     /// The registration that was launched last.
     pub version: u32,
-    /// How many replicas there shall be.
+    /// How many replicas there shall be now.
     pub desired: u32,
+    /// Their number follows the load, and is never less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// Their number follows the load, and is never more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    /// Seconds without a request after which all of them end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_unload_s: Option<f64>,
     /// How many take requests.
     pub ready: u32,
-    /// The worker as a whole: `stopped`, `starting`, `loading`, `warming`, `ready`, `draining` or `failed`.
+    /// The worker as a whole: `stopped`, `unloaded`, `starting`, `loading`, `warming`, `ready`, `draining` or `failed`.
     pub phase: String,
     /// Requests that replicas work on.
     pub outstanding: u64,
@@ -176,6 +274,16 @@ pub struct WorkerStatus {
     pub reason: Option<String>,
     /// Every replica.
     pub replicas: Vec<ReplicaView>,
+}
+
+impl WorkerStatus {
+    /// In words how the number of replicas follows the load, if it does.
+    pub fn follows(&self) -> Option<String> {
+        let range = self.min.zip(self.max).map(|(min, max)| format!("{min} to {max}, as the load needs"));
+        let idle = self.idle_unload_s.map(|s| format!("none after {s} s without a request"));
+        let words: Vec<String> = range.into_iter().chain(idle).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
 }
 
 /// One replica.
@@ -230,9 +338,26 @@ mod tests {
             (r#"{"max_ongoing":0}"#, "max_ongoing"),
             (r#"{"replicas":100000}"#, "replicas"),
             (r#"{"deadline_s":0}"#, "deadline_s"),
+            (r#"{"min":1}"#, "there is none"),
+            (r#"{"scale_down_after_s":1}"#, "there is none"),
+            (r#"{"min":3,"max":2}"#, "min is 3"),
+            (r#"{"max":0}"#, "max"),
+            (r#"{"idle_unload_s":0}"#, "idle_unload_s"),
         ] {
             let problem = of(bad).unwrap_err();
             assert!(problem.detail.contains(part), "{problem:?}");
         }
+    }
+
+    #[test]
+    fn the_number_follows_the_load_only_between_bounds() {
+        let of = |text: &str| {
+            serde_json::from_str::<Serving>(text).unwrap().range().map(|r| (r.least, r.most, r.idle_ms))
+        };
+        assert_eq!(of(r#"{"replicas":3}"#), None);
+        assert_eq!(of(r#"{"max":4}"#), Some((1, 4, None)));
+        assert_eq!(of(r#"{"min":0,"max":4}"#), Some((0, 4, None)));
+        assert_eq!(of(r#"{"replicas":3,"idle_unload_s":60}"#), Some((3, 3, Some(60_000))));
+        assert_eq!(of(r#"{"min":1,"max":2,"idle_unload_s":1}"#), Some((1, 2, Some(1_000))));
     }
 }

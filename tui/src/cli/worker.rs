@@ -62,6 +62,20 @@ pub struct Launch {
     /// How many [default: as many as run, else what its registration says, else 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u32>,
+    /// Between which numbers it follows the load.
+    #[command(flatten)]
+    pub bounds: Bounds,
+}
+
+/// Between which numbers the replicas follow the load.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Bounds {
+    /// The number of replicas follows the load, and is never less; 0: the first request starts one
+    #[arg(long, value_name = "N")]
+    pub min: Option<u32>,
+    /// The number of replicas follows the load, and is never more
+    #[arg(long, value_name = "N")]
+    pub max: Option<u32>,
 }
 
 /// Show a worker.
@@ -95,9 +109,12 @@ pub struct Scale {
     /// The worker
     #[arg(value_name = "WORKER")]
     pub name: String,
-    /// How many
-    #[arg(value_name = "N")]
-    pub replicas: u32,
+    /// How many, from now on
+    #[arg(value_name = "N", required_unless_present_any = ["min", "max"], conflicts_with_all = ["min", "max"])]
+    pub replicas: Option<u32>,
+    /// Or as many as the load needs.
+    #[command(flatten)]
+    pub bounds: Bounds,
 }
 
 /// Remove a worker.
@@ -180,6 +197,21 @@ pub struct Asked {
     /// For calls that name no deadline [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "is_static")]
     pub deadline: Option<f64>,
+    /// The number of replicas follows the load, and is never less; 0: the first request starts one [default: 1]
+    #[arg(long, value_name = "N", requires = "max")]
+    pub min: Option<u32>,
+    /// The number of replicas follows the load, and is never more
+    #[arg(long, value_name = "N", requires = "is_static")]
+    pub max: Option<u32>,
+    /// More replicas when a request has waited so long [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "max")]
+    pub scale_up_wait: Option<f64>,
+    /// One replica less when it was not needed for so long [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "max")]
+    pub scale_down_after: Option<f64>,
+    /// Without a request for so long all replicas end; the next one brings them back
+    #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "is_static")]
+    pub idle_unload: Option<f64>,
 }
 
 impl Asked {
@@ -193,6 +225,11 @@ impl Asked {
             stall_s: self.stall,
             drain_s: self.drain,
             deadline_s: self.deadline,
+            min: self.min,
+            max: self.max,
+            scale_up_wait_s: self.scale_up_wait,
+            scale_down_after_s: self.scale_down_after,
+            idle_unload_s: self.idle_unload,
         }
     }
 }
@@ -215,11 +252,11 @@ pub async fn run(worker: Worker, context: &mut Context) -> Result<(), Error> {
                 None => Ok(()),
             }
         }
-        Worker::Launch(Launch { name, on, replicas }) => {
-            change(&name, "/launch", &LaunchRequest { on, replicas }, context).await
+        Worker::Launch(Launch { name, on, replicas, bounds: Bounds { min, max } }) => {
+            change(&name, "/launch", &LaunchRequest { on, replicas, min, max }, context).await
         }
-        Worker::Scale(Scale { name, replicas }) => {
-            change(&name, "/scale", &ScaleRequest { replicas }, context).await
+        Worker::Scale(Scale { name, replicas, bounds: Bounds { min, max } }) => {
+            change(&name, "/scale", &ScaleRequest { replicas, min, max }, context).await
         }
         Worker::Drain(Name { name }) => change(&name, "/drain", &json!({}), context).await,
         Worker::Stop(Name { name }) => change(&name, "/stop", &json!({}), context).await,
@@ -339,8 +376,21 @@ fn from_toml(file: &str, text: &str) -> Result<BTreeMap<String, WorkerRequest>, 
 }
 
 /// The fields of a table that say how a static worker is spoken to.
-const SERVING: [&str; 8] =
-    ["protocol", "ready", "path", "replicas", "max_ongoing", "stall_s", "drain_s", "deadline_s"];
+const SERVING: [&str; 13] = [
+    "protocol",
+    "ready",
+    "path",
+    "replicas",
+    "max_ongoing",
+    "stall_s",
+    "drain_s",
+    "deadline_s",
+    "min",
+    "max",
+    "scale_up_wait_s",
+    "scale_down_after_s",
+    "idle_unload_s",
+];
 
 fn table(workers: &[WorkerView]) -> Table {
     let mut table =
@@ -361,6 +411,9 @@ fn table(workers: &[WorkerView]) -> Table {
 fn print(worker: &WorkerView, context: &mut Context) -> Result<(), Error> {
     context.table(&table(std::slice::from_ref(worker)))?;
     if let Some(status) = &worker.status {
+        if let Some(bounds) = status.follows() {
+            context.line(format!("replicas: {bounds}"))?;
+        }
         if let Some(reason) = &status.reason {
             context.line(format!("reason: {}", Clean::line(reason)))?;
         }
@@ -409,9 +462,10 @@ mod tests {
         assert_eq!(workers["bank"].kind.as_deref(), Some("command"));
         assert_eq!(workers["bank"].spec.command.as_ref().unwrap().len(), 2);
         assert_eq!(workers["bank"].spec.resources.gpus, Some(1.0));
-        let text = "[workers.a]\nkind=\"static\"\nmax_ongoing=4\ncommand=[\"./a\"]\n[workers.b]\nshell=\"echo {payload.x}\"\n";
+        let text = "[workers.a]\nkind=\"static\"\nmin=0\nmax=3\nidle_unload_s=60\nmax_ongoing=4\ncommand=[\"./a\"]\n[workers.b]\nshell=\"echo {payload.x}\"\n";
         let workers = from_toml("w.toml", text).unwrap();
         assert_eq!(workers["a"].serving.as_ref().unwrap().max_ongoing, Some(4));
+        assert_eq!(workers["a"].serving.as_ref().unwrap().range().map(|r| (r.least, r.most)), Some((0, 3)));
         assert_eq!((workers["b"].shell.as_deref(), &workers["b"].serving), (Some("echo {payload.x}"), &None));
         let error = from_toml("w.toml", "[bank]\ncomand = []\n").unwrap_err();
         assert!(error.to_string().contains("[workers.bank]"), "{error}");

@@ -72,7 +72,7 @@ const CASES: &[Case] = &[
     ("POST", "/v1/plans", JSON, r#"{"action":"cancel"}"#, 400, "bad-value", "filter"),
     ("GET", "/v1/plans/5", &[], "", 404, "not-found", "POST /v1/plans"),
     ("POST", "/v1/views", JSON, r#"{"of":"jobs","limit":501}"#, 400, "out-of-range", ""),
-    ("POST", "/v1/workers/bank/scale", JSON, "{}", 400, "bad-value", "openapi"),
+    ("POST", "/v1/workers/bank/scale", JSON, "{}", 400, "bad-value", "replicas"),
     ("GET", "/v1/workers/bank?version=1", &[], "", 404, "not-found", "newest"),
 ];
 

@@ -23,7 +23,7 @@ impl World {
     pub(super) fn launch(&mut self, name: &str, replicas: Option<u32>) -> Result<Reply, Problem> {
         self.ask(Call::LaunchWorker {
             name: name.into(),
-            request: Box::new(LaunchRequest { on: vec![], replicas }),
+            request: Box::new(LaunchRequest { replicas, ..LaunchRequest::default() }),
         })
     }
 

@@ -397,6 +397,8 @@ pub(in crate::console) fn workers() -> Vec<WorkerView> {
     let bank = WorkerStatus {
         version: 3,
         desired: 3,
+        min: Some(1),
+        max: Some(4),
         ready: 2,
         phase: "ready".into(),
         outstanding: 4,
@@ -408,6 +410,7 @@ pub(in crate::console) fn workers() -> Vec<WorkerView> {
             replica(2, "ready", None),
             replica(3, "failed", Some("exit 1: CUDA out of memory")),
         ],
+        ..WorkerStatus::default()
     };
     vec![
         worker("bank", "static", Some(bank)),

@@ -45,7 +45,7 @@ fn role(phase: &str) -> Role {
         "ready" => Role::Good,
         "failed" => Role::Bad,
         "unready" | "unconfirmed" | "draining" => Role::Warn,
-        "stopped" => Role::Dim,
+        "stopped" | "unloaded" => Role::Dim,
         _ => Role::Busy,
     }
 }
@@ -72,6 +72,7 @@ fn about(p: &mut Painter<'_>, area: Rect, worker: &WorkerView) {
     let command = worker.shell.clone().unwrap_or_else(|| worker.spec.title());
     let mut lines = vec![("command".to_owned(), format::text(&command), Role::Plain)];
     if let Some(status) = &worker.status {
+        lines.extend(status.follows().map(|text| ("replicas".to_owned(), text, Role::Dim)));
         lines.extend(status.reason.iter().map(|why| ("reason".to_owned(), format::text(why), Role::Bad)));
         let mut replicas: Vec<&ReplicaView> = status.replicas.iter().collect();
         replicas.sort_by_key(|r| (r.phase == "ready", r.replica));
