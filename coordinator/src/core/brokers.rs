@@ -345,7 +345,7 @@ fn tell_room(q: &mut Queue, say: &mut impl FnMut(Order)) {
         }
         return;
     }
-    let room = WINDOW.saturating_sub(q.at_hand());
+    let room = WINDOW.saturating_sub(q.at_hand() + q.parked.len());
     let more = room.saturating_sub(q.room);
     if more >= WINDOW / 4 {
         say(Order::Room(q.row.name.clone(), more));

@@ -3,10 +3,13 @@
 pub mod capability;
 pub mod link;
 pub mod messages;
+pub mod parked;
 pub mod queue;
 
 use link::Link;
+use parked::Owner;
 use queue::{Place, Queue};
+use reeve_protocol::JobId;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -53,6 +56,21 @@ impl Orchestrator {
             return;
         }
         if trusted && queue.trouble.is_none() { queue.away.offer(place) } else { queue.offer(place) }
+    }
+
+    /// Whether a new job is to be parked in that queue: what comes before it is parked, or `window` jobs of its need are
+    /// at hand, all before it.
+    pub fn parks(&self, name: &str, place: Place, window: usize) -> bool {
+        let Some(queue) = self.queues.get(name) else { return false };
+        let trusted =
+            queue.row.backend.broker().and_then(|b| self.links.get(b)).is_some_and(Link::is_trusted);
+        !(trusted && queue.trouble.is_none()) && queue.parks(place, window)
+    }
+
+    /// Where a job is parked, and whose it is.
+    pub fn find_parked(&self, job: JobId) -> Option<(Arc<str>, Place, Owner)> {
+        let found = |q: &Queue| q.parked.find(job).map(|(place, owner)| (q.row.name.clone(), place, owner));
+        self.queues.values().find_map(found)
     }
 
     /// The broker that a queue is kept at.
