@@ -122,7 +122,7 @@ impl Core {
     ) -> Result<u64, Problem> {
         let Some(q) = self.queues.get(queue) else { return Ok(0) };
         let name = q.row.name.clone();
-        let meant = q.parked.iter().filter(|(place, _)| wanted.is_none_or(|w| w.contains(&place.job)));
+        let meant = q.all_parked().filter(|(place, _)| wanted.is_none_or(|w| w.contains(&place.job)));
         if dry_run {
             return Ok(meant.count() as u64);
         }
@@ -262,6 +262,12 @@ impl Core {
         places.sort_unstable_by_key(|p| (std::cmp::Reverse(p.priority), p.job));
         for place in &places {
             q.withdraw(*place);
+        }
+        // What is parked goes as it is.
+        if q.row.backend.broker().is_some() {
+            q.away.take_parked(&mut q.parked);
+        } else {
+            q.parked.append(q.away.distant.drain());
         }
         for place in places {
             self.queues.offer(queue, place);

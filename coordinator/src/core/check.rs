@@ -109,7 +109,7 @@ impl Core {
         let mut seen = std::collections::HashSet::new();
         for q in self.queues.iter() {
             let mut n = 0;
-            for (place, _) in q.parked.iter() {
+            for (place, _) in q.all_parked() {
                 n += 1;
                 let twice = !seen.insert(place.job)
                     || self.jobs.get(place.job).is_some()
@@ -122,7 +122,7 @@ impl Core {
                     ));
                 }
             }
-            if n != q.parked.len() {
+            if n != q.parked.len() + q.away.distant.len() {
                 wrong.push(format!("queue {} counts {} parked, there are {n}", q.row.name, q.parked.len()));
             }
             counted.entry(&q.row.name).or_default().queued += n;
@@ -148,7 +148,7 @@ impl Core {
         }
         for q in self.queues.iter() {
             let waits = Task::new(crate::job_manager::lifecycle::Phase::WAITING);
-            lines.extend(q.parked.iter().map(|(place, _)| format!("job {} {}", place.job, shown(&waits))));
+            lines.extend(q.all_parked().map(|(place, _)| format!("job {} {}", place.job, shown(&waits))));
             lines.push(format!(
                 "queue {} {:?} {:?} waiting {:?} out {} used {} messages {:?}",
                 q.row.name,
@@ -169,7 +169,7 @@ impl Core {
     pub fn unfinished(&self) -> Vec<(JobId, Standing)> {
         let mut list: Vec<_> = self.jobs.iter().map(|j| (j.id, j.standing())).collect();
         let waits = Standing::new(State::Queued, Some(Substate::Waiting));
-        list.extend(self.queues.iter().flat_map(|q| q.parked.iter()).map(|(p, _)| (p.job, waits.clone())));
+        list.extend(self.queues.iter().flat_map(Queue::all_parked).map(|(p, _)| (p.job, waits.clone())));
         list.sort_unstable_by_key(|(id, _)| *id);
         list
     }

@@ -47,19 +47,16 @@ impl Core {
     /// Takes a new or restored job in: into memory, or parked.
     pub(super) fn take_in(&mut self, now: Now, row: &JobRow, spec: &JobSpec, shape: u32) {
         let place = Place { priority: row.priority, job: row.id, need: shape };
+        let owner = Owner { uid: row.owner_uid, name: row.owner.clone() };
         let parks = is_plain(row)
             && self.cluster.shapes.get(shape).worker.is_none()
-            && self.queues.parks(&row.queue, place, self.window.at_hand);
+            && self.queues.park(&row.queue, place, self.window.at_hand, &owner, row.created_at);
         if !parks {
             if let Some(job) = Job::restore(row, spec, shape) {
                 self.adopt(job, now);
             }
-            return;
-        }
-        if let Some(q) = self.queues.get_mut(&row.queue) {
+        } else if let Some(q) = self.queues.get_mut(&row.queue) {
             q.count_new(Some(Substate::Waiting), State::Queued, 1);
-            let owner = Owner { uid: row.owner_uid, name: row.owner.clone() };
-            q.parked.insert(place, &owner, row.created_at);
         }
     }
 
@@ -78,12 +75,15 @@ impl Core {
         Ok(())
     }
 
+    /// What is parked here comes to hand; what stood at a broker gets a hint anew, and the old one is void.
     fn enter(&mut self, queue: &str, place: Place, job: Job) {
-        if let Some(q) = self.queues.get_mut(queue) {
-            q.parked.remove(place);
-        }
         self.jobs.insert(job);
-        self.queues.offer(queue, place);
+        let Some(q) = self.queues.get_mut(queue) else { return };
+        if q.parked.remove(place) {
+            q.offer(place);
+        } else if q.away.distant.remove(place) {
+            self.queues.offer(queue, place);
+        }
     }
 
     /// A parked job as it is, from the row that came with a call; it stays parked.

@@ -1,6 +1,7 @@
 //! Orchestrator: queues. Their order, their bounds, which may hand out next, messages and their leases. Knows jobs by
 //! number, needs by number, and no machine.
 pub mod capability;
+pub mod distant;
 pub mod link;
 pub mod messages;
 pub mod parked;
@@ -58,18 +59,32 @@ impl Orchestrator {
         if trusted && queue.trouble.is_none() { queue.away.offer(place) } else { queue.offer(place) }
     }
 
-    /// Whether a new job is to be parked in that queue: what comes before it is parked, or `window` jobs of its need are
-    /// at hand, all before it.
-    pub fn parks(&self, name: &str, place: Place, window: usize) -> bool {
-        let Some(queue) = self.queues.get(name) else { return false };
+    /// Parks a new job, if it is to be parked in that queue: what comes before it is parked, or `window` jobs of its need
+    /// are at hand, all before it. At a broker: as many are there that are in memory.
+    pub fn park(&mut self, name: &str, place: Place, window: usize, owner: &Owner, created_at: i64) -> bool {
+        let Some(queue) = self.queues.get_mut(name) else { return false };
         let trusted =
             queue.row.backend.broker().and_then(|b| self.links.get(b)).is_some_and(Link::is_trusted);
-        !(trusted && queue.trouble.is_none()) && queue.parks(place, window)
+        if trusted && queue.trouble.is_none() {
+            let parks = queue.away.whole() >= window;
+            if parks {
+                queue.away.distant.insert(place, owner, created_at);
+            }
+            return parks;
+        }
+        let parks = queue.parks(place, window);
+        if parks {
+            queue.parked.insert(place, owner, created_at);
+        }
+        parks
     }
 
-    /// Where a job is parked, and whose it is.
+    /// Where a parked job stands, and whose it is.
     pub fn find_parked(&self, job: JobId) -> Option<(Arc<str>, Place, Owner)> {
-        let found = |q: &Queue| q.parked.find(job).map(|(place, owner)| (q.row.name.clone(), place, owner));
+        let found = |q: &Queue| {
+            let found = q.parked.find(job).or_else(|| q.away.distant.find(job));
+            found.map(|(place, owner)| (q.row.name.clone(), place, owner))
+        };
         self.queues.values().find_map(found)
     }
 

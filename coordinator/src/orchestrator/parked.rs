@@ -114,6 +114,54 @@ impl Parked {
         true
     }
 
+    /// As [`Parked::remove`], with whose it is and when it was submitted.
+    pub fn take(&mut self, place: Place) -> Option<(Owner, i64)> {
+        let groups = self.needs.get(&place.need)?;
+        let range = (Reverse(place.priority), 0)..=(Reverse(place.priority), u32::MAX);
+        let owner = owner(groups.range(range).find(|(_, group)| group.ids.contains(place.job))?);
+        let at = self.time_of(place.job).unwrap_or_default();
+        self.remove(place).then_some((owner, at))
+    }
+
+    /// Takes over all that is parked in another.
+    pub fn append(&mut self, other: Self) {
+        let marks = other.marks;
+        for (need, groups) in other.needs {
+            for ((priority, uid), group) in groups {
+                let owner = Owner { uid, name: group.name.unwrap_or_else(|| "".into()) };
+                self.insert_all(need, priority.0, &owner, group.ids, &marks);
+            }
+        }
+    }
+
+    /// How many of a need.
+    pub fn len_of(&self, need: u32) -> u64 {
+        self.needs.get(&need).map_or(0, |groups| groups.values().map(|group| group.ids.len()).sum())
+    }
+
+    /// The oldest few of all, whatever their priority.
+    pub fn oldest_of_all(&self, max: usize) -> Vec<Place> {
+        let mut found: Vec<Place> = Vec::new();
+        for (need, groups) in &self.needs {
+            for (key, group) in groups {
+                found.extend(group.ids.iter().take(max).map(|job| place(*need, *key, job)));
+            }
+        }
+        found.sort_unstable_by_key(|place| place.job);
+        found.truncate(max);
+        found
+    }
+
+    /// Those with smaller numbers than `bound` whose priority is meant.
+    pub fn below(&self, bound: JobId, is_meant: impl Fn(i32) -> bool) -> Vec<Place> {
+        let all = self.needs.iter().flat_map(|(need, groups)| groups.iter().map(move |g| (*need, g)));
+        all.filter(|(_, (key, _))| is_meant(key.0.0))
+            .flat_map(|(need, (key, group))| {
+                group.ids.iter().take_while(|job| *job < bound).map(move |job| place(need, *key, job))
+            })
+            .collect()
+    }
+
     /// Whether a job is parked at that place.
     pub fn has(&self, place: Place) -> bool {
         let Some(groups) = self.needs.get(&place.need) else { return false };
@@ -167,6 +215,12 @@ impl Parked {
             .map_or_else(Vec::new, |groups| ordered(groups, max).into_iter().map(|(_, job)| job).collect())
     }
 
+    /// As [`Parked::next_of`], with their places.
+    pub fn next_places(&self, need: u32, max: usize) -> Vec<Place> {
+        let next = self.needs.get(&need).map_or_else(Vec::new, |groups| ordered(groups, max));
+        next.into_iter().map(|(Reverse(priority), job)| Place { priority, job, need }).collect()
+    }
+
     /// The next few of all, in order.
     pub fn next(&self, max: usize) -> Vec<(Reverse<i32>, JobId)> {
         let mut all: Vec<_> = self.needs.values().flat_map(|groups| ordered(groups, max)).collect();
@@ -188,7 +242,10 @@ impl Parked {
     /// When the oldest was submitted, to about a second.
     pub fn oldest(&self) -> Option<i64> {
         let groups = self.needs.values().flat_map(BTreeMap::values);
-        let job = groups.filter_map(|group| group.ids.min()).min()?;
+        self.time_of(groups.filter_map(|group| group.ids.min()).min()?)
+    }
+
+    fn time_of(&self, job: JobId) -> Option<i64> {
         let behind = self.marks.partition_point(|(id, _)| *id <= job);
         self.marks.get(behind.saturating_sub(1)).map(|(_, at)| *at)
     }

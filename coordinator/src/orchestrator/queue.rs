@@ -1,7 +1,7 @@
 //! One queue: what waits in it by need and order, who waits for it, and its counters.
 use super::link::Away;
 use super::messages::Messages;
-use super::parked::Parked;
+use super::parked::{Owner, Parked};
 use crate::input::Ticket;
 use crate::row::{QueueKind, QueueRow};
 use reeve_protocol::api::StateCounts;
@@ -205,6 +205,16 @@ impl Queue {
         found
     }
 
+    /// Every parked job, wherever it stands, and whose it is.
+    pub fn all_parked(&self) -> impl Iterator<Item = (Place, Owner)> {
+        self.parked.iter().chain(self.away.distant.iter())
+    }
+
+    /// When the oldest parked job was submitted, to about a second.
+    pub fn oldest_parked(&self) -> Option<i64> {
+        self.parked.oldest().into_iter().chain(self.away.distant.oldest()).min()
+    }
+
     /// How many jobs are at hand.
     pub fn at_hand(&self) -> u64 {
         self.ready.values().map(|set| set.len() as u64).sum()
@@ -227,6 +237,7 @@ impl Queue {
             all.extend(self.away.places().into_iter().map(|p| (Reverse(p.priority), p.job)));
         }
         all.extend(self.parked.next(max));
+        all.extend(self.away.distant.next(max));
         all.sort_unstable();
         all.into_iter().take(max).map(|(_, job)| job).collect()
     }

@@ -1,5 +1,6 @@
 //! Jobs beyond the window are parked; every call treats them as if they were not.
 use super::*;
+use crate::orchestrator::link::{Hint, Said};
 
 fn small(window: usize, cpus: u32) -> World {
     let mut w = if cpus == 0 { World::new() } else { World::with_machine(cpus) };
@@ -204,4 +205,99 @@ fn a_parked_job_without_a_row_is_forgotten_and_counted_no_more() {
     w.feed(vec![Input::Loaded { queue, need, jobs: jobs.clone(), rows: vec![] }]);
     assert!(!parked(&w).contains(&jobs[0]));
     assert!(w.events.iter().any(|e| e.id == Some(jobs[0]) && e.what.as_deref() == Some("unreadable")));
+}
+
+/// A world whose queue at a broker has a window of two and eight jobs, and their hints.
+fn at_broker(cpus: u32) -> (World, Vec<Hint>) {
+    let mut w = World::with_broker("jobs", cpus);
+    w.core.set_window(2);
+    for _ in 0..8 {
+        w.job();
+    }
+    let hints = w.hints();
+    assert_eq!(hints.iter().map(|h| h.job).collect::<Vec<u64>>(), (1..=8).collect::<Vec<u64>>());
+    (w, hints)
+}
+
+#[test]
+fn at_a_broker_parked_jobs_have_hints_as_all_others_and_run_when_these_come() {
+    let (mut w, hints) = at_broker(8);
+    assert_eq!((w.core.jobs.len(), w.view().hints), (2, Some(8)), "only two are in memory");
+    for (n, hint) in hints.iter().enumerate() {
+        w.broker(Said::Hints("q".into(), vec![hint.clone()]));
+        assert_eq!(w.started_frames().len(), n + 1);
+        w.broker(Said::Hints("q".into(), vec![hint.clone()]));
+        assert_eq!(w.started_frames().len(), n + 1, "a doubled hint is nothing");
+    }
+    assert_eq!(w.view().hints, None);
+}
+
+#[test]
+fn parked_jobs_whose_hints_do_not_come_are_read_from_the_store() {
+    let (mut w, _) = at_broker(8);
+    w.pass(6_000);
+    assert_eq!(w.started_frames().len(), 8, "the broker says nothing");
+
+    let (mut w, hints) = at_broker(8);
+    w.broker(Said::Down("it was killed".into()));
+    assert_eq!(w.started_frames().len(), 8);
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    w.broker(Said::Hints("q".into(), hints));
+    assert_eq!(w.started_frames().len(), 8, "hints that come late are nothing");
+}
+
+#[test]
+fn after_a_flush_the_hints_of_parked_jobs_are_made_anew() {
+    let (mut w, old) = at_broker(8);
+    w.broker(Said::Hints("q".into(), old[..1].to_vec()));
+    w.broker(Said::Lost("q".into()));
+    let anew = w.hints();
+    assert_eq!(anew.iter().map(|h| h.job).collect::<Vec<u64>>(), (2..=8).collect::<Vec<u64>>());
+    w.broker(Said::Hints("q".into(), anew));
+    assert_eq!(w.started_frames().len(), 8);
+}
+
+#[test]
+fn a_call_on_a_parked_job_voids_its_hint() {
+    let (mut w, hints) = at_broker(8);
+    let stored = w.row(5);
+    w.ask(Call::CancelJob { target: target(5), grace_ms: None, stored }).unwrap();
+    let stored = w.row(6);
+    w.ask(Call::HoldJob { target: target(6), hold: true, stored }).unwrap();
+    w.broker(Said::Hints("q".into(), hints.clone()));
+    let stored = w.row(6);
+    w.ask(Call::HoldJob { target: target(6), hold: false, stored }).unwrap();
+    w.broker(Said::Hints("q".into(), hints));
+    let started: Vec<u64> = w.started_frames().iter().map(|a| a.task.job).collect();
+    assert_eq!(started, [1, 2, 3, 4, 7, 8], "6 was offered again");
+    let anew = w.hints();
+    assert_eq!(anew.len(), 1);
+    w.broker(Said::Hints("q".into(), anew));
+    assert_eq!(w.started_frames().last().unwrap().task.job, 6);
+}
+
+#[test]
+fn a_queue_that_moves_takes_its_parked_jobs_along() {
+    let mut w = small(2, 0);
+    for _ in 0..8 {
+        w.job();
+    }
+    let to = |backend: &str| Call::SetQueue {
+        queue: "q".into(),
+        settings: reeve_protocol::api::QueueSettings {
+            backend: Some(backend.into()),
+            ..reeve_protocol::api::QueueSettings::default()
+        },
+        ingress_uid: None,
+    };
+    w.ask(to("fast")).unwrap();
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    let first = w.hints();
+    assert!(!first.is_empty(), "what is parked has hints there");
+    w.ask(to("local")).unwrap();
+    assert_eq!(w.view().hints, None);
+    w.broker(Said::Hints("q".into(), first));
+    w.connect(1, "life", "keeper", 8, vec![]);
+    let started: Vec<u64> = w.started_frames().iter().map(|a| a.task.job).collect();
+    assert_eq!(started, (1..=8).collect::<Vec<u64>>());
 }
