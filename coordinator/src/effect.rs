@@ -231,6 +231,8 @@ pub enum Effect {
     Close(String, u64, u32, String),
     /// Tell whoever speaks to this broker.
     Broker(Arc<str>, Order),
+    /// Read parked jobs of a queue and need, and hand them in: [`crate::input::Input::Loaded`].
+    Load(Arc<str>, u32, Vec<JobId>),
 }
 
 /// A message that was handed out.

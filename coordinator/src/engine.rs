@@ -131,6 +131,11 @@ impl Handle {
         self
     }
 
+    /// A way in for a part of the engine itself.
+    pub(crate) fn weak(&self) -> Weak {
+        Weak(self.inbox.downgrade())
+    }
+
     /// The waiting callers.
     pub(crate) fn callers(&self) -> Arc<Callers> {
         self.callers.clone()
@@ -139,6 +144,21 @@ impl Handle {
     /// Whether the disk is too full for new work.
     pub fn is_full(&self) -> bool {
         self.full.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A way in that does not keep the engine running.
+pub(crate) struct Weak(mpsc::WeakSender<Input>);
+
+impl Weak {
+    /// Hands an input in; waits while the inbox is full. False: the engine has ended.
+    pub(crate) fn put(&self, input: Input) -> bool {
+        self.0.upgrade().is_some_and(|inbox| inbox.blocking_send(input).is_ok())
+    }
+
+    /// Whether the engine has ended, or soon will.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.upgrade().is_none()
     }
 }
 
@@ -157,7 +177,12 @@ impl Handle {
 fn weight(input: &Input) -> u32 {
     match input {
         Input::Agent { said, .. } => said.len().min(WORDS) as u32,
-        Input::Call { .. } | Input::Gone(_) | Input::Refused { .. } | Input::Broker { .. } | Input::Tick => 0,
+        Input::Call { .. }
+        | Input::Gone(_)
+        | Input::Refused { .. }
+        | Input::Broker { .. }
+        | Input::Loaded { .. }
+        | Input::Tick => 0,
     }
 }
 

@@ -61,6 +61,17 @@ pub enum Input {
         /// What it said.
         said: Vec<Said>,
     },
+    /// Parked jobs were read: what [`crate::effect::Effect::Load`] asked for.
+    Loaded {
+        /// Their queue.
+        queue: Arc<str>,
+        /// Their need.
+        need: u32,
+        /// Those that were asked for.
+        jobs: Vec<JobId>,
+        /// The rows that there are.
+        rows: Vec<JobRow>,
+    },
     /// The time asked for has come, or nothing else did.
     Tick,
 }

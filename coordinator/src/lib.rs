@@ -21,6 +21,7 @@ pub mod hub;
 pub mod identity;
 pub mod input;
 pub mod job_manager;
+pub mod loader;
 pub mod logging;
 pub mod net;
 pub mod orchestrator;

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::effect::{Effect, Fact, Leased, Reply, Step, ToAgent};
 use crate::engine::Callers;
 use crate::hub::Hub;
+use crate::loader::Loader;
 use crate::net::sessions::Sessions;
 use crate::orchestrator::link::Order;
 use crate::row::MessageRow;
@@ -24,6 +25,7 @@ pub struct Recorder {
     sessions: Arc<Sessions>,
     hub: Arc<Hub>,
     backends: Arc<Backends>,
+    loader: Loader,
 }
 
 impl Recorder {
@@ -34,8 +36,9 @@ impl Recorder {
         sessions: Arc<Sessions>,
         hub: Arc<Hub>,
         backends: Arc<Backends>,
+        loader: Loader,
     ) -> Self {
-        Self { writer, callers, sessions, hub, backends }
+        Self { writer, callers, sessions, hub, backends, loader }
     }
 
     /// Records a step, tells observers, releases the effects. A step without facts is released at once: everything
@@ -73,6 +76,7 @@ impl Recorder {
                     frames.entry((machine, session)).or_default().push(frame);
                 }
                 Effect::Broker(name, order) => self.tell_broker(&name, order),
+                Effect::Load(queue, need, jobs) => self.loader.load(queue, need, jobs),
                 Effect::Close(machine, session, code, reason) => {
                     self.sessions.close(&machine, session, code, reason);
                 }

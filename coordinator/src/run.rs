@@ -9,6 +9,7 @@ use crate::core::{Core, Identity};
 use crate::engine::{Engine, Handle};
 use crate::hub::Hub;
 use crate::identity::{self, Authority};
+use crate::loader;
 use crate::net::{self, Context, Machines, Net, Sockets, sessions::Sessions};
 use crate::recorder::Recorder;
 use crate::segments::Segments;
@@ -186,8 +187,11 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     let unchecked = opened.unchecked;
     let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone())?;
     let backends = Arc::new(Backends::new(config.backends.clone(), &who.lineage));
-    let recorder = |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone(), backends.clone());
+    let (loader, wishes) = loader::channel();
+    let recorder =
+        |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone(), backends.clone(), loader);
     let (engine, handle) = Engine::new(core, clock, recorder);
+    loader::start(wishes, config.dir.join(store::open::FILE), handle.weak())?;
     let handle = handle.guarded(full.clone());
     let parts =
         Parts { handle, full, hub, sessions, segments, authority, machines, reads, backends, who, unchecked };

@@ -67,10 +67,17 @@ pub struct Shapes {
 impl Shapes {
     /// The number of a need.
     pub fn intern(&mut self, shape: Shape) -> ShapeId {
+        match self.ids.get(&shape) {
+            Some(id) => *id,
+            None => self.intern_arc(Arc::new(shape)),
+        }
+    }
+
+    /// As [`Shapes::intern`], of a need that is shared.
+    pub fn intern_arc(&mut self, shape: Arc<Shape>) -> ShapeId {
         if let Some(id) = self.ids.get(&shape) {
             return *id;
         }
-        let shape = Arc::new(shape);
         let id = self.list.len() as ShapeId;
         self.list.push(shape.clone());
         self.ids.insert(shape, id);

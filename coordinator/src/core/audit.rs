@@ -62,7 +62,7 @@ impl Audit {
             let (ticket, refused) = match effect {
                 Effect::Reply(ticket, answer) => (ticket, answer.as_ref().as_ref().err()),
                 Effect::ReplyMessages(ticket, _) => (ticket, None),
-                Effect::Send(..) | Effect::Close(..) | Effect::Broker(..) => continue,
+                Effect::Send(..) | Effect::Close(..) | Effect::Broker(..) | Effect::Load(..) => continue,
             };
             let Some(mut open) = self.open.remove(ticket) else { continue };
             match (effect, refused) {

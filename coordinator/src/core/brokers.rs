@@ -138,8 +138,9 @@ impl Core {
         let Some(q) = self.queues.get_mut(queue) else { return };
         q.room = q.room.saturating_sub(hints.len() as u64);
         for hint in hints {
-            let places = if *hint.lineage == *lineage { q.away.arrived(hint) } else { Vec::new() };
-            self.stale += u64::from(places.is_empty());
+            let of_us = *hint.lineage == *lineage;
+            let (places, parked) = if of_us { q.away.arrived(hint, &mut q.parked) } else { (Vec::new(), 0) };
+            self.stale += u64::from(places.is_empty() && parked == 0);
             for place in places {
                 q.offer(place);
             }
@@ -202,7 +203,9 @@ impl Core {
         for place in &places {
             q.offer(*place);
         }
-        let silent = usable && quiet && room > 0 && !places.is_empty();
+        let bounds = (ABSORB, WINDOW);
+        let parked = q.away.distant.absorb(cutoff, blocked, bounds, !usable, &mut q.parked);
+        let silent = usable && quiet && room > 0 && places.len() + parked > 0;
         if let Some(link) = broker.filter(|_| silent).and_then(|b| self.queues.links.get_mut(&b)) {
             link.silent = true;
         }
@@ -345,7 +348,7 @@ fn tell_room(q: &mut Queue, say: &mut impl FnMut(Order)) {
         }
         return;
     }
-    let room = WINDOW.saturating_sub(q.at_hand());
+    let room = WINDOW.saturating_sub(q.at_hand() + q.parked.len());
     let more = room.saturating_sub(q.room);
     if more >= WINDOW / 4 {
         say(Order::Room(q.row.name.clone(), more));

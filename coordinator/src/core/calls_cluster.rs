@@ -40,9 +40,7 @@ impl Core {
         let seq = self.note_new_job(now, &row, &caller.actor());
         let (state, substate) = (row.standing.state, row.standing.substate);
         let shape = self.cluster.shapes.intern(shape);
-        if let Some(job) = Job::restore(&row, &spec, shape) {
-            self.adopt(job, now);
-        }
+        self.take_in(now, &row, &spec, shape);
         step.facts.push(Fact::JobAdded(Box::new(row)));
         Ok((Submitted { id, state, substate, seq, created }, false))
     }
@@ -107,7 +105,13 @@ impl Core {
             )
             .hint("use a new key for a new job, or send the same content to get the same job"));
         }
-        let standing = self.jobs.get(*id).map_or(Standing::new(State::Completed, None), Job::standing);
+        let standing = match self.jobs.get(*id) {
+            Some(job) => job.standing(),
+            None if self.queues.find_parked(*id).is_some() => {
+                Standing::new(State::Queued, Some(Substate::Waiting))
+            }
+            None => Standing::new(State::Completed, None),
+        };
         Ok(Some(Submitted {
             id: *id,
             state: standing.state,
@@ -193,6 +197,7 @@ impl Core {
         stored: &Stored,
         step: &mut Step,
     ) -> Result<Changed, Problem> {
+        self.unpark(target.job, stored)?;
         self.check_live(target, stored)?;
         self.check_owner(caller, target.job)?;
         let actor = caller.actor();

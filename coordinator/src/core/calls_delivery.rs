@@ -14,6 +14,9 @@ use reeve_protocol::{AttemptId, Code, JobId, Problem, TaskId};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// For parked jobs to be read, when somebody who does not wait wants one.
+const READ_MS: u64 = 2_000;
+
 impl Core {
     /// `publish` of a message: durable before the answer.
     pub(super) fn publish(
@@ -136,6 +139,11 @@ impl Core {
             return None;
         }
         let q = self.queues.get_mut(queue)?;
+        if wait_ms == 0 && !q.row.paused && q.may_hand_out() && !q.parked.is_empty() {
+            // There are jobs, and they are being read.
+            self.due.after(now, READ_MS, What::Waiter(name, ticket));
+            return None;
+        }
         if wait_ms == 0 {
             q.waiters.retain(|w| w.ticket != ticket);
             return Some(Ok(nothing(q.row.kind)));

@@ -40,6 +40,7 @@ impl Core {
             (None, _) => {}
         }
         if let Some(id) = cluster_id {
+            self.unpark(id, stored)?;
             if self.jobs.get(id).is_none() && stored.job.as_ref().is_none_or(|row| row.id != id) {
                 return Err(Self::unknown_job(id));
             }
@@ -116,6 +117,7 @@ impl Core {
         hold: bool,
         stored: &Stored,
     ) -> Result<Changed, Problem> {
+        self.unpark(target.job, stored)?;
         self.check_live(target, stored)?;
         self.check_owner(caller, target.job)?;
         let actor = caller.actor();
@@ -245,10 +247,7 @@ impl Core {
     /// That the caller may change the job: its own, or any for root.
     pub(super) fn check_owner(&self, caller: &Caller, id: JobId) -> Result<(), Problem> {
         match self.jobs.get(id) {
-            Some(job) if caller.uid != 0 && caller.uid != job.owner_uid => {
-                Err(Problem::new(Code::SingleUser, format!("job {id} belongs to {}", job.owner))
-                    .hint("ask its owner, or root"))
-            }
+            Some(job) if caller.uid != 0 && caller.uid != job.owner_uid => Err(foreign(id, &job.owner)),
             _ => Ok(()),
         }
     }
@@ -271,6 +270,11 @@ impl Core {
     }
 }
 
+/// A job is somebody else's.
+pub(super) fn foreign(id: JobId, owner: &str) -> Problem {
+    Problem::new(Code::SingleUser, format!("job {id} belongs to {owner}")).hint("ask its owner, or root")
+}
+
 fn already_over(id: JobId, state: State) -> Problem {
     Problem::new(Code::WrongState, format!("job {id} is {state} already"))
         .hint("restart it, or look at it with: reeve show")
@@ -278,5 +282,5 @@ fn already_over(id: JobId, state: State) -> Problem {
 
 /// The row that came with the call is older than memory: the asking side reads it again.
 pub(super) fn read_again() -> Problem {
-    Problem::new(Code::Unavailable, "read again: the job has just ended").hint("try again")
+    Problem::new(Code::Unavailable, "read again: the job has just moved").hint("try again")
 }

@@ -1,6 +1,7 @@
 //! The Orchestrator's calls on a queue as a whole: `clean_queue`, `count_queue_messages`, its settings.
 use super::Core;
 use super::calls_cluster::wrong_kind;
+use super::calls_jobs::foreign;
 use crate::effect::{Fact, Reply, Step};
 use crate::input::{Now, Ticket};
 use crate::job_manager::Body;
@@ -91,6 +92,7 @@ impl Core {
             .collect();
         list.sort_unstable();
         let mut removed = 0;
+        removed += self.clean_parked(now, caller, queue, wanted.as_ref(), dry_run, step)?;
         for id in list {
             let target = crate::input::Target { job: id, tasks: None };
             let waiting = match self.jobs.get(id).map(|j| &j.body) {
@@ -104,6 +106,36 @@ impl Core {
                 self.cancel_job(now, caller, target, None, &crate::input::Stored::default(), step)?;
                 removed += waiting;
             }
+        }
+        Ok(removed)
+    }
+
+    /// Parked jobs are cancelled without their rows: number, place and owner are known.
+    fn clean_parked(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        wanted: Option<&HashSet<JobId>>,
+        dry_run: bool,
+        step: &mut Step,
+    ) -> Result<u64, Problem> {
+        let Some(q) = self.queues.get(queue) else { return Ok(0) };
+        let name = q.row.name.clone();
+        let meant = q.all_parked().filter(|(place, _)| wanted.is_none_or(|w| w.contains(&place.job)));
+        if dry_run {
+            return Ok(meant.count() as u64);
+        }
+        let mut list: Vec<_> = meant.collect();
+        list.sort_unstable_by_key(|(place, _)| place.job);
+        let removed = list.len() as u64;
+        for (place, owner) in list {
+            if caller.uid != 0 && caller.uid != owner.uid {
+                return Err(foreign(place.job, &owner.name));
+            }
+            self.unpark_to_end(&name, place, &owner);
+            let target = crate::input::Target { job: place.job, tasks: None };
+            self.cancel_job(now, caller, target, None, &crate::input::Stored::default(), step)?;
         }
         Ok(removed)
     }
@@ -230,6 +262,12 @@ impl Core {
         places.sort_unstable_by_key(|p| (std::cmp::Reverse(p.priority), p.job));
         for place in &places {
             q.withdraw(*place);
+        }
+        // What is parked goes as it is.
+        if q.row.backend.broker().is_some() {
+            q.away.take_parked(&mut q.parked);
+        } else {
+            q.parked.append(q.away.distant.drain());
         }
         for place in places {
             self.queues.offer(queue, place);

@@ -24,6 +24,7 @@ impl Core {
         stored: &Stored,
         step: &mut Step,
     ) -> Result<Changed, Problem> {
+        self.unpark(target.job, stored)?;
         let resident = self.jobs.get(target.job).is_some();
         if !resident {
             self.bring_back(target, stored)?;

@@ -25,6 +25,7 @@ impl Core {
         step: &mut Step,
     ) -> Result<Changed, Problem> {
         check_request(&request)?;
+        self.unpark(target.job, stored)?;
         self.check_live(target, stored)?;
         self.check_owner(caller, target.job)?;
         let task = match target.tasks {

@@ -33,6 +33,7 @@ impl Core {
             }
             self.check_place(job, &mut wrong);
         }
+        self.check_parked(&mut counted, &mut wrong);
         for q in self.queues.iter() {
             check_queue(q, &counted.remove(&*q.row.name).unwrap_or_default(), &mut wrong);
         }
@@ -103,6 +104,31 @@ impl Core {
         }
     }
 
+    /// A parked job is nowhere else, and counts as waiting.
+    fn check_parked<'a>(&'a self, counted: &mut BTreeMap<&'a str, Sum>, wrong: &mut Vec<String>) {
+        let mut seen = std::collections::HashSet::new();
+        for q in self.queues.iter() {
+            let mut n = 0;
+            for (place, _) in q.all_parked() {
+                n += 1;
+                let twice = !seen.insert(place.job)
+                    || self.jobs.get(place.job).is_some()
+                    || q.has(place.priority, place.job, place.need)
+                    || q.away.has(place);
+                if twice {
+                    wrong.push(format!(
+                        "job {} is parked in queue {} and stands elsewhere",
+                        place.job, q.row.name
+                    ));
+                }
+            }
+            if n != q.parked.len() + q.away.distant.len() {
+                wrong.push(format!("queue {} counts {} parked, there are {n}", q.row.name, q.parked.len()));
+            }
+            counted.entry(&q.row.name).or_default().queued += n;
+        }
+    }
+
     /// Everything that a restart must bring back, one line each, sorted. What a restart forgets on purpose (sessions,
     /// waiting callers, rates, when leases of jobs end) is left out.
     pub fn picture(&self) -> Vec<String> {
@@ -121,6 +147,8 @@ impl Core {
             }
         }
         for q in self.queues.iter() {
+            let waits = Task::new(crate::job_manager::lifecycle::Phase::WAITING);
+            lines.extend(q.all_parked().map(|(place, _)| format!("job {} {}", place.job, shown(&waits))));
             lines.push(format!(
                 "queue {} {:?} {:?} waiting {:?} out {} used {} messages {:?}",
                 q.row.name,
@@ -140,6 +168,8 @@ impl Core {
     /// Live jobs, by number: what has not come to an end.
     pub fn unfinished(&self) -> Vec<(JobId, Standing)> {
         let mut list: Vec<_> = self.jobs.iter().map(|j| (j.id, j.standing())).collect();
+        let waits = Standing::new(State::Queued, Some(Substate::Waiting));
+        list.extend(self.queues.iter().flat_map(Queue::all_parked).map(|(p, _)| (p.job, waits.clone())));
         list.sort_unstable_by_key(|(id, _)| *id);
         list
     }

@@ -31,6 +31,7 @@ pub mod idle;
 mod ingress;
 mod migrate;
 mod moves;
+mod parking;
 mod place;
 mod random;
 mod replicas;
@@ -128,6 +129,7 @@ pub struct Core {
     told: HashMap<Arc<str>, BTreeSet<(AttemptId, reeve_protocol::wire::RequestId)>>,
     /// A job that does nothing for so long gets a warning; 0: never.
     idle_after_ms: u64,
+    window: parking::Window,
 }
 
 impl Core {
@@ -170,6 +172,7 @@ impl Core {
             deployments: serving::Deployments::default(),
             told: HashMap::new(),
             idle_after_ms: idle::IDLE_AFTER_MS,
+            window: parking::Window::default(),
         };
         for (row, recipe) in loaded.deployments {
             core.deployments.put(row, recipe, now.mono);
@@ -188,6 +191,9 @@ impl Core {
         }
         for message in loaded.messages {
             core.restore_message(message, now);
+        }
+        for waiting in loaded.waiting {
+            core.restore_waiting(now, waiting);
         }
         for (row, tasks) in loaded.jobs {
             core.restore_job(&row, &tasks, now);
@@ -234,6 +240,7 @@ impl Core {
                 self.caller_gone(now, ticket);
             }
             Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
+            Input::Loaded { queue, need, jobs, rows } => self.loaded(now, &queue, need, &jobs, &rows),
             Input::Broker { name, said } => self.broker_said(now, &name, said, step),
             Input::Agent { machine, session, said } => self.agent(now, &machine, session, said, step),
             Input::Call { ticket, caller, call } => {
@@ -351,6 +358,7 @@ impl Core {
             self.note_drained(now);
         }
         self.flush(step);
+        self.park(step);
         self.audit.close(now, self.events.seq(), step);
     }
 

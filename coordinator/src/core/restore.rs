@@ -4,14 +4,29 @@ use super::due::What;
 use crate::cluster::shape::Shape;
 use crate::input::Now;
 use crate::job_manager::{Holder, Job};
-use reeve_protocol::{AttemptId, JobSpec};
+use crate::orchestrator::parked::Owner;
+use crate::store::waiting::Waiting;
+use reeve_protocol::{AttemptId, JobSpec, State, Substate};
 
 impl Core {
+    /// Takes jobs in that wait and were never touched: parked, until the first step asks for those that come next.
+    pub(super) fn restore_waiting(&mut self, now: Now, waiting: Waiting) {
+        let need = self.cluster.shapes.intern_arc(waiting.shape);
+        let Some(q) = self.queues.get_mut(&waiting.queue) else { return };
+        q.count_new(Some(Substate::Waiting), State::Queued, waiting.ids.len());
+        let owner = Owner { uid: waiting.owner_uid, name: waiting.owner };
+        q.parked.insert_all(need, waiting.priority, &owner, waiting.ids, &waiting.times);
+        self.due.push(now.mono, What::Again);
+    }
+
     /// Takes a live job in, with its live tasks, and arms what it waits for.
     pub(super) fn restore_job(&mut self, row: &crate::row::JobRow, tasks: &[crate::row::TaskRow], now: Now) {
         let Ok(spec) = serde_json::from_str::<JobSpec>(&row.spec) else { return };
         let Ok(shape) = Shape::of(&spec) else { return };
         let shape = self.cluster.shapes.intern(shape);
+        if row.array.is_none() && &*row.queue != crate::row::REPLICAS {
+            return self.take_in(now, row, &spec, shape);
+        }
         let Some(mut job) = Job::restore(row, &spec, shape) else { return };
         if let Some(array) = job.array_mut() {
             crate::job_manager::restore_tasks(array, tasks);

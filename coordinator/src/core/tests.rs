@@ -16,6 +16,7 @@ mod git;
 mod gpus;
 mod jobs;
 mod machines;
+mod parking;
 mod queues;
 mod workers;
 mod workers_fail;
@@ -34,6 +35,9 @@ struct World {
     answers: HashMap<Ticket, Result<Reply, Problem>>,
     leased: Vec<crate::effect::Leased>,
     ticket: Ticket,
+    /// What is to be read: answered at once, unless it is held back.
+    loads: Vec<(Arc<str>, u32, Vec<u64>)>,
+    holds_loads: bool,
 }
 
 const MACHINE: &str = "m1";
@@ -68,6 +72,8 @@ impl World {
             answers: HashMap::new(),
             leased: Vec::new(),
             ticket: 0,
+            loads: Vec::new(),
+            holds_loads: false,
         }
     }
 
@@ -101,8 +107,22 @@ impl World {
                 Effect::Send(_, _, frame) => self.sent.push(frame),
                 Effect::Close(_, session, code, _) => self.closed.push((session, code)),
                 Effect::Broker(_, order) => self.orders.push(order),
+                Effect::Load(queue, need, jobs) => self.loads.push((queue, need, jobs)),
             }
         }
+        if !self.holds_loads && !self.loads.is_empty() {
+            self.answer_loads();
+        }
+    }
+
+    fn answer_loads(&mut self) {
+        let loads = std::mem::take(&mut self.loads);
+        let read = |(queue, need, jobs): (Arc<str>, u32, Vec<u64>)| {
+            let rows = jobs.iter().filter_map(|id| self.row(*id).job).map(|row| *row).collect();
+            Input::Loaded { queue, need, jobs, rows }
+        };
+        let inputs = loads.into_iter().map(read).collect();
+        self.feed(inputs);
     }
 
     fn wait(&mut self, ms: u64) {

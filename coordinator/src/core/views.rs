@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 impl Core {
     /// When the oldest job that waits for a slot was submitted.
     pub(super) fn oldest_waiting(&self, q: &Queue) -> Option<i64> {
-        q.oldest().and_then(|id| self.jobs.get(id)).map(|j| j.created_at)
+        let at_hand = q.oldest().and_then(|id| self.jobs.get(id)).map(|j| j.created_at);
+        at_hand.into_iter().chain(q.oldest_parked()).min()
     }
 
     /// One queue as shown.
@@ -56,7 +57,7 @@ impl Core {
             moving_from: q.row.moving_from.as_ref().map(ToString::to_string),
             moving_left: q.drain.as_ref().and_then(|d| d.left).map(|(lying, coming)| lying + coming),
             ingress: q.row.ingress.as_ref().map(|(_, user)| format!("as={user}")),
-            hints: (!q.away.is_empty()).then(|| q.away.len() as u64),
+            hints: (!q.away.is_empty()).then(|| q.away.len()),
             paused_by: q.row.paused_by.as_ref().map(|p| p.by.to_string()),
             paused_why: q.row.paused_by.as_ref().and_then(|p| p.why.clone()),
             paused_at: q.row.paused_by.as_ref().map(|p| Wall(p.at)),
@@ -252,7 +253,11 @@ impl Core {
     /// Why it is not running: the job's own reasons first, then a verdict per machine.
     pub(super) fn why(&self, now: Now, target: Target, stored: &Stored) -> Result<Why, Problem> {
         let say = |text: String| WhyLine { machine: None, text };
-        let Some(job) = self.jobs.get(target.job) else {
+        let parked = self.parked_job(target.job, stored);
+        let Some(job) = self.jobs.get(target.job).or(parked.as_ref()) else {
+            if self.queues.find_parked(target.job).is_some() {
+                return Err(super::calls_jobs::read_again());
+            }
             let row = stored
                 .job
                 .as_ref()

@@ -56,7 +56,11 @@ impl Head {
                             tx.send((session, what)).unwrap();
                         }
                     }
-                    Input::Gone(_) | Input::Tick | Input::Refused { .. } | Input::Broker { .. } => {}
+                    Input::Gone(_)
+                    | Input::Tick
+                    | Input::Refused { .. }
+                    | Input::Broker { .. }
+                    | Input::Loaded { .. } => {}
                 }
             }
         });

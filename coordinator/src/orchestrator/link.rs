@@ -1,6 +1,8 @@
 //! What stands between a queue and its broker: which waiting jobs have a hint there, how the broker is, and the words that
 //! are exchanged with whoever speaks to it. The store stays the truth; a hint that is lost, doubled, late or out of order
 //! changes when a job is looked at, never whether.
+use super::distant::Distant;
+use super::parked::Parked;
 use super::queue::Place;
 use crate::input::Ticket;
 use crate::row::QueueKind;
@@ -195,6 +197,8 @@ pub struct Away {
     needs: BTreeMap<u32, BTreeSet<(Band, u64)>>,
     /// To be given to the broker.
     fresh: BTreeSet<JobId>,
+    /// Those that are parked.
+    pub distant: Distant,
     generation: u64,
     seq: u64,
 }
@@ -203,7 +207,8 @@ impl Away {
     /// From this number on generations and orders are new: none of an earlier life of the coordinator is met again.
     pub fn new(epoch: u64) -> Self {
         let first = epoch << 32;
-        Self { generation: first, seq: first, ..Self::default() }
+        let distant = Distant::new(first);
+        Self { generation: first, seq: first, distant, ..Self::default() }
     }
 
     /// A job waits; again is harmless.
@@ -245,21 +250,32 @@ impl Away {
     }
 
     /// How many stand here.
-    pub fn len(&self) -> usize {
+    pub fn len(&self) -> u64 {
+        self.jobs.len() as u64 + self.distant.len()
+    }
+
+    /// How many of them are in memory.
+    pub fn whole(&self) -> usize {
         self.jobs.len()
     }
 
     /// Whether none does.
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+        self.len() == 0
     }
 
     /// Whether something is to be given to the broker.
     pub fn has_fresh(&self) -> bool {
-        !self.fresh.is_empty()
+        !self.fresh.is_empty() || self.distant.has_fresh()
     }
 
-    /// Every place, in the order of jobs.
+    /// Takes the parked jobs of the queue: all that are parked are to be given to the broker, which may be another now.
+    pub fn take_parked(&mut self, parked: &mut Parked) {
+        self.generation += 1;
+        self.distant.restart(std::mem::take(parked), self.generation);
+    }
+
+    /// Every place of a job in memory, in the order of jobs.
     pub fn places(&self) -> Vec<Place> {
         let mut all: Vec<Place> = self.jobs.values().map(|e| e.place).collect();
         all.sort_unstable_by_key(|p| p.job);
@@ -274,12 +290,22 @@ impl Away {
 
     /// The next few to be given to the broker.
     pub fn publish(&mut self, mono: u64, lineage: &Arc<str>, max: usize) -> Vec<Hint> {
-        let jobs: Vec<JobId> = self.fresh.iter().take(max).copied().collect();
+        let whole = self.fresh.iter().take(max).map(|job| (*job, None));
+        let distant = self.distant.to_give(max).into_iter().map(|place| (place.job, Some(place)));
+        let mut jobs: Vec<(JobId, Option<Place>)> = whole.chain(distant).collect();
+        jobs.sort_unstable_by_key(|(job, _)| *job);
+        jobs.truncate(max);
         let mut hints = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            self.fresh.remove(&job);
+        for (job, distant) in jobs {
             self.seq += 1;
             let seq = self.seq;
+            if let Some(place) = distant {
+                self.distant.give(place, seq, mono);
+                let (generation, band) = (self.distant.generation, Band::of(place.priority));
+                hints.push(Hint { lineage: lineage.clone(), job, generation, seq, band });
+                continue;
+            }
+            self.fresh.remove(&job);
             let Some(entry) = self.jobs.get_mut(&job) else { continue };
             (entry.seq, entry.since) = (seq, Some(mono));
             let (generation, place) = (entry.generation, entry.place);
@@ -293,6 +319,7 @@ impl Away {
 
     /// Everything is to be given to the broker anew: what lay there is gone.
     pub fn again(&mut self) {
+        self.distant.again();
         self.order.clear();
         self.needs.clear();
         for (job, entry) in &mut self.jobs {
@@ -301,9 +328,12 @@ impl Away {
         }
     }
 
-    /// A hint has come: the place it stands for, and those that it passed by so far that they must be lost.
-    pub fn arrived(&mut self, hint: &Hint) -> Vec<Place> {
+    /// A hint has come: the place it stands for, and those that it passed by so far that they must be lost. Of parked jobs
+    /// the places are `parked`, to be read; the second is how many.
+    pub fn arrived(&mut self, hint: &Hint, parked: &mut Parked) -> (Vec<Place>, usize) {
         let mut out = Vec::new();
+        let distant =
+            hint.generation == self.distant.generation && self.distant.arrived(hint.job, hint.band, parked);
         if self.jobs.get(&hint.job).is_some_and(|e| e.generation == hint.generation && e.since.is_some()) {
             out.extend(self.withdraw(hint.job));
         }
@@ -311,7 +341,7 @@ impl Away {
         let lost: Vec<JobId> =
             self.order.range((hint.band, 0)..(hint.band, passed)).map(|(_, job)| *job).collect();
         out.extend(lost.into_iter().filter_map(|job| self.withdraw(job)));
-        out
+        (out, usize::from(distant) + self.distant.lose(hint.band, passed, parked))
     }
 
     /// Takes up to `max` that were given to the broker before `cutoff`, of needs that are not blocked.
@@ -342,14 +372,6 @@ impl Away {
         let jobs: Vec<JobId> = self.fresh.iter().filter(fits).take(max).copied().collect();
         jobs.into_iter().filter_map(|job| self.withdraw(job)).collect()
     }
-
-    /// Takes everything.
-    pub fn drain(&mut self) -> Vec<Place> {
-        let all = self.places();
-        let (generation, seq) = (self.generation, self.seq);
-        *self = Self { generation, seq, ..Self::default() };
-        all
-    }
 }
 
 #[cfg(test)]
@@ -358,6 +380,10 @@ mod tests {
 
     fn place(job: JobId) -> Place {
         Place { priority: 0, job, need: (job % 2) as u32 }
+    }
+
+    fn arrived(away: &mut Away, hint: &Hint) -> Vec<Place> {
+        away.arrived(hint, &mut Parked::default()).0
     }
 
     fn filled(n: u64) -> (Away, Vec<Hint>) {
@@ -373,20 +399,20 @@ mod tests {
     #[test]
     fn a_hint_counts_once_and_a_later_offer_voids_it() {
         let (mut away, hints) = filled(3);
-        assert_eq!(away.arrived(&hints[1]), [place(2)]);
-        assert_eq!(away.arrived(&hints[1]), [], "a duplicate means nothing");
+        assert_eq!(arrived(&mut away, &hints[1]), [place(2)]);
+        assert_eq!(arrived(&mut away, &hints[1]), [], "a duplicate means nothing");
         away.withdraw(1);
         away.offer(place(1));
         away.publish(11, &"l".into(), 10);
-        assert_eq!(away.arrived(&hints[0]), [], "the job was offered again since");
+        assert_eq!(arrived(&mut away, &hints[0]), [], "the job was offered again since");
         assert_eq!(away.len(), 2);
     }
 
     #[test]
     fn a_hint_that_is_passed_by_more_than_the_prefetch_is_lost() {
         let (mut away, hints) = filled(PREFETCH + 2);
-        assert_eq!(away.arrived(&hints[PREFETCH as usize]), [place(PREFETCH + 1)]);
-        let found = away.arrived(&hints[PREFETCH as usize + 1]);
+        assert_eq!(arrived(&mut away, &hints[PREFETCH as usize]), [place(PREFETCH + 1)]);
+        let found = arrived(&mut away, &hints[PREFETCH as usize + 1]);
         assert_eq!(found, [place(PREFETCH + 2), place(1)]);
     }
 
@@ -406,8 +432,8 @@ mod tests {
         let anew = away.publish(20, &"l".into(), 1);
         assert_eq!((anew[0].job, anew[0].generation, away.has_fresh()), (1, hints[0].generation, true));
         assert!(anew[0].seq > hints[1].seq);
-        assert_eq!(away.arrived(&anew[0]), [place(1)]);
-        assert_eq!(away.drain(), [place(2)]);
+        assert_eq!(arrived(&mut away, &anew[0]), [place(1)]);
+        assert_eq!(away.places(), [place(2)]);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Orchestrator: queues. Their order, their bounds, which may hand out next, messages and their leases. Knows jobs by
 //! number, needs by number, and no machine.
 pub mod capability;
+pub mod distant;
 pub mod link;
 pub mod messages;
+pub mod parked;
 pub mod queue;
 
 use link::Link;
+use parked::Owner;
 use queue::{Place, Queue};
+use reeve_protocol::JobId;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -53,6 +57,35 @@ impl Orchestrator {
             return;
         }
         if trusted && queue.trouble.is_none() { queue.away.offer(place) } else { queue.offer(place) }
+    }
+
+    /// Parks a new job, if it is to be parked in that queue: what comes before it is parked, or `window` jobs of its need
+    /// are at hand, all before it. At a broker: as many are there that are in memory.
+    pub fn park(&mut self, name: &str, place: Place, window: usize, owner: &Owner, created_at: i64) -> bool {
+        let Some(queue) = self.queues.get_mut(name) else { return false };
+        let trusted =
+            queue.row.backend.broker().and_then(|b| self.links.get(b)).is_some_and(Link::is_trusted);
+        if trusted && queue.trouble.is_none() {
+            let parks = queue.away.whole() >= window;
+            if parks {
+                queue.away.distant.insert(place, owner, created_at);
+            }
+            return parks;
+        }
+        let parks = queue.parks(place, window);
+        if parks {
+            queue.parked.insert(place, owner, created_at);
+        }
+        parks
+    }
+
+    /// Where a parked job stands, and whose it is.
+    pub fn find_parked(&self, job: JobId) -> Option<(Arc<str>, Place, Owner)> {
+        let found = |q: &Queue| {
+            let found = q.parked.find(job).or_else(|| q.away.distant.find(job));
+            found.map(|(place, owner)| (q.row.name.clone(), place, owner))
+        };
+        self.queues.values().find_map(found)
     }
 
     /// The broker that a queue is kept at.

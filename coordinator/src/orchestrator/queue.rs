@@ -1,6 +1,7 @@
 //! One queue: what waits in it by need and order, who waits for it, and its counters.
 use super::link::Away;
 use super::messages::Messages;
+use super::parked::{Owner, Parked};
 use crate::input::Ticket;
 use crate::row::{QueueKind, QueueRow};
 use reeve_protocol::api::StateCounts;
@@ -67,6 +68,8 @@ pub struct Queue {
     pub rates: Rates,
     /// Waiting jobs that stand at the broker as a hint.
     pub away: Away,
+    /// Waiting jobs whose record is in the store alone.
+    pub parked: Parked,
     /// Why this queue alone cannot be kept at its broker.
     pub trouble: Option<String>,
     /// Messages at the broker when it was last asked.
@@ -83,6 +86,8 @@ pub struct Queue {
     pub room_in: u64,
     /// Ordered by need, so that a need that fits nowhere hides nothing behind it.
     ready: BTreeMap<u32, BTreeSet<(Reverse<i32>, JobId)>>,
+    /// See [`Queue::beyond`].
+    crowds: BTreeMap<u32, usize>,
 }
 
 impl Queue {
@@ -108,6 +113,7 @@ impl Queue {
             waiters: VecDeque::new(),
             rates: Rates::default(),
             away: Away::default(),
+            parked: Parked::default(),
             trouble: None,
             depth: 0,
             room: 0,
@@ -116,6 +122,7 @@ impl Queue {
             told_in: None,
             room_in: 0,
             ready: BTreeMap::new(),
+            crowds: BTreeMap::new(),
         }
     }
 
@@ -131,6 +138,7 @@ impl Queue {
             set.remove(&(Reverse(place.priority), place.job));
             if set.is_empty() {
                 self.ready.remove(&place.need);
+                self.crowds.remove(&place.need);
             }
         }
     }
@@ -140,14 +148,71 @@ impl Queue {
         self.ready.get(&need).is_some_and(|set| set.contains(&(Reverse(priority), job)))
     }
 
-    /// What comes next, leaving out the given needs.
+    /// What comes next, leaving out the given needs. Nothing while that is parked, and being read: its turn is not given
+    /// away (a broker's order is not as strict).
     pub fn first(&self, blocked: &HashSet<u32>) -> Option<Place> {
-        self.ready
+        let (priority, job, need) = self
+            .ready
             .iter()
             .filter(|(need, _)| !blocked.contains(need))
             .filter_map(|(need, set)| set.first().map(|(priority, job)| (*priority, *job, *need)))
-            .min()
-            .map(|(Reverse(priority), job, need)| Place { priority, job, need })
+            .min()?;
+        let strict = !self.parked.is_empty() && self.row.backend.broker().is_none();
+        if strict && self.parked.first(blocked).is_some_and(|parked| parked < (priority, job)) {
+            return None;
+        }
+        Some(Place { priority: priority.0, job, need })
+    }
+
+    /// Whether a new job is to be parked, see [`super::Orchestrator::parks`].
+    pub fn parks(&self, place: Place, window: usize) -> bool {
+        let key = (Reverse(place.priority), place.job);
+        let set = self.ready.get(&place.need);
+        self.parked.first_of(place.need).is_some_and(|first| first < key)
+            || set.is_some_and(|set| set.len() >= window && set.last().is_some_and(|last| *last < key))
+    }
+
+    /// Whether so few jobs of a need are at hand before its first parked one that the next have to be read.
+    pub fn is_low(&self, need: u32, low: usize) -> bool {
+        let Some(parked) = self.parked.first_of(need) else { return false };
+        match self.ready.get(&need) {
+            Some(set) if set.len() > low => {
+                set.last().is_some_and(|last| parked < *last)
+                    && set.range(..parked).take(low + 1).count() <= low
+            }
+            _ => true,
+        }
+    }
+
+    /// The jobs at hand of needs that have more than twice `window`, the last first; as many as are beyond it. Where there
+    /// are many that cannot be parked they are not looked at again before there are twice as many.
+    pub fn beyond(&mut self, window: usize) -> Vec<Place> {
+        let mut found = Vec::new();
+        for (need, set) in &self.ready {
+            let most = self.crowds.get(need).copied().unwrap_or(2 * window);
+            if set.len() > most {
+                self.crowds.insert(*need, 2 * set.len());
+                let last = set.iter().rev().take(set.len() - window);
+                found.extend(last.map(|(Reverse(priority), job)| Place {
+                    priority: *priority,
+                    job: *job,
+                    need: *need,
+                }));
+            } else if most > 2 * window && set.len() <= window {
+                self.crowds.remove(need);
+            }
+        }
+        found
+    }
+
+    /// Every parked job, wherever it stands, and whose it is.
+    pub fn all_parked(&self) -> impl Iterator<Item = (Place, Owner)> {
+        self.parked.iter().chain(self.away.distant.iter())
+    }
+
+    /// When the oldest parked job was submitted, to about a second.
+    pub fn oldest_parked(&self) -> Option<i64> {
+        self.parked.oldest().into_iter().chain(self.away.distant.oldest()).min()
     }
 
     /// Jobs with that need that wait, at hand first; at most so many.
@@ -182,6 +247,8 @@ impl Queue {
         if all.len() < max {
             all.extend(self.away.places().into_iter().map(|p| (Reverse(p.priority), p.job)));
         }
+        all.extend(self.parked.next(max));
+        all.extend(self.away.distant.next(max));
         all.sort_unstable();
         all.into_iter().take(max).map(|(_, job)| job).collect()
     }

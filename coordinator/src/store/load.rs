@@ -1,7 +1,8 @@
 //! What a start reads: live jobs with their live tasks and attempts, queues, machines, and counters of what has ended.
 //! Cost grows with what lives, not with history (the counters come from one covering index).
 use super::Error;
-use super::read::{live_job_rows, task_rows};
+use super::read::{self, task_rows};
+use super::waiting::{Gathering, Waiting};
 use crate::core::Identity;
 use crate::row::{
     Backend, DeploymentRow, JobRow, LiveAttempt, MachineRow, Paused, QueueKind, QueueRow, TaskRow, TokenRow,
@@ -67,7 +68,9 @@ pub struct Loaded {
     pub counts: Vec<(String, StateCounts)>,
     /// Every message.
     pub messages: Vec<MessageMeta>,
-    /// Live jobs with their live tasks.
+    /// Jobs that wait and were never touched.
+    pub waiting: Vec<Waiting>,
+    /// The other live jobs, with their live tasks.
     pub jobs: Vec<(JobRow, Vec<TaskRow>)>,
     /// The newest version of every worker.
     pub workers: Vec<WorkerRow>,
@@ -92,7 +95,7 @@ const QUEUES: &str = "SELECT name, kind, paused, weight, \"limit\", max_len, own
 /// From SQLite, or a value that makes no sense.
 pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Error> {
     let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|n| n as u64);
-    let jobs = live_jobs(db)?;
+    let (waiting, jobs) = live_jobs(db)?;
     let attempts = live_attempts(db, &jobs)?;
     Ok(Loaded {
         identity,
@@ -125,6 +128,7 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         queues: all(db, QUEUES, queue)?,
         counts: counts(db)?,
         messages: messages(db)?,
+        waiting,
         jobs,
         workers: super::workers::newest(db)?,
         versions: super::workers::versions(db)?,
@@ -261,8 +265,11 @@ fn counts(db: &Connection) -> Result<Vec<(String, StateCounts)>, Error> {
     Ok(found.into_iter().collect())
 }
 
-fn live_jobs(db: &Connection) -> Result<Vec<(JobRow, Vec<TaskRow>)>, Error> {
-    let rows = live_job_rows(db)?;
+type Live = Vec<(JobRow, Vec<TaskRow>)>;
+
+fn live_jobs(db: &Connection) -> Result<(Vec<Waiting>, Live), Error> {
+    let mut waiting = Gathering::default();
+    let rows = read::live_jobs(db, |row| waiting.take(row))?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in rows {
         let mut tasks = Vec::new();
@@ -274,7 +281,7 @@ fn live_jobs(db: &Connection) -> Result<Vec<(JobRow, Vec<TaskRow>)>, Error> {
         }
         jobs.push((row, tasks));
     }
-    Ok(jobs)
+    Ok((waiting.finish(), jobs))
 }
 
 /// The current attempts of live jobs and tasks that have not ended. No index holds them: each is found by its key.

@@ -10,6 +10,7 @@ pub mod open;
 pub mod query;
 mod queue_facts;
 pub mod read;
+pub mod waiting;
 pub mod workers;
 pub mod writer;
 

@@ -112,7 +112,11 @@ pub fn is_interrupted(error: &Error) -> bool {
     matches!(error, Error::Sqlite(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted))
 }
 
-fn connect(path: &Path) -> Result<Connection, Error> {
+/// A connection that reads.
+///
+/// # Errors
+/// From SQLite.
+pub fn connect(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.busy_timeout(Duration::from_secs(5))?;
@@ -145,16 +149,35 @@ pub fn job_row(conn: &Connection, id: JobId) -> Result<Option<JobRow>, Error> {
     rows.next()?.map(job_of).transpose()
 }
 
-/// Every job that has not ended, whole, in one pass.
+/// Those of these jobs that there are, whole, in one snapshot.
 ///
 /// # Errors
 /// From SQLite, or a value that makes no sense.
-pub fn live_job_rows(conn: &Connection) -> Result<Vec<JobRow>, Error> {
+pub fn job_rows(conn: &Connection, ids: &[JobId]) -> Result<Vec<JobRow>, Error> {
+    snapshot(conn, |conn| {
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            rows.extend(job_row(conn, *id)?);
+        }
+        Ok(rows)
+    })
+}
+
+/// Every job that has not ended, in one pass: those that `takes` takes in by some columns, the others whole.
+///
+/// # Errors
+/// From SQLite, or a value that makes no sense.
+pub(super) fn live_jobs(
+    conn: &Connection,
+    mut takes: impl FnMut(&Row<'_>) -> Result<bool, Error>,
+) -> Result<Vec<JobRow>, Error> {
     let mut statement = conn.prepare(LIVE_JOBS)?;
     let mut rows = statement.query([])?;
     let mut jobs = Vec::new();
     while let Some(row) = rows.next()? {
-        jobs.push(job_of(row)?);
+        if !takes(row)? {
+            jobs.push(job_of(row)?);
+        }
     }
     Ok(jobs)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Faults and paths that a long run must have met.
-pub const PATHS: [&str; 71] = [
+pub const PATHS: [&str; 72] = [
     "fault: session broken",
     "fault: partition",
     "fault: partition of one direction",
@@ -26,6 +26,7 @@ pub const PATHS: [&str; 71] = [
     "fault: broker frozen",
     "fault: broker flushed",
     "hints at the broker",
+    "parked jobs read",
     "lost",
     "revived after the loss",
     "fence",

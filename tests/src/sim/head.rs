@@ -10,6 +10,7 @@ use reeve_coordinator::input::{AgentSaid, Call, Input, Now};
 use reeve_protocol::api::MessageView;
 use reeve_protocol::{Problem, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Tickets of calls that cancel: the job, and which of its tasks.
 type Cancels = BTreeMap<u64, (u64, Option<(u32, u32)>)>;
@@ -43,7 +44,8 @@ impl World {
         let raw = self.raw();
         self.clock = Steady::since(raw.mono, loaded.at);
         let now = self.clock.read(raw);
-        let core = Core::restore(loaded, format!("{} {}", self.options.seed, self.epoch), now);
+        let mut core = Core::restore(loaded, format!("{} {}", self.options.seed, self.epoch), now);
+        core.set_window(self.options.window);
         let epoch = self.epoch;
         self.note(|| format!("coordinator starts, life {epoch}"));
         self.check(&core);
@@ -187,9 +189,26 @@ impl World {
                 }
                 Effect::Send(machine, session, frame) => self.send(&machine, session, frame),
                 Effect::Broker(_, order) => self.order_broker(order),
+                Effect::Load(queue, need, jobs) => self.load(queue, need, jobs),
                 Effect::Close(..) => {}
             }
         }
+    }
+
+    /// Parked jobs are read now, and come when much else may have happened to them.
+    fn load(&mut self, queue: Arc<str>, need: u32, jobs: Vec<u64>) {
+        self.count.hit("parked jobs read");
+        let mut rows = Vec::new();
+        for job in &jobs {
+            match self.store.job(*job) {
+                Ok(Some(row)) => rows.push(row),
+                Ok(None) => self.fail(format!("job {job} is parked and has no row")),
+                Err(error) => self.fail(format!("the store cannot be read: {error}")),
+            }
+        }
+        let delay = if self.rng.chance(70) { self.rng.below(3) } else { self.rng.below(2_000) };
+        let input = Input::Loaded { queue, need, jobs, rows };
+        self.agenda.at(self.now + delay, Due::Inbox(self.epoch, Box::new(input)));
     }
 
     fn answer(&mut self, ticket: u64, answer: Result<Reply, Problem>) {

@@ -54,6 +54,8 @@ pub struct Options {
     pub calls_ms: u64,
     /// After so many of a hundred writing steps a restart is compared with what lives.
     pub compare_percent: u64,
+    /// Jobs at hand per queue and need: the fewer, the more are parked.
+    pub window: usize,
     /// Keep a history.
     pub trace: bool,
     /// Print it, too.
@@ -74,6 +76,7 @@ impl Options {
             pause_ms: *rng.pick(&[6_000, 15_000, 45_000]),
             calls_ms: *rng.pick(&[1_500, 3_000, 6_000]),
             compare_percent: 5,
+            window: *rng.pick(&[1, 2, 3, 8, 2_048]),
             trace: false,
             print: false,
             sabotage: None,

@@ -6,7 +6,7 @@ use reeve_protocol::api::QueueSettings;
 const BROKER: &str = "fast";
 
 impl World {
-    fn with_broker(kind: &str, cpus: u32) -> Self {
+    pub(super) fn with_broker(kind: &str, cpus: u32) -> Self {
         let mut world = Self::with_machine(cpus);
         let settings = QueueSettings {
             kind: Some(kind.into()),
@@ -18,21 +18,21 @@ impl World {
         world
     }
 
-    fn broker(&mut self, said: Said) {
+    pub(super) fn broker(&mut self, said: Said) {
         self.feed(vec![Input::Broker { name: BROKER.into(), said: vec![said] }]);
     }
 
     /// The hints given to the broker since the last look.
-    fn hints(&mut self) -> Vec<Hint> {
+    pub(super) fn hints(&mut self) -> Vec<Hint> {
         let orders = std::mem::take(&mut self.orders);
         orders.into_iter().flat_map(|o| if let Order::Hints(_, hints) = o { hints } else { vec![] }).collect()
     }
 
-    fn job(&mut self) -> u64 {
+    pub(super) fn job(&mut self) -> u64 {
         self.submit(JobSpec { queue: Some("q".into()), ..spec() }).id
     }
 
-    fn view(&mut self) -> reeve_protocol::api::QueueView {
+    pub(super) fn view(&mut self) -> reeve_protocol::api::QueueView {
         let Ok(Reply::Queues(mut queues)) = self.ask(Call::ListQueues) else { panic!() };
         queues.remove(0)
     }
