@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod bodies;
 mod handing;
+pub mod model;
+pub mod random;
 mod upkeep;
+mod volume;
 
+use crate::eventually_or;
 use crate::http::{Answer, request};
 use crate::server::Server;
 use serde_json::{Value, json};
@@ -15,7 +19,7 @@ pub type Case = (&'static str, fn(&mut Bench));
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
-    [handing::CASES, bodies::CASES, upkeep::CASES].concat()
+    [handing::CASES, bodies::CASES, upkeep::CASES, volume::CASES].concat()
 }
 
 /// A coordinator and the backend to be tried.
@@ -70,15 +74,27 @@ impl Bench {
         request(self.server.socket(), "PUT", &format!("/v1/queues/{name}"), Some(&settings.to_string()))
     }
 
-    /// What the backend says about something.
+    /// What the backend says about something, once it can be asked.
     pub fn says(&self, queue: &str, what: &str) -> String {
-        let view = self.server.get(&format!("/v1/queues/{queue}")).json();
-        view["capabilities"][what].as_str().unwrap_or_else(|| panic!("{what}: {view}")).to_owned()
+        let view = || self.server.get(&format!("/v1/queues/{queue}")).json();
+        let said = || view()["capabilities"][what].as_str().map(str::to_owned);
+        eventually_or(|| format!("{what}: {}", view()), said)
     }
 
     /// Something about a queue.
     pub fn post(&self, queue: &str, what: &str, body: &Value) -> Answer {
         self.server.post(&format!("/v1/queues/{queue}/{what}"), &body.to_string())
+    }
+
+    /// The same with a key: once only.
+    pub fn publish_once(&self, queue: &str, message: &Value, key: &str) -> Answer {
+        let body = message.to_string();
+        let head = format!(
+            "POST /v1/queues/{queue}/messages HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n\
+             idempotency-key: {key}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        crate::http::raw(self.server.socket(), &[head.as_bytes(), body.as_bytes()].concat())
     }
 
     /// Publishes, and gives the number.
