@@ -104,6 +104,19 @@ impl Bench {
         answer.json()["id"].as_str().unwrap().to_owned()
     }
 
+    /// Publishes lines, and gives the lines of the answer.
+    pub fn lines(&self, queue: &str, body: &str, key: Option<&str>) -> Vec<Value> {
+        let key = key.map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
+        let head = format!(
+            "POST /v1/queues/{queue}/messages HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n{key}\
+             content-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = crate::http::raw(self.server.socket(), &[head.as_bytes(), body.as_bytes()].concat());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// Receives, waiting up to so long for the first.
     pub fn receive(&self, queue: &str, max: u32, wait_s: f64) -> Vec<Value> {
         self.receive_for(queue, max, wait_s, 60.0)
