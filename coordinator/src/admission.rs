@@ -38,6 +38,7 @@ const fn adds(call: &Call) -> bool {
         | Call::RegisterJob { .. }
         | Call::RestartJob { .. }
         | Call::Publish { .. }
+        | Call::PublishMany { .. }
         | Call::SetQueue { .. }
         | Call::PutRoutes { .. }
         | Call::PublishRouted { .. }

@@ -5,8 +5,8 @@ use crate::row::{
     ArrayRow, AuditRow, DeploymentRow, JobRow, MachineRow, MessageRow, QueueRow, Standing, WorkerRow,
 };
 use reeve_protocol::api::{
-    Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, Route, Stats, Submitted,
-    Why, WhyLine, WorkerView,
+    Changed, Cleaned, Event, MachineView, Plan, Published, QueueCount, QueueView, RefusedLease, Route, Stats,
+    Submitted, Why, WhyLine, WorkerView,
 };
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, Cause, JobId, Problem, Substate, TaskId};
@@ -286,12 +286,16 @@ pub enum Reply {
     Changed(Changed),
     /// publish, and whether the key had been used for it before.
     Published(Published, bool),
+    /// publish of many: for each its number and whether the key had been used for it before; whether the queue is new.
+    PublishedMany(Vec<Result<(u64, bool), Problem>>, bool),
     /// receive_message from a queue of jobs: `(job, attempt, lease, until)`.
     ReceivedJobs(Vec<(TaskId, u32, String, i64)>),
     /// receive_message from a queue of messages: ids read back by the recorder.
     ReceivedMessages(Vec<reeve_protocol::api::MessageView>),
     /// ack, nack, extend: the message's or job's id.
     Settled(String),
+    /// The same of many leases: how many were settled, and each that was not.
+    SettledMany(u64, Vec<RefusedLease>),
     /// clean_queue. More lies at this broker: so much, as last heard.
     Cleaned(Cleaned, Option<(Arc<str>, u64)>),
     /// count_queue_messages.

@@ -318,6 +318,13 @@ pub enum Call {
         /// What.
         message: Box<NewMessage>,
     },
+    /// `publish` of many messages, each for itself, in one commit; at most 2,000.
+    PublishMany {
+        /// Where.
+        queue: String,
+        /// What.
+        messages: Vec<NewMessage>,
+    },
     /// Orchestrator: `receive_message`; waits in the core until something comes or the time is over.
     ReceiveMessage {
         /// From where.

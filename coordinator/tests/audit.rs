@@ -157,6 +157,20 @@ const CHANGES: &[Row] = &[
         "queue:m messages:1",
     ),
     row("post /v1/queues/{queue}/ack", "/v1/queues/m/ack", r#"{"lease":"LEASE"}"#, "ack", "queue:m 1"),
+    row(
+        "post /v1/queues/{queue}/receive",
+        "/v1/queues/m/receive",
+        r#"{"max":1}"#,
+        "receive_message",
+        "queue:m messages:2",
+    ),
+    row(
+        "post /v1/queues/{queue}/nack",
+        "/v1/queues/m/nack",
+        r#"{"leases":["LEASE","x"]}"#,
+        "nack",
+        "queue:m, 1 settled, 1 refused",
+    ),
     row("post /v1/queues/{queue}/clean", "/v1/queues/m/clean", "", "clean_queue", "queue:m, 1 removed"),
     row(
         "put /v1/workers/{worker}",
@@ -300,6 +314,13 @@ async fn a_thousand_lines_have_one_line_and_repeats_refusals_and_reads_leave_wha
     let first = lines[0]["object"].as_str().unwrap();
     assert!(lines.len() <= 20 && first.starts_with("jobs:1-"), "{} lines, {first}", lines.len());
     assert!(lines.last().unwrap()["object"].as_str().unwrap().contains("900"));
+    let before = head.last().await;
+    let body = "{\"body\":1}\n".repeat(900);
+    let ndjson = "content-type: application/x-ndjson\r\n";
+    let (_, text) = head.ask("POST", "/v1/queues/lines/messages", ndjson, &body).await;
+    let lines = head.audit(before).await;
+    assert!((1..=20).contains(&lines.len()) && text.contains(r#""done":true"#), "{text}");
+    assert!(lines[0]["object"].as_str().unwrap().starts_with("queue:lines messages:1-"), "{}", lines[0]);
     let before = head.last().await;
     let keyed = "content-type: application/json\r\nidempotency-key: k-1\r\n";
     for _ in 0..3 {

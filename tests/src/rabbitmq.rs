@@ -110,6 +110,11 @@ impl RabbitServer {
         format!("amqp://127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The same with TLS; the certificate has to be of `localhost`.
     pub fn tls_url(&self) -> String {
         format!("amqps://localhost:{}", self.tls.expect("it was started with TLS"))

@@ -72,6 +72,30 @@ fn a_consumer_takes_a_job_from_the_queue_the_scheduler_draws_from() {
 }
 
 #[test]
+fn a_file_of_messages_is_published_and_what_was_received_is_settled_together() {
+    let s = Server::start();
+    let file = s.scratch().join("messages.ndjson");
+    let lines =
+        (0..1_500).map(|n| format!("{{\"body\":{n},\"headers\":{{\"k\":\"v\"}}}}\n")).collect::<String>();
+    std::fs::write(&file, lines + "{\"bdy\":1}\n").unwrap();
+    let file = file.to_str().unwrap();
+    for said in ["1,500 published, 1 failed", "line 1501: ", "did you mean \"body\"?"] {
+        let words = ["queue", "publish", "many", "--file", file, "--key", "f-1"];
+        let (code, text) = s.fails(&words);
+        assert!(code == 1 && text.contains(said), "{code} {text}");
+    }
+    assert_eq!(s.get("/v1/queues/many/count").json()["ready"], 1_500, "the key published once");
+    let taken = s.ok(&["queue", "receive", "many", "--max", "1000", "--ack"]);
+    assert_eq!(taken.lines().count(), 1_000);
+    let held = s.ok(&["queue", "receive", "many", "--max", "3"]);
+    let leases: Vec<&str> = held.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(s.ok(&[&["queue", "ack", "many"], &leases[..]].concat()), "3 settled");
+    let (code, text) = s.fails(&[&["queue", "nack", "many"], &leases[..]].concat());
+    assert!(code == 1 && text.contains("none of 3 leases"), "{code} {text}");
+    assert_eq!(s.get("/v1/queues/many/count").json()["ready"], 497);
+}
+
+#[test]
 fn messages_for_anybody() {
     let s = Server::start();
     assert_eq!(s.post("/v1/queues/msgs/messages", r#"{"body":{"a":1}}"#).status, 201);

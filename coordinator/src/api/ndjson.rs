@@ -1,8 +1,6 @@
 //! `submit` of lines: one job a line in, one answer a line out, each after its own commit, bodies and answers overlapping.
-//!
-//! Lines are grouped by what has arrived, never by waiting, so that a slow sender gets each answer at once and a fast
-//! one pays for a commit once in a thousand lines. Several groups are on their way at once; answers keep the order.
 use super::App;
+use super::lines::{GROUP, Lines, pump};
 use super::reply::{Answer, Failure, NDJSON, unexpected};
 use super::request::{BODY, Cx, Pieces};
 use super::stream::{BATCH, Gone, Out, Shape, respond};
@@ -10,20 +8,11 @@ use super::submit::{key_for, part_key, used};
 use crate::effect::Reply;
 use crate::input::{Call, Key};
 use crate::row::Caller;
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::StreamExt;
-use futures_util::future::FutureExt;
-use futures_util::stream::FuturesOrdered;
 use reeve_protocol::api::LineReply;
 use reeve_protocol::error::parse_json;
 use reeve_protocol::{Code, JobId, JobSpec, Problem};
 use std::io::Write;
 use std::sync::Arc;
-
-/// Lines in one call to the engine.
-const GROUP: usize = 1000;
-/// Calls on their way at once: while one commits, the next are parsed and decided.
-const AHEAD: usize = 4;
 
 /// Answers with a stream of `LineReply`.
 pub(super) fn submit(cx: Cx, key: Option<String>) -> Answer {
@@ -60,51 +49,14 @@ struct Group {
 }
 
 impl Batch {
-    async fn run(self, mut body: Pieces, out: Out) -> Result<(), Gone> {
-        let (mut lines, mut flights) = (Lines::default(), FuturesOrdered::new());
-        let (mut open, mut broken) = (true, None);
-        while open || !flights.is_empty() {
-            tokio::select! {
-                biased;
-                Some(answers) = flights.next(), if !flights.is_empty() => out.send(answers).await?,
-                piece = body.next(), if open && flights.len() < AHEAD => match piece {
-                    Ok(Some(piece)) => lines.feed(&piece),
-                    Ok(None) => { open = false; lines.end(); }
-                    Err(failure) => { open = false; broken = Some(failure); }
-                },
-            }
-            // More may have arrived already; only what is not here yet is not waited for.
-            while open && lines.ready() < GROUP && flights.len() < AHEAD {
-                match body.next().now_or_never() {
-                    Some(Ok(Some(piece))) => lines.feed(&piece),
-                    Some(Ok(None)) => {
-                        open = false;
-                        lines.end();
-                    }
-                    Some(Err(failure)) => {
-                        open = false;
-                        broken = Some(failure);
-                    }
-                    None => break,
-                }
-            }
-            while lines.ready() > 0 {
-                if flights.len() >= AHEAD {
-                    let Some(answers) = flights.next().await else { break };
-                    out.send(answers).await?;
-                }
-                let group = self.group(&mut lines);
-                flights.push_back(self.ask(group));
-                // The first look at a call hands it to the engine, which then works while the next group is parsed.
-                if let Some(Some(answers)) = flights.next().now_or_never() {
-                    out.send(answers).await?;
-                }
-            }
-        }
+    async fn run(self, body: Pieces, out: Out) -> Result<(), Gone> {
+        let mut lines = Lines::new(BODY);
+        let broken =
+            pump(body, &out, &mut lines, |lines| self.ask(self.group(lines)), |answers| answers).await?;
         match broken {
             // The line that was being received is answered, so that a sender sees how far it got.
-            Some(Failure(problem)) => {
-                out.line(&LineReply { line: lines.number + 1, id: None, error: Some(problem) }).await
+            Some(problem) => {
+                out.line(&LineReply { line: lines.number() + 1, id: None, error: Some(problem) }).await
             }
             None => Ok(()),
         }
@@ -112,8 +64,7 @@ impl Batch {
 
     fn group(&self, lines: &mut Lines) -> Group {
         let mut group = Group::default();
-        while group.slots.len() < GROUP {
-            let Some((number, line)) = lines.next() else { break };
+        for (number, line) in lines.portion() {
             let slot = match line.and_then(|line| self.read(number, &line)) {
                 Ok(Ok(keyed)) => {
                     group.specs.push(keyed);
@@ -198,119 +149,9 @@ fn write_lines(answers: impl Iterator<Item = (u64, Result<JobId, Problem>)>) -> 
     out
 }
 
-/// Cuts what arrives into lines. Blank lines are counted and skipped.
-#[derive(Debug, Default)]
-struct Lines {
-    buffer: BytesMut,
-    /// Bytes at the front that hold whole lines.
-    whole: usize,
-    /// Line feeds among them.
-    feeds: usize,
-    /// The last line given out.
-    number: u64,
-    /// The rest of a line that was refused for its length is still to come.
-    skipping: bool,
-    ended: bool,
-}
-
-impl Lines {
-    #[expect(
-        clippy::naive_bytecount,
-        reason = "the compiler makes vector instructions of it; a crate would not be faster"
-    )]
-    fn feed(&mut self, mut piece: &[u8]) {
-        if self.skipping {
-            let Some(at) = piece.iter().position(|b| *b == b'\n') else { return };
-            piece = &piece[at + 1..];
-            self.skipping = false;
-        }
-        let before = self.buffer.len();
-        self.buffer.extend_from_slice(piece);
-        self.feeds += piece.iter().filter(|b| **b == b'\n').count();
-        if let Some(at) = piece.iter().rposition(|b| *b == b'\n') {
-            self.whole = before + at + 1;
-        }
-    }
-
-    /// Nothing more comes: the last line needs no line feed.
-    fn end(&mut self) {
-        self.ended = true;
-    }
-
-    /// Lines that can be taken now.
-    fn ready(&self) -> usize {
-        let rest = self.buffer.len() - self.whole;
-        self.feeds + usize::from(rest > BODY || (self.ended && rest > 0))
-    }
-
-    /// The next line that is not blank, with its number from 1.
-    fn next(&mut self) -> Option<(u64, Result<Bytes, Problem>)> {
-        loop {
-            let line = if self.feeds > 0 {
-                let end = self.buffer[..self.whole].iter().position(|b| *b == b'\n')?;
-                let line = self.buffer.split_to(end).freeze();
-                self.buffer.advance(1);
-                self.whole -= end + 1;
-                self.feeds -= 1;
-                line
-            } else if self.ready() > 0 {
-                // Either the end, or too long before its end is even seen.
-                self.skipping = !self.ended;
-                self.whole = 0;
-                self.buffer.split().freeze()
-            } else {
-                return None;
-            };
-            self.number += 1;
-            if line.len() > BODY {
-                let problem = Problem::new(Code::TooLarge, format!("the line is longer than {BODY} bytes"));
-                return Some((self.number, Err(problem)));
-            }
-            if !line.iter().all(u8::is_ascii_whitespace) {
-                return Some((self.number, Ok(line)));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn all(lines: &mut Lines) -> Vec<(u64, String)> {
-        let mut seen = Vec::new();
-        while let Some((number, line)) = lines.next() {
-            seen.push((number, line.map_or_else(|p| p.code, |l| String::from_utf8_lossy(&l).into_owned())));
-        }
-        seen
-    }
-
-    #[test]
-    fn lines_survive_any_cutting_and_blank_ones_are_only_counted() {
-        let text = b"one\n\n  \ntwo\r\nthree";
-        let wanted = vec![(1, "one".to_owned()), (4, "two\r".to_owned()), (5, "three".to_owned())];
-        for cut in 1..text.len() {
-            let (mut lines, mut seen) = (Lines::default(), Vec::new());
-            for piece in text.chunks(cut) {
-                lines.feed(piece);
-                seen.extend(all(&mut lines));
-            }
-            lines.end();
-            seen.extend(all(&mut lines));
-            assert_eq!(seen, wanted, "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_line_without_an_end_is_refused_before_it_fills_the_memory_and_the_next_is_read() {
-        let mut lines = Lines::default();
-        lines.feed(&vec![b'x'; BODY + 1]);
-        assert_eq!(all(&mut lines), [(1, "too-large".to_owned())]);
-        lines.feed(&vec![b'x'; BODY]);
-        assert!(lines.buffer.is_empty(), "the rest of it is dropped as it comes");
-        lines.feed(b"xx\nnext\n");
-        assert_eq!(all(&mut lines), [(2, "next".to_owned())]);
-    }
 
     #[test]
     fn answers_keep_the_order_of_the_lines() {

@@ -51,7 +51,7 @@ operations! {
     "get" "/v1/queues" "Every queue." [] "" -> "QueueList";
     "get" "/v1/queues/{queue}" "A queue." [] "" -> "Queue";
     "put" "/v1/queues/{queue}" "Make a queue or change its settings." [] "QueueSettings" -> "Queue";
-    "post" "/v1/queues/{queue}/messages" "publish: a message, or a job; the fields say which." [] "PublishRequest" -> "Published";
+    "post" "/v1/queues/{queue}/messages" "publish: a message, or a job; the fields say which. As application/x-ndjson, a message a line; the answer is then lines of PublishedLines, and of errors by line." [] "PublishRequest" -> "Published";
     "post" "/v1/queues/{queue}/receive" "receive_message, waiting for one if asked to." [] "ReceiveRequest" -> "Received";
     "post" "/v1/queues/{queue}/ack" "Done: remove it, or complete the job." [] "LeaseRequest" -> "Settled";
     "post" "/v1/queues/{queue}/nack" "Not done: back into the queue." [] "LeaseRequest" -> "Settled";
@@ -235,8 +235,13 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("Published", "id:text queue:text seq:int created:bool"),
     ("ReceiveRequest", "max:int wait_s:number lease_s:number"),
     ("Received", "items:[any]"),
-    ("LeaseRequest", "lease:text result:any delay_s:number? lease_s:number? error:text?"),
-    ("Settled", "ok:bool id:text"),
+    ("LeaseRequest", "lease:text? leases:[text]? result:any delay_s:number? lease_s:number? error:text?"),
+    ("Settled", "ok:bool id:text? settled:int? refused:[RefusedLease]?"),
+    ("RefusedLease", "lease:text error:Problem"),
+    (
+        "PublishedLines",
+        "from:int to:int published:int replayed:int? failed:int? first:text? last:text? seq:int created:bool? done:bool?",
+    ),
     ("PauseRequest", "reason:text?"),
     ("MigrateRequest", "to:text"),
     ("ReturnRequest", "ids:[text]? dry_run:bool"),

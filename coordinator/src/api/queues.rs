@@ -4,32 +4,26 @@ use super::jobs::{check_size, view};
 use super::listing::{SEARCH, asker, parse};
 use super::reply::{Answer, Failure, json, json_with, missing, unexpected};
 use super::request::{Cx, millis};
-use super::submit::{self, key_of, replayed, reused};
 use crate::effect::Reply;
-use crate::input::{Call, Key, NewMessage, Settle};
+use crate::input::{Call, Settle};
 use crate::orchestrator::link::Incoming;
 use crate::row::{Backend, Caller, MessageRow, QueueKind};
-use crate::store::query::{base64, records, sets};
-use crate::store::read;
+use crate::store::query::{records, sets};
 use axum::http::StatusCode;
 use reeve_protocol::api::{
     CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, MigrateRequest, PauseRequest,
-    PublishRequest, Published, QueueSettings, QueueView, ReceiveRequest, Received, Total,
+    QueueSettings, QueueView, ReceiveRequest, Received, SettledMany, Total,
 };
-use reeve_protocol::error::parse_json;
-use reeve_protocol::spec_check::{MAX_MESSAGE, check_name};
+use reeve_protocol::spec_check::check_name;
 use reeve_protocol::time::Wall;
-use reeve_protocol::token::sha256_hex;
-use reeve_protocol::{Code, JobSpec, Problem};
+use reeve_protocol::{Code, Problem};
 use serde_json::json;
-use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A message of the largest size, in whatever way JSON may write it.
-pub(super) const MESSAGE_BODY: usize = 8 * MAX_MESSAGE;
+/// Leases in one request.
+const LEASES: usize = 1000;
 /// Longest delay or life of a message: the same ten years as everywhere.
-const YEARS: f64 = 315_360_000.0;
+pub(super) const YEARS: f64 = 315_360_000.0;
 
 /// `GET /v1/queues`.
 pub(super) async fn list(cx: Cx) -> Answer {
@@ -139,109 +133,6 @@ fn one_queue(reply: Reply) -> Answer {
     }
 }
 
-/// `POST /v1/queues/{queue}/messages`: the fields of the body say whether it is a message or a job.
-pub(super) async fn publish(cx: Cx) -> Answer {
-    let (app, caller, queue) = begin(&cx)?;
-    let key = key_of(&cx.parts.headers)?;
-    super::request::expect_json(&cx.parts.headers)?;
-    let body = cx.bytes(MESSAGE_BODY).await?;
-    let fields: BTreeMap<String, Box<RawValue>> = parse_json(&body)?;
-    let has = |names: &[&str]| names.iter().any(|name| fields.contains_key(*name));
-    match (has(&["body", "body_text", "body_base64"]), has(&["command", "worker", "git"])) {
-        (true, _) => publish_message(&app, &caller, queue, parse_json(&body)?, key).await,
-        (false, true) => publish_job(&app, &caller, queue, parse_json(&body)?, key).await,
-        (false, false) => {
-            let problem = Problem::new(Code::BadValue, "the body is neither a message nor a job");
-            Err(problem
-                .hint("a message has body, body_text or body_base64; a job has command, worker or git")
-                .into())
-        }
-    }
-}
-
-async fn publish_job(
-    app: &App,
-    caller: &Caller,
-    queue: String,
-    mut spec: JobSpec,
-    key: Option<String>,
-) -> Answer {
-    if spec.queue.as_ref().is_some_and(|other| *other != queue) {
-        return Err(Problem::new(Code::BadValue, format!("the body names another queue than {queue}")).into());
-    }
-    spec.queue = Some(queue);
-    spec.validate()?;
-    submit::one(app, caller, spec, key).await
-}
-
-async fn publish_message(
-    app: &App,
-    caller: &Caller,
-    queue: String,
-    request: PublishRequest,
-    key: Option<String>,
-) -> Answer {
-    let canonical = serde_json::to_vec(&request).unwrap_or_default();
-    let key = key.map(|key| Key { key, digest: sha256_hex(&canonical) });
-    let message = Box::new(message_of(request, key.clone())?);
-    if let Some(key) = &key {
-        match app.reads.point(|conn| read::message_by_key(conn, caller.uid, &queue, &key.key))? {
-            Some((id, digest)) if digest == key.digest => {
-                let published = Published { id: id.to_string(), queue, seq: app.seq(), created: false };
-                return Ok(replayed(json(&published)));
-            }
-            Some((id, _)) => return Err(reused(&format!("message {id}"))),
-            None => {}
-        }
-    }
-    match app.ask(caller, Call::Publish { queue, message }).await? {
-        Reply::Published(published, false) => Ok(json_with(StatusCode::CREATED, &published)),
-        Reply::Published(published, true) => Ok(replayed(json(&published))),
-        other => Err(unexpected(&other)),
-    }
-}
-
-pub(super) fn message_of(request: PublishRequest, key: Option<Key>) -> Result<NewMessage, Failure> {
-    let (kind, body): (u8, Vec<u8>) = match (request.body, request.body_text, request.body_base64) {
-        (Some(value), None, None) => (0, value.to_string().into_bytes()),
-        (None, Some(text), None) => (1, text.into_bytes()),
-        (None, None, Some(code)) => match base64::decode(&code) {
-            Some(bytes) => (2, bytes),
-            None => return Err(Problem::new(Code::BadValue, "body_base64 is not base64 with padding").into()),
-        },
-        (None, None, None) => (0, b"null".to_vec()),
-        _ => {
-            return Err(Problem::new(
-                Code::BadValue,
-                "only one of body, body_text and body_base64 may be given",
-            )
-            .into());
-        }
-    };
-    if body.len() > MAX_MESSAGE {
-        return Err(
-            Problem::new(Code::TooLarge, format!("a message takes at most {MAX_MESSAGE} bytes")).into()
-        );
-    }
-    if request.headers.len() > 64
-        || request.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > 16 * 1024
-    {
-        return Err(Problem::new(Code::TooLarge, "headers take at most 64 pairs and 16 KiB").into());
-    }
-    if !(-1_000_000..=1_000_000).contains(&request.priority) {
-        return Err(Problem::new(Code::OutOfRange, "priority must be between -1000000 and 1000000").into());
-    }
-    Ok(NewMessage {
-        kind,
-        body: body.into(),
-        headers: json!(request.headers).to_string().into(),
-        priority: request.priority,
-        delay_ms: request.delay_s.map_or(Ok(0), |s| millis("delay_s", s, 0.0..=YEARS))?,
-        ttl_ms: request.ttl_s.map(|s| millis("ttl_s", s, 0.001..=YEARS)).transpose()?,
-        key,
-    })
-}
-
 /// `POST /v1/queues/{queue}/receive`.
 pub(super) async fn receive_message(cx: Cx) -> Answer {
     let (app, caller, queue) = begin(&cx)?;
@@ -295,18 +186,45 @@ pub(super) async fn extend(cx: Cx) -> Answer {
 async fn settle(cx: Cx, how: Settle) -> Answer {
     let (app, caller, queue) = begin(&cx)?;
     let request: LeaseRequest = cx.json().await?;
-    if request.lease.is_empty() || request.lease.len() > 256 {
-        return Err(Problem::new(Code::BadValue, "lease is missing")
-            .hint("give the lease that receive answered with")
-            .into());
-    }
+    check_leases(&request)?;
     check_size("result", request.result.as_ref())?;
     request.delay_s.map(|s| millis("delay_s", s, 0.0..=YEARS)).transpose()?;
     request.lease_s.map(|s| millis("lease_s", s, 1.0..=86_400.0)).transpose()?;
     match app.ask(&caller, Call::Settle { queue, how, request: Box::new(request) }).await? {
         Reply::Settled(id) => Ok(json(&json!({"ok": true, "id": id}))),
+        // Nothing was changed: as with one lease.
+        Reply::SettledMany(0, refused) if !refused.is_empty() => {
+            let mut problem = refused[0].error.clone();
+            problem.detail =
+                format!("none of {} leases was settled; of the first: {}", refused.len(), problem.detail);
+            Err(problem.into())
+        }
+        Reply::SettledMany(settled, refused) => {
+            Ok(json(&SettledMany { ok: refused.is_empty(), settled, refused }))
+        }
         other => Err(unexpected(&other)),
     }
+}
+
+fn check_leases(request: &LeaseRequest) -> Result<(), Failure> {
+    let all = || request.leases.iter().chain(Some(&request.lease).filter(|_| request.leases.is_empty()));
+    if all().any(|lease| lease.is_empty() || lease.len() > 256) {
+        return Err(Problem::new(Code::BadValue, "lease is missing")
+            .hint("give the lease that receive answered with")
+            .into());
+    }
+    if request.leases.is_empty() {
+        return Ok(());
+    }
+    if request.leases.len() > LEASES {
+        return Err(Problem::new(Code::TooLarge, format!("a request takes at most {LEASES} leases")).into());
+    }
+    if !request.lease.is_empty() || request.result.is_some() {
+        return Err(Problem::new(Code::BadValue, "leases stands in place of lease, and takes no result")
+            .hint("settle what has a result by itself: {\"lease\":\"..\",\"result\":..}")
+            .into());
+    }
+    Ok(())
 }
 
 /// `POST /v1/queues/{queue}/clean`.
@@ -415,7 +333,7 @@ fn outside_view(queue: &str, m: Incoming) -> Result<MessageView, Failure> {
     Ok(view)
 }
 
-fn begin(cx: &Cx) -> Result<(Arc<App>, Caller, String), Failure> {
+pub(super) fn begin(cx: &Cx) -> Result<(Arc<App>, Caller, String), Failure> {
     cx.query(&[])?;
     Ok((cx.app.clone(), cx.caller.clone(), name_of(cx)?))
 }
@@ -423,37 +341,4 @@ fn begin(cx: &Cx) -> Result<(Arc<App>, Caller, String), Failure> {
 pub(super) fn name_of(cx: &Cx) -> Result<String, Failure> {
     check_name("queue", cx.param(0))?;
     Ok(cx.param(0).to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(json: &str) -> Result<NewMessage, String> {
-        message_of(serde_json::from_str(json).unwrap(), None).map_err(|f| f.0.code)
-    }
-
-    #[test]
-    fn a_message_has_exactly_one_body_and_keeps_its_kind() {
-        let json = message(r#"{"body":{"a":1},"headers":{"k":"v"},"delay_s":1.5}"#).unwrap();
-        assert_eq!(
-            (json.kind, &*json.body, &*json.headers, json.delay_ms),
-            (0, &br#"{"a":1}"#[..], r#"{"k":"v"}"#, 1500)
-        );
-        assert_eq!(message(r#"{"body_text":"hi"}"#).unwrap().kind, 1);
-        let bytes = message(r#"{"body_base64":"AP8="}"#).unwrap();
-        assert_eq!((bytes.kind, &*bytes.body), (2, &[0u8, 255][..]));
-        assert_eq!(message(r#"{"body":null}"#).unwrap().body.as_ref(), b"null");
-        for (json, code) in [
-            (r#"{"body":1,"body_text":"x"}"#, "bad-value"),
-            (r#"{"body_base64":"!"}"#, "bad-value"),
-            (r#"{"body":1,"priority":2000000}"#, "out-of-range"),
-            (r#"{"body":1,"ttl_s":0}"#, "out-of-range"),
-            (r#"{"body":1,"delay_s":-1}"#, "out-of-range"),
-        ] {
-            assert_eq!(message(json).unwrap_err(), code, "{json}");
-        }
-        let large = format!(r#"{{"body_text":"{}"}}"#, "x".repeat(MAX_MESSAGE + 1));
-        assert_eq!(message(&large).unwrap_err(), "too-large");
-    }
 }

@@ -1,8 +1,8 @@
 //! The table of paths. The description in `openapi` and the hints for mistyped paths are made from the same table.
 use super::reply::Failure;
 use super::{
-    App, artifacts, events, jobs, listing, logs, machines, metrics, openapi, plans, queues, routing, stats,
-    submit, views, workers,
+    App, artifacts, events, jobs, listing, logs, machines, metrics, openapi, plans, publish, queues, routing,
+    stats, submit, views, workers,
 };
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -51,7 +51,7 @@ table! {
     "/v1/plans/{plan}/run" ["post"], post(plans::run);
     "/v1/queues" ["get"], get(queues::list);
     "/v1/queues/{queue}" ["get", "put"], get(queues::show).put(queues::set);
-    "/v1/queues/{queue}/messages" ["post"], post(queues::publish);
+    "/v1/queues/{queue}/messages" ["post"], post(publish::publish);
     "/v1/queues/{queue}/receive" ["post"], post(queues::receive_message);
     "/v1/queues/{queue}/ack" ["post"], post(queues::ack);
     "/v1/queues/{queue}/nack" ["post"], post(queues::nack);

@@ -1,5 +1,6 @@
 //! Messages that go where their labels say, and those that were given up.
-use super::queues::{items, message_of, name_of};
+use super::publish::{MESSAGE_BODY, message_of};
+use super::queues::{items, name_of};
 use super::reply::{Answer, Failure, json, json_with, unexpected};
 use super::request::Cx;
 use super::submit::{key_of, replayed, reused};
@@ -73,7 +74,7 @@ pub(super) async fn publish(cx: Cx) -> Answer {
     cx.query(&[])?;
     let (app, caller) = (cx.app.clone(), cx.caller.clone());
     let key = key_of(&cx.parts.headers)?;
-    let request: RoutedRequest = cx.json_within(super::queues::MESSAGE_BODY).await?;
+    let request: RoutedRequest = cx.json_within(MESSAGE_BODY).await?;
     let canonical = serde_json::to_vec(&request).unwrap_or_default();
     let key = key.map(|key| Key { key, digest: sha256_hex(&canonical) });
     let labels = request.labels;

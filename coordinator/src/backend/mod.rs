@@ -5,6 +5,9 @@ mod redis;
 pub mod settings;
 mod supervisor;
 
+pub use rabbitmq::Rabbit;
+pub use redis::Redis;
+
 use crate::engine::Handle;
 use crate::orchestrator::link::{Hint, Incoming, Order, Tag};
 use crate::row::{MessageRow, QueueKind};
@@ -185,8 +188,8 @@ impl Backends {
         let settings = self.find(name)?;
         let queue: Arc<str> = queue.into();
         let tried = match settings.scheme {
-            Scheme::Redis => self.try_with::<redis::Redis>(&settings, &queue, kind).await,
-            Scheme::Amqp => self.try_with::<rabbitmq::Rabbit>(&settings, &queue, kind).await,
+            Scheme::Redis => self.try_with::<Redis>(&settings, &queue, kind).await,
+            Scheme::Amqp => self.try_with::<Rabbit>(&settings, &queue, kind).await,
         };
         tried.map_err(|trouble| {
             Problem::new(Code::BackendUnusable, format!("backend {settings} cannot be used: {trouble}"))
@@ -241,8 +244,8 @@ impl Backends {
         };
         let task = engine.runtime.spawn(async move {
             match supervisor.settings.as_ref().map(|s| s.scheme) {
-                Ok(Scheme::Redis) => supervisor.run::<redis::Redis>(work).await,
-                Ok(Scheme::Amqp) => supervisor.run::<rabbitmq::Rabbit>(work).await,
+                Ok(Scheme::Redis) => supervisor.run::<Redis>(work).await,
+                Ok(Scheme::Amqp) => supervisor.run::<Rabbit>(work).await,
                 Err(_) => supervisor.refuse(work).await,
             }
         });

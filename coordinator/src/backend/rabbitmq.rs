@@ -37,11 +37,14 @@ const PUBLISH: usize = 1_000;
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A connected RabbitMQ.
-pub(super) struct Rabbit {
+pub struct Rabbit {
     publishing: Arc<Connection>,
     consuming: Arc<Connection>,
     cuts: [wire::Cut; 2],
     channel: Channel,
+    /// The server has refused something on the channel. A channel whose queue was full by a policy goes on being refused
+    /// when the policy is taken away (seen with 3.10): a new one is not.
+    is_refused: bool,
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
     canary: ShortString,
     kept: BTreeMap<Arc<str>, Names>,
@@ -89,8 +92,7 @@ impl Backend for Rabbit {
         let cuts = [publishing.cut, consuming.cut];
         let parts = async {
             let (version, major) = judge(&publishing.product, &publishing.version)?;
-            let channel = publishing.connection.create_channel().await.map_err(|e| broker(&e))?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|e| broker(&e))?;
+            let channel = confirming(&publishing.connection).await?;
             let (canary, canaries) = nest(&consuming.connection).await.map_err(|e| broker(&e))?;
             Ok((version, major, channel, canary, canaries))
         };
@@ -125,6 +127,7 @@ impl Backend for Rabbit {
             consuming,
             cuts,
             channel,
+            is_refused: false,
             events,
             canary,
             kept: BTreeMap::new(),
@@ -150,6 +153,9 @@ impl Backend for Rabbit {
 
     async fn keep(&mut self, queue: &Arc<str>, kind: QueueKind) -> Result<bool, Trouble> {
         let names = Names::new(&self.prefix, queue, kind)?;
+        if std::mem::take(&mut self.is_refused) {
+            self.channel = confirming(&self.publishing).await?;
+        }
         let is_new = self.ask(|answer| Command::Keep(queue.clone(), kind, names.clone(), answer)).await?;
         self.kept.insert(queue.clone(), names);
         Ok(is_new)
@@ -232,6 +238,13 @@ impl Backend for Rabbit {
     }
 }
 
+/// A channel on which what is published is confirmed.
+async fn confirming(connection: &Connection) -> Result<Channel, Trouble> {
+    let channel = connection.create_channel().await.map_err(|e| broker(&e))?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|e| broker(&e))?;
+    Ok(channel)
+}
+
 fn ended() -> Trouble {
     Trouble::Broker("the connection has ended".to_owned())
 }
@@ -304,10 +317,12 @@ impl Rabbit {
             }
             Ok(())
         };
-        tokio::select! {
+        let done = tokio::select! {
             done = publishing => done,
             trouble = wrong(events) => Err(trouble),
-        }
+        };
+        self.is_refused |= matches!(done, Err(Trouble::Queue(..)));
+        done
     }
 }
 

@@ -53,7 +53,7 @@ impl Streams {
 }
 
 /// A connected Redis.
-pub(super) struct Redis {
+pub struct Redis {
     conn: MultiplexedConnection,
     reader: Reader,
     kept: BTreeMap<Arc<str>, Streams>,

@@ -110,7 +110,7 @@ impl Core {
             // Faster than the word that the broker has it.
             Some((id, Where::Outgoing(_))) => {
                 if let Some(q) = self.queues.get_mut(queue) {
-                    q.messages.put(id, Where::Ready);
+                    q.messages.arrived(id);
                 }
                 step.facts.push(Fact::MessageArrived(id));
                 return;

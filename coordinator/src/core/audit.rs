@@ -148,7 +148,9 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         Call::UpdateJobStatus { target, .. } => ("update_job_status", job(*target)),
         Call::RestartJob { target, .. } => ("restart_job", job(*target)),
         Call::HoldJob { target, hold, .. } => (if *hold { "hold" } else { "release" }, job(*target)),
-        Call::Publish { queue: name, .. } => ("publish", queue(name)),
+        Call::Publish { queue: name, .. } | Call::PublishMany { queue: name, .. } => {
+            ("publish", queue(name))
+        }
         Call::ReceiveMessage { queue: name, .. } => ("receive_message", queue(name)),
         Call::Settle { queue: name, how, .. } => (
             match how {
@@ -208,10 +210,28 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
 fn outcome(object: &str, reply: &Reply) -> Option<String> {
     Some(match reply {
         // The key was used before: the change has its line already.
-        Reply::Submitted(_, true) | Reply::Published(_, true) | Reply::Fanned(_, true) => return None,
+        Reply::Submitted(_, true)
+        | Reply::Published(_, true)
+        | Reply::Fanned(_, true)
+        | Reply::SettledMany(0, _) => {
+            return None;
+        }
         Reply::ReceivedJobs(jobs) if jobs.is_empty() => return None,
         Reply::ReceivedMessages(messages) if messages.is_empty() => return None,
         Reply::Many(results, _) if results.iter().all(Result::is_err) => return None,
+        Reply::PublishedMany(results, _) => {
+            let new = results.iter().filter_map(|r| r.as_ref().ok()).filter(|(_, again)| !again);
+            let done = span(" messages", new.map(|(id, _)| *id));
+            if done.ends_with(":none") {
+                return None;
+            }
+            match results.iter().filter(|r| r.is_err()).count() {
+                0 => format!("{object}{done}"),
+                failed => format!("{object}{done}, {failed} refused"),
+            }
+        }
+        Reply::SettledMany(n, refused) if refused.is_empty() => format!("{object}, {n} settled"),
+        Reply::SettledMany(n, refused) => format!("{object}, {n} settled, {} refused", refused.len()),
         Reply::Submitted(submitted, false) => format!("job:{}", submitted.id),
         Reply::Many(results, _) => {
             let done = span("jobs", results.iter().filter_map(|r| r.as_ref().ok()).copied());

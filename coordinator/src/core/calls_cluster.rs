@@ -121,7 +121,7 @@ impl Core {
         }))
     }
 
-    fn remember(&mut self, uid: u32, key: &(String, String), id: u64) {
+    pub(super) fn remember(&mut self, uid: u32, key: &(String, String), id: u64) {
         let name = (uid, key.0.clone());
         self.recent.insert(name.clone(), (key.1.clone(), id));
         self.recent_order.push_back(name);

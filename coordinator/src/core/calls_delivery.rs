@@ -27,25 +27,75 @@ impl Core {
         message: NewMessage,
         step: &mut Step,
     ) -> Result<Reply, Problem> {
-        let memory = message.key.as_ref().map(|k| (caller.uid, format!("{queue}\0{}", k.key)));
-        if let (Some(memory), Some(key)) = (&memory, &message.key)
-            && let Some((digest, id)) = self.recent.get(memory)
-        {
-            if *digest != key.digest {
-                return Err(Problem::new(Code::KeyReused, "the key was used for another message")
-                    .hint("use a new key for a new message"));
-            }
+        if let Some(id) = self.published_before(caller, queue, &message)? {
             let published =
                 Published { id: id.to_string(), queue: queue.to_owned(), seq: self.seq(), created: false };
             return Ok(Reply::Published(published, true));
         }
         let created = self.queue_for(now, caller, queue, QueueKind::Messages, step)?;
+        let id = self.publish_one(now, caller, queue, message, step)?;
+        let seq = self.events.note(now.wall, "message", queue, "published", &caller.actor());
+        Ok(Reply::Published(Published { id: id.to_string(), queue: queue.to_owned(), seq, created }, false))
+    }
+
+    /// `publish` of many, each for itself: what the queue has no room for is refused, the others are taken.
+    pub(super) fn publish_many(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        messages: Vec<NewMessage>,
+        step: &mut Step,
+    ) -> Result<Reply, Problem> {
+        let created = self.queue_for(now, caller, queue, QueueKind::Messages, step)?;
+        let (mut results, mut new) = (Vec::with_capacity(messages.len()), 0);
+        for message in messages {
+            results.push(match self.published_before(caller, queue, &message) {
+                Ok(Some(id)) => Ok((id, true)),
+                Ok(None) => self.publish_one(now, caller, queue, message, step).map(|id| {
+                    new += 1;
+                    (id, false)
+                }),
+                Err(problem) => Err(problem),
+            });
+        }
+        if new > 0 {
+            let what = ("message", queue, "published");
+            self.events.note_many(now.wall, what, new, &caller.actor());
+        }
+        Ok(Reply::PublishedMany(results, created))
+    }
+
+    /// The message that this key published, if it is remembered here.
+    fn published_before(
+        &self,
+        caller: &Caller,
+        queue: &str,
+        message: &NewMessage,
+    ) -> Result<Option<u64>, Problem> {
+        let Some(key) = &message.key else { return Ok(None) };
+        match self.recent.get(&(caller.uid, format!("{queue}\0{}", key.key))) {
+            None => Ok(None),
+            Some((digest, id)) if *digest == key.digest => Ok(Some(*id)),
+            Some(_) => Err(Problem::new(Code::KeyReused, "the key was used for another message")
+                .hint("use a new key for a new message")),
+        }
+    }
+
+    /// Gives a message a number and puts it into a queue that is there, if there is room.
+    fn publish_one(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        message: NewMessage,
+        step: &mut Step,
+    ) -> Result<u64, Problem> {
         self.check_room(queue, 1)?;
         let id = self.next_message;
         self.next_message += 1;
-        if let (Some(memory), Some(key)) = (memory, &message.key) {
-            self.recent.insert(memory.clone(), (key.digest.clone(), id));
-            self.recent_order.push_back(memory);
+        if let Some(key) = &message.key {
+            self.remember(caller.uid, &(format!("{queue}\0{}", key.key), key.digest.clone()), id);
             step.facts.push(Fact::MessageKeyUsed {
                 owner_uid: caller.uid,
                 queue: queue.into(),
@@ -56,8 +106,7 @@ impl Core {
             });
         }
         self.enter_message(now, caller, queue, id, message, step);
-        let seq = self.events.note(now.wall, "message", queue, "published", &caller.actor());
-        Ok(Reply::Published(Published { id: id.to_string(), queue: queue.to_owned(), seq, created }, false))
+        Ok(id)
     }
 
     /// Puts a message into a queue that is there: at hand, delayed, or on its way to the queue's broker.
@@ -238,7 +287,7 @@ impl Core {
         }
         let away = q.trouble.is_some() || self.queues.link_of(q).is_some_and(|link| !link.up);
         let id = q.messages.unsent(1).first().copied().filter(|_| away)?;
-        self.queues.get_mut(name)?.messages.put(id, Where::Ready);
+        self.queues.get_mut(name)?.messages.arrived(id);
         step.facts.push(Fact::MessageArrived(id));
         Some(id)
     }

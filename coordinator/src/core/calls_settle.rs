@@ -7,9 +7,10 @@ use crate::input::{Now, Settle};
 use crate::job_manager::Holder;
 use crate::job_manager::lifecycle::Move;
 use crate::orchestrator::messages::{MAX_DELIVERIES, Where};
-use crate::row::Caller;
-use reeve_protocol::api::LeaseRequest;
+use crate::row::{Caller, QueueKind};
+use reeve_protocol::api::{LeaseRequest, RefusedLease};
 use reeve_protocol::{AttemptId, Cause, Code, Problem};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 impl Core {
@@ -24,33 +25,87 @@ impl Core {
         step: &mut Step,
     ) -> Result<Reply, Problem> {
         self.known_queue(queue)?;
-        if let Some(id) = self.queues.get(queue).and_then(|q| q.messages.holder(&request.lease)) {
-            return Ok(self.settle_message(now, caller, queue, id, how, &request, step));
+        if !request.leases.is_empty() {
+            return Ok(self.settle_many(now, caller, queue, how, request, step));
         }
-        let job = self.lease_until.keys().copied().find(|a| {
-            self.jobs.task(a.task).is_some_and(|t| {
-                t.attempt == a.attempt && t.holder == Holder::Consumer(request.lease.clone())
-            })
-        });
-        match job {
-            Some(attempt) => Ok(self.settle_job(now, caller, attempt, how, request, step)),
-            None => Err(Problem::new(Code::NoLease, "the lease is not held: it ended, or was settled")
-                .hint("receive again; extend a lease before it ends")),
+        let Some(id) = self.queues.get(queue).and_then(|q| q.messages.holder(&request.lease)) else {
+            let held = self.consumers().find(|(lease, _)| *lease == request.lease);
+            let attempt = held.map(|(_, attempt)| attempt).ok_or_else(not_held)?;
+            self.settle_job(now, caller, attempt, how, request, step);
+            return Ok(Reply::Settled(attempt.task.to_string()));
+        };
+        self.settle_message(now, queue, id, how, &request, step);
+        self.note_settled(now, caller, queue, how, 1);
+        Ok(Reply::Settled(id.to_string()))
+    }
+
+    /// Each lease for itself, all in one commit.
+    fn settle_many(
+        &mut self,
+        now: Now,
+        caller: &Caller,
+        queue: &str,
+        how: Settle,
+        mut request: LeaseRequest,
+        step: &mut Step,
+    ) -> Reply {
+        let leases = std::mem::take(&mut request.leases);
+        let of_jobs: HashMap<String, AttemptId> =
+            if self.queues.get(queue).is_some_and(|q| q.row.kind == QueueKind::Messages) {
+                HashMap::new()
+            } else {
+                self.consumers().map(|(lease, attempt)| (lease.to_owned(), attempt)).collect()
+            };
+        let (mut messages, mut jobs, mut refused) = (0, BTreeSet::new(), Vec::new());
+        for lease in leases {
+            request.lease.clone_from(&lease);
+            if let Some(id) = self.queues.get(queue).and_then(|q| q.messages.holder(&lease)) {
+                self.settle_message(now, queue, id, how, &request, step);
+                messages += 1;
+            } else if let Some(attempt) = of_jobs.get(&lease).copied().filter(|a| jobs.insert(*a)) {
+                self.settle_job(now, caller, attempt, how, request.clone(), step);
+            } else {
+                refused.push(RefusedLease { lease, error: not_held() });
+            }
         }
+        if messages > 0 {
+            self.note_settled(now, caller, queue, how, messages);
+        }
+        Reply::SettledMany(messages + jobs.len() as u64, refused)
+    }
+
+    /// Leases of consumers that hold a job.
+    fn consumers(&self) -> impl Iterator<Item = (&str, AttemptId)> {
+        self.lease_until.keys().filter_map(|attempt| {
+            let task = self.jobs.task(attempt.task).filter(|t| t.attempt == attempt.attempt)?;
+            match &task.holder {
+                Holder::Consumer(lease) => Some((lease.as_str(), *attempt)),
+                _ => None,
+            }
+        })
+    }
+
+    /// Tells observers; more time for a lease is nothing to be told.
+    fn note_settled(&mut self, now: Now, caller: &Caller, queue: &str, how: Settle, n: u64) {
+        let what = match how {
+            Settle::Ack => "acked",
+            Settle::Nack => "nacked",
+            Settle::Extend => return,
+        };
+        let actor = format!("consumer:{}", caller.name);
+        self.events.note_many(now.wall, ("message", queue, what), n, &actor);
     }
 
     fn settle_message(
         &mut self,
         now: Now,
-        caller: &Caller,
         queue: &str,
         id: u64,
         how: Settle,
         request: &LeaseRequest,
         step: &mut Step,
-    ) -> Reply {
-        let actor = format!("consumer:{}", caller.name);
-        let Some(q) = self.queues.get_mut(queue) else { return Reply::Settled(id.to_string()) };
+    ) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
         let name = q.row.name.clone();
         match how {
             Settle::Ack => {
@@ -58,13 +113,11 @@ impl Core {
                 if q.has_rows() {
                     step.facts.push(Fact::MessageGone(id));
                 }
-                self.events.note(now.wall, "message", queue, "acked", &actor);
             }
             Settle::Nack => {
                 let delay = request.delay_s.map_or(0, |s| (s * 1000.0) as i64);
                 let why = request.error.clone().unwrap_or_else(|| "nack".to_owned());
                 self.message_back(now, &name, id, delay, &why, step);
-                self.events.note(now.wall, "message", queue, "nacked", &actor);
             }
             Settle::Extend => {
                 let more = request.lease_s.map_or(60_000, |s| (s * 1000.0) as u64);
@@ -83,7 +136,6 @@ impl Core {
                 self.due.after(now, more, What::MessageLease(name, id));
             }
         }
-        Reply::Settled(id.to_string())
     }
 
     /// A message comes back: ready, delayed, or dead after too many deliveries.
@@ -124,7 +176,7 @@ impl Core {
         how: Settle,
         request: LeaseRequest,
         step: &mut Step,
-    ) -> Reply {
+    ) {
         let actor = format!("consumer:{}", caller.name);
         match how {
             Settle::Ack => {
@@ -157,6 +209,10 @@ impl Core {
                 self.due.after(now, more, What::JobLease(attempt, request.lease));
             }
         }
-        Reply::Settled(attempt.task.to_string())
     }
+}
+
+fn not_held() -> Problem {
+    Problem::new(Code::NoLease, "the lease is not held: it ended, or was settled")
+        .hint("receive again; extend a lease before it ends")
 }

@@ -146,6 +146,21 @@ impl Events {
         self.seq()
     }
 
+    /// Notes that it happened so many times.
+    pub(super) fn note_many(
+        &mut self,
+        at: i64,
+        (kind, subject, what): (&str, &str, &str),
+        n: u64,
+        actor: &str,
+    ) -> u64 {
+        let seq = self.note(at, kind, subject, what, actor);
+        if let Some(last) = self.list.last_mut().filter(|_| n > 1) {
+            last.count = Some(n);
+        }
+        seq
+    }
+
     /// Notes something about a job that is no change of state.
     pub(super) fn note_job(&mut self, at: i64, job: u64, what: &str, actor: &str) -> u64 {
         let mut event = blank(at, "job", actor);

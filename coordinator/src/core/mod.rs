@@ -289,6 +289,7 @@ impl Core {
                 self.hold_job(now, caller, target, hold, &stored).map(Reply::Changed)
             }
             Call::Publish { queue, message } => self.publish(now, caller, &queue, *message, step),
+            Call::PublishMany { queue, messages } => self.publish_many(now, caller, &queue, messages, step),
             Call::ReceiveMessage { queue, max, wait_ms, lease_ms } => {
                 return self.receive_message(now, ticket, caller, &queue, (max, wait_ms, lease_ms), step);
             }

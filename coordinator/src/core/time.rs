@@ -271,7 +271,8 @@ impl Core {
         let Some(q) = self.queues.get_mut(queue) else { return };
         match q.messages.get(id).map(|m| m.place.clone()) {
             Some(Where::Delayed(at)) if at <= now.wall => {
-                let outgoing = q.messages.get(id).is_some_and(|m| m.outgoing);
+                // The queue may have moved away from brokers since.
+                let outgoing = q.is_parked() && q.messages.get(id).is_some_and(|m| m.outgoing);
                 q.messages.put(id, if outgoing { Where::Outgoing(false) } else { Where::Ready });
             }
             Some(Where::Delayed(at)) => self.due.at(now, at, What::MessageDelay(queue.clone(), id)),

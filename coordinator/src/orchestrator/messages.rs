@@ -75,6 +75,14 @@ impl Messages {
         }
     }
 
+    /// A message that was to go to the broker is at hand, and the store's from now on.
+    pub fn arrived(&mut self, id: u64) {
+        if let Some(mut message) = self.remove(id) {
+            (message.place, message.outgoing) = (Where::Ready, false);
+            self.insert(id, message);
+        }
+    }
+
     /// Why a message that has no row was given up.
     pub fn note_dead(&mut self, id: u64, why: Option<&str>) {
         if let Some(row) = self.all.get_mut(&id).and_then(|m| m.kept.as_mut()) {
@@ -126,6 +134,8 @@ impl Messages {
     pub fn lease(&mut self, id: u64, lease: String, until: u64) -> u32 {
         let Some(mut message) = self.remove(id) else { return 0 };
         message.deliveries += 1;
+        // Whatever becomes of it now, its deliveries are counted here.
+        message.outgoing = false;
         message.place = Where::Leased(lease, until);
         let deliveries = message.deliveries;
         self.insert(id, message);

@@ -73,7 +73,7 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
         Fact::MessageAdded(row) => queue_facts::message_added(db, row),
         Fact::MessageMoved { id, deliveries, lease, run_at, dead } => one(
             db,
-            "UPDATE messages SET deliveries = ?2, lease = ?3, lease_until = ?4, run_at = ?5, dead = ?6 WHERE id = ?1",
+            "UPDATE messages SET deliveries = ?2, lease = ?3, lease_until = ?4, run_at = ?5, dead = ?6, outgoing = 0 WHERE id = ?1",
             params![id, deliveries, lease.as_ref().map(|l| &l.0), lease.as_ref().map(|l| l.1), run_at, dead],
         ),
         Fact::MessageGone(id) => one(db, "DELETE FROM messages WHERE id = ?1", params![id]),

@@ -91,12 +91,16 @@ impl Default for ReceiveRequest {
     }
 }
 
-/// The body of `ack`, `nack` and `extend`.
+/// The body of `ack`, `nack` and `extend`: one lease, or several.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LeaseRequest {
     /// From `receive`.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub lease: String,
+    /// In place of `lease`, up to 1,000 of them: settled in one commit, each for itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<String>,
     /// ack of a job: its result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
@@ -149,6 +153,64 @@ pub struct Published {
     /// Whether its queue was made by this call.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub created: bool,
+}
+
+/// What became of a portion of lines of messages, after its commit; and, with `done`, of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PublishedLines {
+    /// The first line, from 1.
+    pub from: u64,
+    /// The last line.
+    pub to: u64,
+    /// How many of them are messages now.
+    pub published: u64,
+    /// How many had been published before with the same key.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub replayed: u64,
+    /// How many were refused; each was answered with a [`super::LineReply`] of its own.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failed: u64,
+    /// The number of the first message, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
+    /// The number of the last. Numbers between belong to this portion alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// As in [`super::Submitted`].
+    pub seq: u64,
+    /// Whether its queue was made by this call.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub created: bool,
+    /// This is the end of the answer, and counts all lines.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// The answer to `ack`, `nack` and `extend` of several leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledMany {
+    /// Whether none was refused.
+    pub ok: bool,
+    /// How many were settled.
+    pub settled: u64,
+    /// The others, and why.
+    #[serde(default)]
+    pub refused: Vec<RefusedLease>,
+}
+
+/// A lease that could not be settled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedLease {
+    /// The lease.
+    pub lease: String,
+    /// Why.
+    pub error: crate::Problem,
 }
 
 /// The body of `update_job_status`.

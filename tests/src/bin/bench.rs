@@ -9,7 +9,7 @@
 )]
 
 use reeve_tests::bench::{
-    Table, agents, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
+    Table, agents, brokers, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
 };
 use reeve_tests::server::Server;
 use std::io::Write as _;
@@ -66,6 +66,11 @@ fn main() {
     }
     if only("static-idle") {
         workers::idle(&mut table);
+    }
+    for (word, run) in brokers::ALL {
+        if only(word) || words.iter().any(|w| w == "brokers") {
+            run(&mut table);
+        }
     }
     print!("{}", table.text());
 }

@@ -14,6 +14,8 @@ pub(super) const CASES: &[Case] = &[
     ("whoever waits is served when something comes", waiting),
     ("a key publishes once, and never something else", once),
     ("what is too old is not handed out", expiry),
+    ("lines become messages in portions, each line for itself, once with a key", lines),
+    ("many leases are settled at once, each for itself", settle_many),
     ("of many publishers and receivers each message is had once", concurrency),
 ];
 
@@ -162,6 +164,68 @@ fn expiry(bench: &mut Bench) {
     eventually("it is due", || (bench.counts(&queue)[1] == 0).then_some(()));
     assert_eq!(texts(&bench.receive(&queue, 5, 20.0)), ["long"]);
     assert_eq!(bench.counts(&queue), [0, 0, 1, 0]);
+}
+
+fn lines(bench: &mut Bench) {
+    let queue = bench.queue_with(&json!({"max_len": 2_503}));
+    let good = |n: usize| format!("{}\n", json!({"body_text": n.to_string()}));
+    let mut body: String = (0..2_500).map(good).collect();
+    body += "{\"body_text\":\"x\",\"hedaers\":{}}\n\nnot json\n";
+    body += &(2_500..2_510).map(good).collect::<String>();
+    let answer = bench.lines(&queue, &body, Some("file-1"));
+    let refused: Vec<_> = answer.iter().filter(|l| l["error"].is_object()).collect();
+    let codes: Vec<_> = refused.iter().map(|l| l["error"]["code"].as_str().unwrap()).collect();
+    assert_eq!(codes[..2], ["unknown-field", "json-syntax"]);
+    assert_eq!((refused[0]["line"].as_u64(), refused[1]["line"].as_u64()), (Some(2_501), Some(2_503)));
+    // A message that lies at a broker by now still counts; how many fit is exact.
+    assert_eq!(codes[2..], ["queue-state"; 7]);
+    assert_eq!(refused[2]["line"], 2_507, "what was taken before the first that did not fit stays");
+    let all = answer.last().unwrap();
+    assert_eq!((&all["published"], &all["failed"], &all["to"]), (&json!(2_503), &json!(9), &json!(2_513)));
+    let portions = answer.iter().filter(|l| l["done"].is_null() && l["error"].is_null());
+    assert_eq!(portions.map(|p| p["published"].as_u64().unwrap()).sum::<u64>(), 2_503);
+    let again = bench.lines(&queue, &body, Some("file-1"));
+    assert_eq!(again.last().unwrap()["replayed"], 2_503, "{}", again.last().unwrap());
+    assert!(again.last().unwrap()["first"].is_null());
+    let wanted: Vec<String> = (0..2_503).map(|n| n.to_string()).collect();
+    let came = bench.receive_all(&queue, 2_503);
+    assert_eq!(texts(&came), wanted);
+    for portion in came.chunks(1000) {
+        let leases: Vec<_> = portion.iter().map(|m| m["lease"].clone()).collect();
+        let answer = bench.post(&queue, "ack", &json!({"leases": leases})).json();
+        assert_eq!((&answer["ok"], &answer["settled"]), (&json!(true), &json!(portion.len())));
+    }
+    assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+}
+
+fn settle_many(bench: &mut Bench) {
+    let queue = bench.queue();
+    let body: String = (0..6).map(|n| format!("{}\n", json!({"body_text": n.to_string()}))).collect();
+    bench.lines(&queue, &body, None);
+    let came = bench.receive_all(&queue, 6);
+    let lease = |n: usize| came[n]["lease"].clone();
+    let longer = json!({"leases": [lease(0), lease(5)], "lease_s": 120});
+    assert_eq!(bench.post(&queue, "extend", &longer).json()["settled"], 2);
+    let acked = bench.post(&queue, "ack", &json!({"leases": [lease(0), "foreign", lease(1), lease(0)]}));
+    let answer = acked.json();
+    assert_eq!((&answer["ok"], &answer["settled"]), (&json!(false), &json!(2)));
+    let refused: Vec<_> = answer["refused"].as_array().unwrap().iter().map(|r| r["lease"].clone()).collect();
+    assert_eq!(refused, [json!("foreign"), lease(0)], "a lease is settled once");
+    assert_eq!(answer["refused"][0]["error"]["code"], "no-lease");
+    let back = json!({"leases": [lease(2), lease(3)], "delay_s": 600, "error": "later"});
+    assert_eq!(bench.post(&queue, "nack", &back).json()["settled"], 2);
+    assert_eq!(bench.counts(&queue), [0, 2, 2, 0]);
+    let gone = bench.post(&queue, "ack", &json!({"leases": [lease(0), lease(1)]}));
+    assert_eq!((gone.status, gone.code().as_str()), (409, "no-lease"), "nothing of it was settled");
+    for (body, code) in [
+        (json!({"leases": vec!["x"; 1001]}), "too-large"),
+        (json!({"leases": ["x"], "lease": "y"}), "bad-value"),
+        (json!({"leases": ["x"], "result": 1}), "bad-value"),
+        (json!({"leases": [""]}), "bad-value"),
+        (json!({"leases": []}), "bad-value"),
+    ] {
+        assert_eq!(bench.post(&queue, "ack", &body).code(), code, "{body}");
+    }
 }
 
 fn concurrency(bench: &mut Bench) {

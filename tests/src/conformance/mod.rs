@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod bodies;
 mod handing;
+pub mod model;
+pub mod random;
 mod upkeep;
+mod volume;
 
+use crate::eventually_or;
 use crate::http::{Answer, request};
 use crate::server::Server;
 use serde_json::{Value, json};
@@ -15,7 +19,7 @@ pub type Case = (&'static str, fn(&mut Bench));
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
-    [handing::CASES, bodies::CASES, upkeep::CASES].concat()
+    [handing::CASES, bodies::CASES, upkeep::CASES, volume::CASES].concat()
 }
 
 /// A coordinator and the backend to be tried.
@@ -70,10 +74,11 @@ impl Bench {
         request(self.server.socket(), "PUT", &format!("/v1/queues/{name}"), Some(&settings.to_string()))
     }
 
-    /// What the backend says about something.
+    /// What the backend says about something, once it can be asked.
     pub fn says(&self, queue: &str, what: &str) -> String {
-        let view = self.server.get(&format!("/v1/queues/{queue}")).json();
-        view["capabilities"][what].as_str().unwrap_or_else(|| panic!("{what}: {view}")).to_owned()
+        let view = || self.server.get(&format!("/v1/queues/{queue}")).json();
+        let said = || view()["capabilities"][what].as_str().map(str::to_owned);
+        eventually_or(|| format!("{what}: {}", view()), said)
     }
 
     /// Something about a queue.
@@ -81,11 +86,35 @@ impl Bench {
         self.server.post(&format!("/v1/queues/{queue}/{what}"), &body.to_string())
     }
 
+    /// The same with a key: once only.
+    pub fn publish_once(&self, queue: &str, message: &Value, key: &str) -> Answer {
+        let body = message.to_string();
+        let head = format!(
+            "POST /v1/queues/{queue}/messages HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n\
+             idempotency-key: {key}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        crate::http::raw(self.server.socket(), &[head.as_bytes(), body.as_bytes()].concat())
+    }
+
     /// Publishes, and gives the number.
     pub fn publish(&self, queue: &str, message: &Value) -> String {
         let answer = self.post(queue, "messages", message);
         assert_eq!(answer.status, 201, "{}", answer.text());
         answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Publishes lines, and gives the lines of the answer.
+    pub fn lines(&self, queue: &str, body: &str, key: Option<&str>) -> Vec<Value> {
+        let key = key.map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
+        let head = format!(
+            "POST /v1/queues/{queue}/messages HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n{key}\
+             content-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = crate::http::raw(self.server.socket(), &[head.as_bytes(), body.as_bytes()].concat());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Receives, waiting up to so long for the first.

@@ -1,10 +1,10 @@
-//! `reeve submit --file`: lines go out while answers come in, each after its own commit.
+//! `reeve submit --file` and `reeve queue publish --file`: lines go out while answers come in, each after its commit.
 use super::context::Context;
 use super::error::{Error, note};
 use crate::client::NDJSON;
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use reeve_protocol::api::LineReply;
+use reeve_protocol::api::{LineReply, PublishedLines};
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::{show_count, show_duration};
 use std::fmt::Write as _;
@@ -20,15 +20,24 @@ const AHEAD: usize = 8;
 /// Failed lines that are told one by one.
 const TOLD: u64 = 20;
 
-/// Submits every line of the file.
-pub async fn run(path: &str, context: &mut Context) -> Result<(), Error> {
+/// What the lines are, and where they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines<'a> {
+    /// Jobs.
+    Jobs,
+    /// Messages for the queue of this path; the same token publishes the same lines once.
+    Messages(&'a str, Option<&'a str>),
+}
+
+/// Submits or publishes every line of the file.
+pub async fn run(path: &str, lines: Lines<'_>, context: &mut Context) -> Result<(), Error> {
     let source: Box<dyn Read + Send> = if path == "-" {
         Box::new(io::stdin())
     } else {
         Box::new(File::open(path).map_err(Error::input(path))?)
     };
     let client = context.client()?;
-    let bar = bar();
+    let bar = bar(lines);
     let (tx, rx) = mpsc::channel(AHEAD);
     // A thread, because standard input and files have no asynchronous reading.
     let reader = std::thread::spawn({
@@ -36,10 +45,16 @@ pub async fn run(path: &str, context: &mut Context) -> Result<(), Error> {
         move || feed(source, &tx, &bar)
     });
     let started = Instant::now();
-    let mut count = Count::default();
-    let mut lines = client.upload("/v1/jobs", &[("content-type", NDJSON)], rx).await?;
+    let mut count = Count { lines, done: 0, failed: 0 };
+    let (target, key) = match lines {
+        Lines::Jobs => ("/v1/jobs", None),
+        Lines::Messages(target, key) => (target, key),
+    };
+    let mut headers = vec![("content-type", NDJSON)];
+    headers.extend(key.map(|key| ("idempotency-key", key)));
+    let mut answers = client.upload(target, &headers, rx).await?;
     let received = loop {
-        match lines.next().await {
+        match answers.next().await {
             Some(Ok(line)) => count.line(&line, &bar, context)?,
             Some(Err(problem)) => break Err(problem),
             None => break Ok(()),
@@ -80,44 +95,65 @@ fn feed(mut source: impl Read, tx: &mpsc::Sender<Bytes>, bar: &ProgressBar) -> i
     }
 }
 
-fn bar() -> ProgressBar {
+fn bar(lines: Lines<'_>) -> ProgressBar {
     let target =
         if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(0), target);
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} jobs  {per_sec}  {elapsed}")
-    {
+    let what = if lines == Lines::Jobs { "jobs" } else { "messages" };
+    let template = format!("{{bar:30}} {{human_pos}}/{{human_len}} {what}  {{per_sec}}  {{elapsed}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style.progress_chars("=> "));
     }
     bar
 }
 
-#[derive(Default)]
-struct Count {
-    submitted: u64,
+struct Count<'a> {
+    lines: Lines<'a>,
+    done: u64,
     failed: u64,
 }
 
-impl Count {
+/// A line of an answer.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    /// To one line.
+    Line(LineReply),
+    /// To a portion of messages.
+    Portion(PublishedLines),
+}
+
+impl Count<'_> {
     fn line(&mut self, line: &[u8], bar: &ProgressBar, context: &mut Context) -> Result<(), Error> {
-        bar.inc(1);
-        let reply: LineReply = serde_json::from_slice(line).map_err(|error| {
+        let answer: Answer = serde_json::from_slice(line).map_err(|error| {
             let text = format!("a line of the answer is not what was expected: {error}");
             reeve_protocol::Problem::new(reeve_protocol::Code::Internal, text)
         })?;
-        match (&reply.id, &reply.error) {
-            (Some(id), _) => {
-                self.submitted += 1;
+        match answer {
+            Answer::Line(LineReply { id: Some(id), .. }) => {
+                bar.inc(1);
+                self.done += 1;
                 if !context.json {
                     context.line(id.to_string())?;
                 }
             }
-            (None, error) => {
+            Answer::Line(LineReply { line, error, .. }) => {
+                bar.inc(1);
                 self.failed += 1;
                 if self.failed <= TOLD {
                     let said =
                         error.as_ref().map_or_else(|| "no reason given".to_owned(), ToString::to_string);
-                    bar.suspend(|| note(format!("line {}: {}", reply.line, Clean::block(&said))));
+                    bar.suspend(|| note(format!("line {line}: {}", Clean::block(&said))));
+                }
+            }
+            // The last one counts everything again.
+            Answer::Portion(all) if all.done => {}
+            Answer::Portion(portion) => {
+                let taken = portion.published + portion.replayed;
+                bar.inc(taken);
+                self.done += taken;
+                if let (Some(first), Some(last), false) = (&portion.first, &portion.last, context.json) {
+                    context.line(format!("{}-{}", Clean::line(first), Clean::line(last)))?;
                 }
             }
         }
@@ -129,7 +165,8 @@ impl Count {
     }
 
     fn summary(&self, seconds: f64) -> String {
-        let mut text = format!("{} submitted", show_count(self.submitted));
+        let what = if self.lines == Lines::Jobs { "submitted" } else { "published" };
+        let mut text = format!("{} {what}", show_count(self.done));
         if self.failed > 0 {
             // Writing into a string cannot fail.
             _ = write!(text, ", {} failed", show_count(self.failed));
@@ -148,8 +185,9 @@ mod tests {
 
     #[test]
     fn the_summary_counts_both_kinds() {
-        assert_eq!(Count { submitted: 1200, failed: 0 }.summary(1.5), "1,200 submitted, 1.5s");
-        assert_eq!(Count { submitted: 2, failed: 1 }.summary(1.5), "2 submitted, 1 failed, 1.5s");
+        let count = |lines, done, failed| Count { lines, done, failed }.summary(1.5);
+        assert_eq!(count(Lines::Jobs, 1200, 0), "1,200 submitted, 1.5s");
+        assert_eq!(count(Lines::Messages("q", None), 2, 1), "2 published, 1 failed, 1.5s");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! `reeve queue publish` and `reeve queue receive`.
+use super::batch::{self, Lines};
 use super::context::Context;
 use super::error::{Error, note};
 use super::queue::path;
@@ -7,7 +8,7 @@ use crate::client::Client;
 use bytes::Bytes;
 use reeve_protocol::api::{
     Delivery, JobView, LeaseRequest, MessageView, PublishRequest, Published, QueueView, ReceiveRequest,
-    Received,
+    Received, SettledMany,
 };
 use reeve_protocol::text::Clean;
 use serde_json::Value;
@@ -19,8 +20,11 @@ pub struct Publish {
     #[arg(value_name = "QUEUE")]
     pub queue: String,
     /// JSON, or else text
-    #[arg(value_name = "BODY|@FILE|-")]
-    pub body: String,
+    #[arg(value_name = "BODY|@FILE|-", required_unless_present = "file")]
+    pub body: Option<String>,
+    /// A message a line, as in POST /v1/queues/QUEUE/messages: {"body":..,"headers":{..}}
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["body", "priority", "delay", "ttl", "header", "kind"])]
+    pub file: Option<String>,
     /// Higher first
     #[arg(long, short, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub priority: i32,
@@ -63,8 +67,12 @@ pub struct Receive {
 
 /// Runs `reeve queue publish`.
 pub async fn publish(publish: Publish, context: &mut Context) -> Result<(), Error> {
+    if let Some(file) = &publish.file {
+        let target = path(&publish.queue, "/messages");
+        return batch::run(file, Lines::Messages(&target, publish.key.as_deref()), context).await;
+    }
     let client = context.client()?;
-    let text = values::text_or_file(&publish.body)?;
+    let text = values::text_or_file(publish.body.as_deref().unwrap_or_default())?;
     let as_job = match publish.kind.as_deref() {
         Some(kind) => kind == "jobs",
         None => is_of_jobs(&client, &publish.queue, &text).await,
@@ -146,19 +154,32 @@ pub async fn receive(receive: Receive, context: &mut Context) -> Result<(), Erro
     // What is acknowledged cannot come again, so it must have been handed over before.
     context.flush()?;
     if receive.ack {
-        for item in &received.items {
-            let lease = match item {
+        let leases: Vec<String> = received
+            .items
+            .iter()
+            .map(|item| match item {
                 Delivery::Job(job) => job.lease.clone(),
                 Delivery::Message(message) => message.lease.clone().unwrap_or_default(),
-            };
-            let request = LeaseRequest { lease, ..LeaseRequest::default() };
-            client.post::<_, Value>(&path(&receive.queue, "/ack"), &request).await?;
+            })
+            .collect();
+        if !leases.is_empty() {
+            let request = LeaseRequest { leases, ..LeaseRequest::default() };
+            let settled: SettledMany = client.post(&path(&receive.queue, "/ack"), &request).await?;
+            not_settled(&settled)?;
         }
     }
     if received.items.is_empty() {
         note("nothing came");
     }
     Ok(())
+}
+
+/// Leases that had ended by then are told, and make the command fail.
+pub fn not_settled(settled: &SettledMany) -> Result<(), Error> {
+    for refused in &settled.refused {
+        note(format!("{}: {}", Clean::short(&refused.lease, 64), Clean::block(&refused.error.to_string())));
+    }
+    if settled.refused.is_empty() { Ok(()) } else { Err(Error::Exit(1)) }
 }
 
 /// What comes next in a queue: nobody holds it, so there is no lease.

@@ -151,6 +151,9 @@ fn words(event: &Event) -> String {
     for word in words.into_iter().flatten().filter(|word| !word.is_empty()) {
         _ = write!(text, " {word}");
     }
+    if let Some(count) = event.count.filter(|count| *count > 1 && event.id.is_none()) {
+        _ = write!(text, " {} times", show_count(count));
+    }
     if let Some(substate) = event.substate {
         _ = write!(text, " ({substate})");
     }

@@ -9,7 +9,7 @@ use crate::client::escape;
 use hyper::Method;
 use reeve_protocol::api::{
     CleanRequest, Cleaned, LeaseRequest, List, MigrateRequest, PauseRequest, QueueCount, QueueSettings,
-    QueueView,
+    QueueView, SettledMany,
 };
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::{show_count, show_duration};
@@ -107,9 +107,9 @@ pub struct Lease {
     /// The queue
     #[arg(value_name = "QUEUE")]
     pub queue: String,
-    /// The lease
-    #[arg(value_name = "LEASE")]
-    pub token: String,
+    /// The lease; several are settled together
+    #[arg(value_name = "LEASE", required = true)]
+    pub tokens: Vec<String>,
     /// ack of a job: its result
     #[arg(long, value_name = "JSON|@FILE|-")]
     pub result: Option<String>,
@@ -313,9 +313,16 @@ async fn set(set: Set, context: &mut Context) -> Result<(), Error> {
     answer.map_or(Ok(()), |queue| print(&queue, context))
 }
 
-async fn lease(action: &str, lease: Lease, context: &mut Context) -> Result<(), Error> {
+/// Leases in one request.
+const LEASES: usize = 1000;
+
+async fn lease(action: &str, mut lease: Lease, context: &mut Context) -> Result<(), Error> {
+    if lease.tokens.len() > 1 {
+        return leases(action, &lease, context).await;
+    }
     let request = LeaseRequest {
-        lease: lease.token,
+        lease: lease.tokens.pop().unwrap_or_default(),
+        leases: Vec::new(),
         result: lease.result.map(|word| values::json("--result", &word)).transpose()?,
         delay_s: lease.delay,
         lease_s: lease.longer,
@@ -326,6 +333,27 @@ async fn lease(action: &str, lease: Lease, context: &mut Context) -> Result<(), 
         Some(id) => context.line(Clean::line(id).as_str()),
         None => Ok(()),
     }
+}
+
+async fn leases(action: &str, lease: &Lease, context: &mut Context) -> Result<(), Error> {
+    if lease.result.is_some() {
+        return Err(Error::Usage("--result belongs to one lease".to_owned()));
+    }
+    let (path, mut failed) = (path(&lease.queue, &format!("/{action}")), false);
+    for portion in lease.tokens.chunks(LEASES) {
+        let request = LeaseRequest {
+            leases: portion.to_vec(),
+            delay_s: lease.delay,
+            lease_s: lease.longer,
+            error: lease.error.clone(),
+            ..LeaseRequest::default()
+        };
+        if let Some(settled) = context.post::<SettledMany>(&path, &request).await? {
+            context.line(format!("{} settled", show_count(settled.settled)))?;
+            failed |= delivery::not_settled(&settled).is_err();
+        }
+    }
+    if failed { Err(Error::Exit(1)) } else { Ok(()) }
 }
 
 async fn count(queue: &str, context: &mut Context) -> Result<(), Error> {

@@ -179,7 +179,7 @@ pub struct Many {
 /// Runs it.
 pub async fn run(submit: Submit, context: &mut Context) -> Result<(), Error> {
     if let Some(file) = &submit.file {
-        return batch::run(file, context).await;
+        return batch::run(file, batch::Lines::Jobs, context).await;
     }
     let waits = submit.wait || submit.follow;
     match one(submit, context).await {

@@ -244,6 +244,24 @@ fn what_a_broker_may_have_is_given_again_and_what_it_never_had_is_handed_out() {
 }
 
 #[test]
+fn what_was_handed_out_while_the_broker_was_away_does_not_go_there_when_it_is_given_back() {
+    let mut w = World::with_broker("messages", 0);
+    w.broker(Said::Down("gone".into()));
+    let id = w.publish_one("a");
+    assert!(w.take(0).is_none());
+    let later = LeaseRequest { lease: w.leased[0].lease.clone(), delay_s: Some(0.1), ..Default::default() };
+    w.ask(Call::Settle { queue: "q".into(), how: Settle::Nack, request: Box::new(later) }).unwrap();
+    w.wait(200);
+    w.orders.clear();
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    assert!(w.forwarded().is_empty(), "its deliveries are the store's");
+    w.facts.clear();
+    assert!(w.take(0).is_none());
+    assert_eq!((w.leased.len(), w.leased[1].id), (2, id));
+    assert!(!w.facts.contains(&Fact::MessageArrived(id)), "it is said once, or the store refuses the step");
+}
+
+#[test]
 fn what_a_broker_refused_of_one_queue_is_given_again_when_the_queue_can_be_used() {
     let mut w = World::with_broker("messages", 0);
     let id = w.publish_one("a");

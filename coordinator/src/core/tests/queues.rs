@@ -40,6 +40,54 @@ fn a_message_is_leased_and_acked() {
 }
 
 #[test]
+fn many_are_published_and_settled_in_one_step_with_one_event() {
+    let mut w = World::new();
+    let key = |text: &str| Some(crate::input::Key { key: text.into(), digest: text.into() });
+    let keyed = |text: &str| NewMessage { key: key(text), ..*message(text) };
+    let messages = vec![keyed("a"), keyed("b"), keyed("a"), *message("c")];
+    let settings = QueueSettings { max_len: Some(2), ..QueueSettings::default() };
+    w.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
+    let Ok(Reply::PublishedMany(results, false)) = w.ask(Call::PublishMany { queue: "q".into(), messages })
+    else {
+        panic!()
+    };
+    let seen: Vec<_> = results.iter().map(|r| r.as_ref().map_err(|p| p.code.clone()).copied()).collect();
+    assert_eq!(seen, [Ok((1, false)), Ok((2, false)), Ok((1, true)), Err("queue-state".to_owned())]);
+    let published = |e: &&Event| e.what.as_deref() == Some("published");
+    let events: Vec<_> = w.events.iter().filter(published).map(|e| e.count).collect();
+    assert_eq!(events, [Some(2)]);
+    assert_eq!(w.audit.last().unwrap().object, "queue:q messages:1-2, 1 refused");
+    w.ask_as(1000, Call::ReceiveMessage { queue: "q".into(), max: 9, wait_ms: 0, lease_ms: 10_000 });
+    let mut leases: Vec<String> = w.leased.iter().map(|l| l.lease.clone()).collect();
+    leases.push("foreign".into());
+    let request = Box::new(LeaseRequest { leases, ..LeaseRequest::default() });
+    let many = Call::Settle { queue: "q".into(), how: Settle::Ack, request };
+    let Ok(Reply::SettledMany(2, refused)) = w.ask(many.clone()) else { panic!() };
+    assert_eq!((refused.len(), refused[0].lease.as_str()), (1, "foreign"));
+    assert_eq!(w.events.last().map(|e| (e.what.as_deref(), e.count)), Some((Some("acked"), Some(2))));
+    assert_eq!(w.audit.last().unwrap().object, "queue:q, 2 settled, 1 refused");
+    let before = w.audit.len();
+    assert!(matches!(w.ask(many), Ok(Reply::SettledMany(0, refused)) if refused.len() == 3));
+    assert_eq!(w.audit.len(), before, "nothing was changed");
+}
+
+#[test]
+fn several_jobs_of_a_consumer_are_settled_together() {
+    let mut w = World::new();
+    for _ in 0..3 {
+        w.submit(JobSpec { queue: Some("q".into()), ..spec() });
+    }
+    let many = Call::ReceiveMessage { queue: "q".into(), max: 3, wait_ms: 0, lease_ms: 10_000 };
+    let Ok(Reply::ReceivedJobs(items)) = w.ask(many) else { panic!() };
+    let mut leases: Vec<String> = items.iter().map(|i| i.2.clone()).collect();
+    leases.push(items[0].2.clone());
+    let request = Box::new(LeaseRequest { leases, ..LeaseRequest::default() });
+    let all = Call::Settle { queue: "q".into(), how: Settle::Ack, request };
+    assert!(matches!(w.ask(all), Ok(Reply::SettledMany(3, refused)) if refused.len() == 1));
+    assert!([1, 2, 3].iter().all(|id| w.standing(*id).0 == State::Completed));
+}
+
+#[test]
 fn a_lease_that_ends_gives_the_message_back_until_it_is_dead() {
     let mut w = World::new();
     w.ask(Call::Publish { queue: "q".into(), message: message("a") }).unwrap();

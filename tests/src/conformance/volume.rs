@@ -1,0 +1,65 @@
+//! Ten thousand messages at once.
+use super::{Bench, Case, texts};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+pub(super) const CASES: &[Case] =
+    &[("ten thousand messages are counted, come in order, once each, and are gone once acknowledged", many)];
+
+const PUBLISHERS: usize = 8;
+const EACH: usize = 1_250;
+const RECEIVERS: usize = 4;
+
+fn many(bench: &mut Bench) {
+    let queue = bench.queue();
+    let bench = &*bench;
+    let all = PUBLISHERS * EACH;
+    publish(bench, &queue);
+    assert_eq!(bench.counts(&queue), [all as u64, 0, 0, 0]);
+    let socket = bench.server.socket();
+    let had = std::thread::scope(|scope| {
+        let receivers: Vec<_> = (0..RECEIVERS).map(|_| scope.spawn(|| receive(socket, &queue))).collect();
+        receivers.into_iter().flat_map(|r| r.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(had.len(), all);
+    assert_eq!(had.into_iter().collect::<BTreeSet<_>>().len(), all);
+    assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+}
+
+fn publish(bench: &Bench, queue: &str) {
+    let (socket, path) = (bench.server.socket(), format!("/v1/queues/{queue}/messages"));
+    std::thread::scope(|scope| {
+        for publisher in 0..PUBLISHERS {
+            let path = &path;
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    let body = json!({"body_text": format!("{publisher}.{n}")}).to_string();
+                    assert_eq!(crate::http::post(socket, path, &body).status, 201);
+                }
+            });
+        }
+    });
+}
+
+/// Until nothing comes for two seconds. What one receiver gets is in the order of the numbers.
+fn receive(socket: &Path, queue: &str) -> Vec<String> {
+    let path = |what: &str| format!("/v1/queues/{queue}/{what}");
+    let body = json!({"max": 500, "wait_s": 2, "lease_s": 600}).to_string();
+    let (mut had, mut last) = (Vec::new(), 0);
+    loop {
+        let answer = crate::http::post(socket, &path("receive"), &body).json();
+        let items = answer["items"].as_array().unwrap();
+        if items.is_empty() {
+            return had;
+        }
+        for item in items {
+            let id: u64 = item["id"].as_str().unwrap().parse().unwrap();
+            assert!(id > last, "{id} came behind {last}");
+            last = id;
+            let lease = json!({"lease": item["lease"]}).to_string();
+            assert_eq!(crate::http::post(socket, &path("ack"), &lease).status, 200);
+        }
+        had.extend(texts(items));
+    }
+}
