@@ -257,6 +257,8 @@ pub enum ToAgent {
     StartGit(Box<wire::StartGit>),
     /// Start a replica of a static worker.
     StartReplica(Box<wire::StartReplica>),
+    /// Start one that has a checkout, or takes its requests in batches.
+    LaunchReplica(Box<wire::LaunchReplica>),
     /// A request to a replica.
     Request(Box<wire::Request>),
     /// Nobody waits for that answer any more.

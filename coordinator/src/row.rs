@@ -462,6 +462,8 @@ pub struct DeploymentRow {
     pub on: Vec<String>,
     /// JSON of how that registration is spoken to.
     pub serving: String,
+    /// Of a worker from git: the commit that the ref of that registration was found to name.
+    pub commit: Option<String>,
     /// Wall milliseconds.
     pub changed_at: i64,
 }

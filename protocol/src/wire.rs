@@ -113,6 +113,8 @@ pub mod kind {
     pub const CANCEL_REQUESTS: u16 = 44;
     /// A -> C, after the inventory: the requests that this agent knows of.
     pub const IN_FLIGHT: u16 = 45;
+    /// C -> A -> K, start a replica that has a checkout, or takes its requests in batches.
+    pub const LAUNCH_REPLICA: u16 = 46;
 
     /// C -> A -> K, before the Start of an attempt: which files are collected at its end. Optional.
     pub const COLLECT: u16 = 62;
@@ -122,9 +124,9 @@ pub mod kind {
     pub const ARTIFACTS_HEAD: u16 = 64;
 
     /// The kinds a receiver of this version knows.
-    pub const KNOWN: [u16; 51] = [
+    pub const KNOWN: [u16; 52] = [
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42, 43, 44, 45, 60, 61, 50, 51, 52, 62, 63, 64,
+        28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 40, 41, 42, 43, 44, 45, 60, 61, 50, 51, 52, 62, 63, 64, 46,
     ];
 }
 

@@ -56,7 +56,13 @@ fn every_kind() -> Vec<(u16, String)> {
         patch: Some(vec![1]),
     };
     let replica = Replica { protocol: 1, ready: Some(text("/r")), path: text("/p"), port: 2 };
-    let replica_start = StartReplica { start: start.clone(), replica };
+    let replica_start = StartReplica { start: start.clone(), replica: replica.clone() };
+    let replica_launch = LaunchReplica {
+        start: start.clone(),
+        replica,
+        batch: Batch { size: 1, delay_ms: 2 },
+        checkout: Some(checkout.clone()),
+    };
     let replica_state = ReplicaState { attempt, phase: 1, fraction: Some(0.5), message: Some(text("m")) };
     let id = RequestId { attempt: Some(attempt), call: 3 };
     let request = Request { replica: attempt, id, payload: vec![4], timeout_ms: 5 };
@@ -185,6 +191,7 @@ fn every_kind() -> Vec<(u16, String)> {
         (kind::COLLECT, line(kind::COLLECT, &Collect { attempt, globs: vec![text("g")], max_bytes: 1 })),
         (kind::ARTIFACTS, line(kind::ARTIFACTS, &Artifacts { attempt, count: 1, total: 2 })),
         (kind::ARTIFACTS_HEAD, line(kind::ARTIFACTS_HEAD, &ArtifactsHead { attempt, files: vec![file] })),
+        (kind::LAUNCH_REPLICA, line(kind::LAUNCH_REPLICA, &replica_launch)),
     ]
 }
 

@@ -3,9 +3,10 @@
 
 use reeve_tests::bank::Bank;
 use reeve_tests::processes_with;
+use reeve_tests::repo::Repo;
 use reeve_tests::server::Server;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn the_number_of_replicas_follows_the_load_and_comes_from_none() {
@@ -45,4 +46,130 @@ fn an_idle_worker_is_unloaded_and_a_job_brings_it_back_after_a_restart_of_everyt
     let id = server.ok(&["submit", "--worker", "bank", "--payload", "{\"y\":2}"]);
     assert_eq!(server.until(&id, "COMPLETED")["result"], json!({"y": 2}));
     bank.until(|s| s["phase"] == "unloaded");
+}
+
+/// So many calls at once, each answered with the size of its batch.
+fn sizes(bank: &Bank<'_>, n: usize) -> Vec<u64> {
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..n).map(|_| scope.spawn(|| bank.call(json!({"size_of_batch": 1})))).collect();
+        calls.into_iter().map(|call| call.join().unwrap()["batch"].as_u64().unwrap()).collect()
+    })
+}
+
+#[test]
+fn batches_form_under_load_and_a_lonely_request_waits_no_longer_than_the_delay() {
+    let server = Server::start();
+    let flags = ["--batch-max-size", "4", "--batch-max-delay-ms", "200"];
+    let lines = Bank::launch(&server, "lines", &[], &flags);
+    let web = Bank::launch_http(&server, "web", &[], &flags);
+    for bank in [&lines, &web] {
+        bank.until(|s| s["ready"] == 1);
+        assert_eq!(sizes(bank, 1), [1], "it is not kept until others come");
+        let mut largest = 0;
+        for _ in 0..20 {
+            let sizes = sizes(bank, 4);
+            assert!(sizes.iter().all(|n| (1..=4).contains(n)), "{sizes:?}");
+            largest = largest.max(sizes.into_iter().max().unwrap());
+            if largest > 1 {
+                break;
+            }
+        }
+        assert!(largest > 1, "four calls at once, and no two of them go together");
+    }
+    // Each of a batch is answered by itself.
+    std::thread::scope(|scope| {
+        let good = scope.spawn(|| lines.call(json!({"x": 1})));
+        let bad = scope.spawn(|| lines.refused(&json!({"error": "no such image"})));
+        assert_eq!(good.join().unwrap(), json!({"x": 1}));
+        assert_eq!(bad.join().unwrap()["detail"], "no such image");
+    });
+}
+
+#[test]
+fn what_ruins_its_batch_fails_alone_and_its_neighbours_are_done() {
+    let server = Server::start();
+    // The delay is long: the three are together whatever the machine does, as the third fills the batch.
+    let flags = ["--batch-max-size", "3", "--batch-max-delay-ms", "60000"];
+    let bank = Bank::launch_http(&server, "bank", &[], &flags);
+    bank.until(|s| s["ready"] == 1);
+    let submit = |payload: Value| {
+        let payload = payload.to_string();
+        server.ok(&["submit", "--worker", "bank", "--retries", "1", "--payload", &payload])
+    };
+    for bad in [json!({"poison": 1}), json!({"short": 1})] {
+        let (one, bad, two) = (submit(json!({"x": 1})), submit(bad), submit(json!({"x": 2})));
+        for (id, x) in [(&one, 1), (&two, 2)] {
+            let job = server.until(id, "COMPLETED");
+            assert_eq!((&job["result"], &job["attempt"]), (&json!({"x": x}), &json!(2)), "{job}");
+            let cause = job["attempts"][0]["cause"].to_string();
+            assert!(cause.contains("batch of 3 failed"), "{cause}");
+        }
+        let job = server.until(&bad, "FAILED");
+        let last = job["cause"].to_string();
+        assert!(!last.contains("batch of"), "the second time it was alone: {job}");
+    }
+}
+
+#[test]
+fn a_worker_from_git_runs_one_commit_until_another_version_is_launched() {
+    let mut server = Server::start();
+    let repo = Repo::new(server.scratch(), "code");
+    let bank = |word: &str| {
+        format!(
+            "print('{{\"ready\": true}}', flush=True)\nimport json, sys\nfor line in sys.stdin:\n    \
+                 print(json.dumps({{'id': json.loads(line)['id'], 'result': '{word}'}}), flush=True)\n"
+        )
+    };
+    let first = repo.write("sub/bank.py", &bank("one")).commit();
+    let register = |server: &Server| {
+        let url = repo.url();
+        let words = ["--static", "--replicas", "2", "--repo", &url, "--ref", "main", "--subdir", "sub"];
+        let line = ["worker", "register", "bank"].into_iter().chain(words);
+        server.ok(&line.chain(["--cpus", "0.1", "--", "python3", "bank.py"]).collect::<Vec<_>>());
+    };
+    register(&server);
+    server.ok(&["worker", "launch", "bank"]);
+    let status = Bank::of(&server, "bank").until(|s| s["ready"] == 2);
+    assert_eq!(status["commit"], first.as_str());
+    let second = repo.write("sub/bank.py", &bank("two")).commit();
+    for victim in reeve_tests::processes_with(&["python3", "bank.py"]) {
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_raw(victim as i32).unwrap(),
+            Signal::KILL,
+        );
+    }
+    Bank::of(&server, "bank").until(|s| s["replicas"][0]["attempt"] == 2 && s["ready"] == 2);
+    server.signal(Signal::KILL);
+    server.up();
+    let bank = Bank::of(&server, "bank");
+    server.ok(&["worker", "scale", "bank", "3"]);
+    bank.until(|s| s["ready"] == 3 && s["commit"] == first.as_str());
+    for _ in 0..6 {
+        assert_eq!(bank.call(json!(1)), "one", "started again, and started later: the same commit");
+    }
+    register(&server);
+    server.ok(&["worker", "launch", "bank"]);
+    bank.until(|s| {
+        let all = s["replicas"].as_array().unwrap();
+        s["commit"] == second.as_str() && s["ready"] == 3 && all.iter().all(|r| r["version"] == 2)
+    });
+    assert_eq!(bank.call(json!(1)), "two");
+}
+
+#[test]
+fn a_worker_whose_ref_is_not_there_says_so_and_waits_before_it_asks_again() {
+    let server = Server::start();
+    let repo = Repo::new(server.scratch(), "code");
+    repo.write("bank.py", "").commit();
+    let url = repo.url();
+    let line =
+        ["worker", "register", "bank", "--static", "--replicas", "3", "--repo", &url, "--ref", "nowhere"];
+    server.ok(&line.into_iter().chain(["--", "python3", "bank.py"]).collect::<Vec<_>>());
+    server.ok(&["worker", "launch", "bank"]);
+    let bank = Bank::of(&server, "bank");
+    let status = bank.until(|s| s["phase"] == "failed" && s["replicas"][0]["restart_at"].is_string());
+    assert!(status["reason"].as_str().unwrap().contains("nowhere"), "{status}");
+    assert_eq!(status["replicas"].as_array().unwrap().len(), 1, "one asks for all");
+    let why = server.ok(&["worker", "show", "bank"]);
+    assert!(why.contains("ref"), "{why}");
 }

@@ -20,8 +20,9 @@ use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    self, Artifacts, Beat, CancelRequests, Exited, Finished, Follow, Inventory, Limits, Refused,
-    RenewalFailed, RenewalKept, Renewed, Requests, StartReplica, Started, Unfollow, close, kind,
+    self, Artifacts, Beat, CancelRequests, Exited, Finished, Follow, Inventory, LaunchReplica, Limits,
+    Refused, RenewalFailed, RenewalKept, Renewed, Replica, Requests, Start, StartReplica, Started, Unfollow,
+    close, kind,
 };
 use std::collections::HashMap;
 use std::io;
@@ -275,7 +276,16 @@ impl Session<'_> {
                         self.down.pass(&frame);
                     }
                 }
-                kind::START_REPLICA => self.start_replica(frame.decode()?),
+                kind::START_REPLICA => {
+                    let mut order: StartReplica = frame.decode()?;
+                    self.expect_replica(&mut order.start, &mut order.replica);
+                    self.down.say(kind::START_REPLICA, 0, &order);
+                }
+                kind::LAUNCH_REPLICA => {
+                    let mut order: LaunchReplica = frame.decode()?;
+                    self.expect_replica(&mut order.start, &mut order.replica);
+                    self.down.say(kind::LAUNCH_REPLICA, 0, &order);
+                }
                 kind::REQUESTS => self.replicas.ask(frame.decode::<Requests>()?.items),
                 kind::CANCEL_REQUESTS => self.replicas.cancel(frame.decode::<CancelRequests>()?.items),
                 kind::STOP | kind::FORGET | kind::REVOKE | kind::RECONCILE | kind::COLLECT => {
@@ -309,12 +319,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn start_replica(&mut self, mut start: StartReplica) {
-        if let Err(error) = self.replicas.expect(&mut start) {
+    fn expect_replica(&self, start: &mut Start, replica: &mut Replica) {
+        if let Err(error) = self.replicas.expect(start, replica) {
             // It is started without, and says itself that it has no port.
             tracing::error!(%error, "no port for a replica");
         }
-        self.down.say(kind::START_REPLICA, 0, &start);
     }
 
     fn echo(&mut self, beat: Beat) {

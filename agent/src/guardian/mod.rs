@@ -89,7 +89,7 @@ pub(crate) struct Task {
     /// What is checked out first.
     pub(crate) checkout: Option<crate::git::order::Order>,
     /// It is a replica of a static worker, spoken to like this.
-    pub(crate) replica: Option<reeve_protocol::wire::Replica>,
+    pub(crate) replica: Option<replica::Spoken>,
     /// The agent is another user, who comes by the group of the runtime directory.
     pub(crate) shared: bool,
     /// What is collected at the end, beside the directory for artifacts.

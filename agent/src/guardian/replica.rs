@@ -2,8 +2,9 @@
 //! both open, so that neither the agent's end nor its next life is seen by the replica. The agent opens them by path. What
 //! the replica writes to its standard error is its log, as for any attempt.
 use reeve_protocol::ids::AttemptId;
-use reeve_protocol::wire::Replica;
+use reeve_protocol::wire::{Batch, Replica};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use serde::{Deserialize, Serialize};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -19,6 +20,22 @@ pub(crate) const OUT: &str = "out";
 pub(crate) const ABOUT: &str = "about";
 /// Bytes that a pipe holds: more means fewer waits of either side. Less is granted to users with many pipes.
 const PIPE: usize = 1 << 20;
+
+/// How a replica is spoken to, as its guardian is told.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Spoken {
+    pub(crate) replica: Replica,
+    pub(crate) batch: Batch,
+}
+
+/// The same in the file that the agent reads. One that was written before there were batches has none.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct About {
+    #[serde(flatten)]
+    pub(crate) replica: Replica,
+    #[serde(default)]
+    pub(crate) batch: Batch,
+}
 
 /// Both ends of both pipes.
 pub(crate) struct Pipes {
@@ -45,7 +62,7 @@ pub(crate) fn dir(attempt: AttemptId) -> String {
 }
 
 /// Makes the directory with what is in it. `None`: it speaks HTTP.
-pub(crate) fn make(attempt: AttemptId, about: &Replica, shared: bool) -> io::Result<Option<Pipes>> {
+pub(crate) fn make(attempt: AttemptId, about: &Spoken, shared: bool) -> io::Result<Option<Pipes>> {
     let dir = dir(attempt);
     remove(attempt);
     DirBuilder::new().mode(0o700).create(&dir)?;
@@ -54,11 +71,11 @@ pub(crate) fn make(attempt: AttemptId, about: &Replica, shared: bool) -> io::Res
     };
     // The directory above gives its group to what is made in it.
     permit(&dir, 0o2770)?;
-    let text = serde_json::to_vec(about)?;
+    let text = serde_json::to_vec(&About { replica: about.replica.clone(), batch: about.batch })?;
     let path = format!("{dir}/{ABOUT}");
     std::fs::write(&path, text)?;
     permit(&path, 0o640)?;
-    if about.protocol != 0 {
+    if about.replica.protocol != 0 {
         return Ok(None);
     }
     let pipe = |name: &str| -> io::Result<(String, OwnedFd)> {

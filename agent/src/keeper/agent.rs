@@ -1,6 +1,7 @@
 //! The keeper's side of the conversation with its agent.
 use super::attempts::Keeper;
 use super::queue::Size;
+use crate::guardian::replica::Spoken;
 use crate::peer::Peer;
 use reeve_protocol::cause::Cause;
 use reeve_protocol::crash;
@@ -8,8 +9,8 @@ use reeve_protocol::frame::{self, Frame, OPTIONAL};
 use reeve_protocol::guardian as says;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    Forget, Inventory, InventoryEnd, InventoryItem, KeeperHello, Limits, Reconcile, Revoke, Shutdown, Start,
-    StartGit, StartReplica, Stop, Verdict, kind,
+    Batch, Forget, Inventory, InventoryEnd, InventoryItem, KeeperHello, LaunchReplica, Limits, Reconcile,
+    Revoke, Shutdown, Start, StartGit, StartReplica, Stop, Verdict, kind,
 };
 use serde::Serialize;
 
@@ -82,7 +83,11 @@ impl Keeper {
             }
             kind::START_REPLICA => {
                 let StartReplica { start, replica } = frame.decode()?;
-                self.start(Box::new(start), None, Some(replica));
+                self.start(Box::new(start), None, Some(Spoken { replica, batch: Batch::default() }));
+            }
+            kind::LAUNCH_REPLICA => {
+                let LaunchReplica { start, replica, batch, checkout } = frame.decode()?;
+                self.start(Box::new(start), checkout, Some(Spoken { replica, batch }));
             }
             kind::COLLECT => self.will_collect(frame.decode()?),
             kind::FORGET => {

@@ -9,6 +9,7 @@ use super::users::Users;
 use super::watch::Watch;
 use crate::clock::boot_ms;
 use crate::groups::{Bounds, Groups};
+use crate::guardian::replica::Spoken;
 use crate::guardian::tree::Stat;
 use crate::machine::memory;
 use crate::peer::{Peer, SCRATCH};
@@ -17,9 +18,7 @@ use reeve_protocol::crash;
 use reeve_protocol::guardian::{self as says, State};
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::time::Wall;
-use reeve_protocol::wire::{
-    Checkout, Collect, Finished, INLINE_OUTPUT, Replica, Revoke, Start, Started, kind,
-};
+use reeve_protocol::wire::{Checkout, Collect, Finished, INLINE_OUTPUT, Revoke, Start, Started, kind};
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::io;
@@ -50,7 +49,7 @@ pub(super) struct Keeper {
     /// What waiting attempts need checked out.
     pub(super) checkouts: HashMap<AttemptId, Checkout>,
     /// How waiting attempts that are replicas of static workers are spoken to.
-    pub(super) replicas: HashMap<AttemptId, Replica>,
+    pub(super) replicas: HashMap<AttemptId, Spoken>,
     /// What is collected at the end of waiting attempts.
     pub(super) collects: HashMap<AttemptId, Collect>,
     pub(super) agent: Option<Agent>,
@@ -173,7 +172,7 @@ impl Keeper {
     }
 
     /// Takes a Start: waits, is refused, or was known already and is told about again.
-    pub(super) fn start(&mut self, start: Box<Start>, checkout: Option<Checkout>, replica: Option<Replica>) {
+    pub(super) fn start(&mut self, start: Box<Start>, checkout: Option<Checkout>, replica: Option<Spoken>) {
         let id = start.attempt;
         if self.attempts.contains_key(&id) {
             self.tell(id);

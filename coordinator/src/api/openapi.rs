@@ -174,11 +174,11 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("CallReply", "result:any"),
     (
         "Serving",
-        "protocol:text? ready:text? path:text? replicas:int? max_ongoing:int? stall_s:number? drain_s:number? deadline_s:number? min:int? max:int? scale_up_wait_s:number? scale_down_after_s:number? idle_unload_s:number?",
+        "protocol:text? ready:text? path:text? replicas:int? max_ongoing:int? stall_s:number? drain_s:number? deadline_s:number? min:int? max:int? scale_up_wait_s:number? scale_down_after_s:number? idle_unload_s:number? batch_max_size:int? batch_max_delay_ms:int?",
     ),
     (
         "WorkerStatus",
-        "version:int desired:int min:int? max:int? idle_unload_s:number? ready:int phase:text outstanding:int calls_waiting:int rate:number reason:text? replicas:[Replica]",
+        "version:int desired:int min:int? max:int? commit:text? idle_unload_s:number? ready:int phase:text outstanding:int calls_waiting:int rate:number reason:text? replicas:[Replica]",
     ),
     (
         "Replica",

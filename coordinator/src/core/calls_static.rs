@@ -58,9 +58,12 @@ impl Core {
             Some(d) if request.on.is_empty() => d.row.on.clone(),
             _ => request.on,
         };
+        // The same version again is the same commit, too.
+        let same = self.deployments.get(name).filter(|d| d.row.version == worker.version);
         let row = DeploymentRow {
             worker: name.to_owned(),
             version: worker.version,
+            commit: same.and_then(|d| d.row.commit.clone()),
             replicas,
             on,
             serving: serde_json::to_string(&serving).unwrap_or_default(),
@@ -254,6 +257,7 @@ impl Core {
             desired: d.row.replicas,
             min: bounds.map(|r| r.least),
             max: bounds.map(|r| r.most),
+            commit: d.commit(),
             idle_unload_s: d.serving.idle_unload_s,
             ready: d
                 .replicas

@@ -31,8 +31,8 @@ fn kind_of(request: &WorkerRequest) -> Result<&'static str, Problem> {
         return Err(problem.hint("kinds: command, git, static"));
     };
     let wrong = |detail: &str, hint: &str| Err(Problem::new(Code::BadValue, detail).hint(hint));
-    if (kind == "git") != request.spec.git.is_some() {
-        let detail = "a worker of kind git has a repository, and no other has one";
+    if (kind == "git" && request.spec.git.is_none()) || (kind == "command" && request.spec.git.is_some()) {
+        let detail = "a worker of kind git has a repository, and one of kind command has none";
         return wrong(detail, "reeve worker register NAME --repo URL --ref REF -- COMMAND");
     }
     if (kind != "static") && request.serving.is_some() {

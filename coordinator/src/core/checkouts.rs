@@ -52,6 +52,7 @@ impl Core {
         }
         let actor = self.agent_actor(machine);
         self.set_commit(id, spec, Some(commit), step);
+        self.replica_resolved(now, id, commit, step);
         self.events.note_job(now.wall, id, "resolved", &actor);
     }
 

@@ -123,7 +123,12 @@ impl Core {
         };
         let start = start::start(&spec, facts);
         if let Some(replica) = self.replica_of_start(attempt.task.job) {
-            return Some(ToAgent::StartReplica(Box::new(wire::StartReplica { start, replica })));
+            let (batch, checkout) = (self.batch_of_start(attempt.task.job), start::checkout(&spec));
+            return Some(if batch.size == 0 && checkout.is_none() {
+                ToAgent::StartReplica(Box::new(wire::StartReplica { start, replica }))
+            } else {
+                ToAgent::LaunchReplica(Box::new(wire::LaunchReplica { start, replica, batch, checkout }))
+            });
         }
         Some(match start::checkout(&spec) {
             Some(checkout) => ToAgent::StartGit(Box::new(wire::StartGit { start, checkout })),

@@ -23,6 +23,8 @@ use std::sync::Arc;
 /// First pause before a replica that ended by itself is started again; doubles up to the longest.
 const BACKOFF_MS: u64 = 1_000;
 const LONG_BACKOFF_MS: u64 = 300_000;
+/// The least pause after a checkout that a person has to mend.
+const CHECKOUT_PAUSE_MS: u64 = 60_000;
 /// Who took requests for so long starts with the first pause again.
 const HEALTHY_MS: u64 = 600_000;
 /// How long a new replica may wait for room before an old one makes it.
@@ -61,7 +63,7 @@ impl Core {
                 replica.renew(now.mono);
             }
             replica.machine = Some(machine);
-            if to.is(Substate::Running) && from.state() == State::Queued {
+            if to.is(Substate::Running) && (from.state() == State::Queued || from.is(Substate::Preparing)) {
                 replica.since = now.mono;
                 let id = replica.id();
                 if let Some(stall) = self.deployments.of_mut(task.job).map(|d| d.serving.stall_ms()) {
@@ -113,7 +115,7 @@ impl Core {
         }
         let own = cause.account() != Account::Infrastructure;
         let ms = if own {
-            backoff(tries)
+            backoff(tries).max(checkout_pause(cause))
         } else if losses == 0 {
             0
         } else {
@@ -221,6 +223,10 @@ impl Core {
             // One more than wanted at a time.
             missing = missing.min(1usize.saturating_sub(current.len() - ready));
         }
+        if d.awaits_commit() {
+            // Its ref is resolved once, so that all replicas run the same.
+            missing = missing.min(1usize.saturating_sub(current.len()));
+        }
         let mut leaving = worst(&current, current.len().saturating_sub(want));
         let keep = want.saturating_sub(ready);
         leaving.extend(worst(&old, old.len().saturating_sub(keep)));
@@ -300,7 +306,7 @@ impl Core {
         let Some(d) = self.deployments.get(name) else { return false };
         let Some(worker) = &d.recipe else { return false };
         let (number, on) = (d.free_number(), d.row.on.clone());
-        let spec = replica_spec(worker, number, &on);
+        let spec = replica_spec(worker, number, &on, d.row.commit.as_ref());
         let version = worker.version;
         let caller = Caller::new(worker.owner_uid, worker.owner.clone());
         let Ok(shape) = Shape::of(&spec) else { return false };
@@ -369,6 +375,24 @@ impl Core {
         })
     }
 
+    /// How the requests to a replica are gathered, if the job is one.
+    pub(super) fn batch_of_start(&self, job: JobId) -> wire::Batch {
+        let deployment = self.deployments.worker_of(job).and_then(|name| self.deployments.get(name));
+        deployment.map(|d| d.serving.batch()).unwrap_or_default()
+    }
+
+    /// The first replica of a version from git has found the commit of its ref: all of that version run it from now on.
+    pub(super) fn replica_resolved(&mut self, now: Now, job: JobId, commit: &str, step: &mut Step) {
+        let Some(version) = self.deployments.replica(job).map(|r| r.version) else { return };
+        let Some(d) = self.deployments.of_mut(job).filter(|d| d.row.version == version) else { return };
+        if d.row.commit.is_none() {
+            (d.row.commit, d.row.changed_at) = (Some(commit.to_owned()), now.wall);
+            step.facts.push(Fact::DeploymentPut(Box::new(d.row.clone())));
+            let name = d.row.worker.clone();
+            self.deployments.dirty.insert(name);
+        }
+    }
+
     /// What a replica has: requests by replica, for the invariants.
     pub(super) fn requests_of(
         &self,
@@ -391,8 +415,11 @@ impl Core {
 const ON: &str = "reeve.on";
 
 /// A replica as a job.
-fn replica_spec(worker: &WorkerRow, number: u32, on: &[String]) -> JobSpec {
+fn replica_spec(worker: &WorkerRow, number: u32, on: &[String], commit: Option<&String>) -> JobSpec {
     let mut spec: JobSpec = serde_json::from_str(&worker.spec).unwrap_or_default();
+    if let Some(git) = &mut spec.git {
+        git.commit = git.commit.take().or_else(|| commit.cloned());
+    }
     spec.queue = Some(REPLICAS.to_owned());
     spec.name = Some(format!("{}/{number}", worker.name));
     spec.worker = Some(worker.name.clone());
@@ -412,6 +439,14 @@ fn worst(replicas: &[&Replica], n: usize) -> Vec<JobId> {
         replicas.iter().map(|r| (r.is_ready(), r.requests.len(), std::cmp::Reverse(r.job))).collect();
     order.sort_unstable();
     order.into_iter().take(n).map(|(_, _, job)| job.0).collect()
+}
+
+/// What a person has to mend is not tried again every second: a ref that is not there, a door that does not open.
+fn checkout_pause(cause: &Cause) -> u64 {
+    match cause {
+        Cause::Checkout { what, .. } if ["auth", "ref"].contains(&what.as_str()) => CHECKOUT_PAUSE_MS,
+        _ => 0,
+    }
 }
 
 /// 1, 2, 4 .. 300 s.

@@ -6,7 +6,7 @@ use crate::input::Ticket;
 use crate::row::{DeploymentRow, WorkerRow};
 use reeve_protocol::api::{QUEUE_FACTOR, ReplicaView, Serving};
 use reeve_protocol::wire::{RequestId, replica_phase as phase};
-use reeve_protocol::{AttemptId, JobId, TaskId};
+use reeve_protocol::{AttemptId, JobId, JobSpec, TaskId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -154,6 +154,18 @@ impl Deployment {
     /// Whether there are replicas, or will be when somebody asks.
     pub(super) fn may_serve(&self) -> bool {
         self.row.replicas > 0 || self.serving.range().is_some()
+    }
+
+    /// The commit that its replicas run, of a worker from git.
+    pub(super) fn commit(&self) -> Option<String> {
+        let spec = || serde_json::from_str::<JobSpec>(&self.recipe.as_ref()?.spec).ok()?.git?.commit;
+        self.row.commit.clone().or_else(spec)
+    }
+
+    /// Whether it comes from git, and which commit its ref names is not known yet.
+    pub(super) fn awaits_commit(&self) -> bool {
+        let spec = || serde_json::from_str::<JobSpec>(&self.recipe.as_ref()?.spec).ok();
+        self.row.commit.is_none() && spec().and_then(|s| s.git).is_some_and(|git| git.commit.is_none())
     }
 
     /// Calls that may wait.

@@ -33,6 +33,11 @@ pub(super) fn frames(orders: Vec<ToAgent>, out: &mut Vec<u8>) -> Vec<AgentSaid> 
                     unsent.push(rejected(start.start.attempt, &error));
                 }
             }
+            ToAgent::LaunchReplica(launch) => {
+                if let Err(error) = frame::append(kind::LAUNCH_REPLICA, 0, launch.as_ref(), out) {
+                    unsent.push(rejected(launch.start.attempt, &error));
+                }
+            }
             ToAgent::CancelRequest(replica, id) => {
                 append(kind::CANCEL_REQUESTS, &wire::CancelRequests { items: vec![(replica, id)] }, out);
             }

@@ -18,7 +18,7 @@ pub(super) const APPLICATION: i64 = 0x7265_6576;
 /// The schema this version writes.
 pub const SCHEMA: i64 = MIGRATIONS.len() as i64;
 /// The schema as SQL, in order: a store of version N has the first N. An applied one never changes.
-pub const MIGRATIONS: [&str; 7] = [
+pub const MIGRATIONS: [&str; 8] = [
     include_str!("../../migrations/0001_initial.sql"),
     include_str!("../../migrations/0002_backends.sql"),
     include_str!("../../migrations/0003_workers.sql"),
@@ -26,6 +26,7 @@ pub const MIGRATIONS: [&str; 7] = [
     include_str!("../../migrations/0005_gpus.sql"),
     include_str!("../../migrations/0006_artifacts.sql"),
     include_str!("../../migrations/0007_migration.sql"),
+    include_str!("../../migrations/0008_static.sql"),
 ];
 /// Below this a store that was not closed in order is checked whole before it is used (a tenth of a second); below the
 /// second bound that is done beside the first work, so that a killed coordinator is back at once.

@@ -41,9 +41,11 @@ pub(super) fn remove(db: Sql<'_>, name: &str, at: i64) -> Result<(), Error> {
 pub(super) fn deploy(db: Sql<'_>, d: &DeploymentRow) -> Result<(), Error> {
     one(
         db,
-        "INSERT INTO deployments (worker, version, replicas, machines, serving, changed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (worker) DO UPDATE SET version = ?2, replicas = ?3, machines = ?4, serving = ?5, changed_at = ?6",
-        params![d.worker, d.version, d.replicas, json(&d.on)?, d.serving, d.changed_at],
+        "INSERT INTO deployments (worker, version, replicas, machines, serving, changed_at, git_commit)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (worker) DO UPDATE SET version = ?2, replicas = ?3, machines = ?4, serving = ?5, changed_at = ?6,
+         git_commit = ?7",
+        params![d.worker, d.version, d.replicas, json(&d.on)?, d.serving, d.changed_at, d.commit],
     )
 }
 
@@ -88,8 +90,9 @@ pub(super) fn deployments(db: &Connection) -> Result<Vec<(DeploymentRow, Option<
 }
 
 fn deployed(db: &Connection) -> Result<Vec<DeploymentRow>, Error> {
-    let mut statement =
-        db.prepare("SELECT worker, version, replicas, machines, serving, changed_at FROM deployments")?;
+    let mut statement = db.prepare(
+        "SELECT worker, version, replicas, machines, serving, changed_at, git_commit FROM deployments",
+    )?;
     let rows = statement
         .query_map([], |r| {
             Ok(DeploymentRow {
@@ -99,6 +102,7 @@ fn deployed(db: &Connection) -> Result<Vec<DeploymentRow>, Error> {
                 on: serde_json::from_str(&r.get::<_, String>(3)?).unwrap_or_default(),
                 serving: r.get(4)?,
                 changed_at: r.get(5)?,
+                commit: r.get(6)?,
             })
         })?
         .collect::<rusqlite::Result<_>>()?;

@@ -20,6 +20,8 @@ const DEADLINE_S: f64 = 60.0;
 const SCALE_UP_WAIT_S: f64 = 1.0;
 /// Seconds in which a replica was not needed before there is one less.
 const SCALE_DOWN_AFTER_S: f64 = 300.0;
+/// Milliseconds that a batch waits for more requests.
+const BATCH_DELAY_MS: u32 = 10;
 /// Calls that may wait, for each request that may be worked on.
 pub const QUEUE_FACTOR: u64 = 4;
 
@@ -66,6 +68,12 @@ pub struct Serving {
     /// Without any request for so long all replicas end; the next request brings them back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_unload_s: Option<f64>,
+    /// Requests to one replica are handed over together, at most so many; absent: each by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_max_size: Option<u32>,
+    /// A batch that is not full waits so long for more; 10 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_max_delay_ms: Option<u32>,
 }
 
 /// Between which numbers the replicas of a worker follow its load.
@@ -94,7 +102,14 @@ impl Serving {
 
     /// Requests at one replica at once.
     pub fn ongoing(&self) -> usize {
-        self.max_ongoing.unwrap_or(ONGOING.0) as usize
+        self.max_ongoing.or(self.batch_max_size).unwrap_or(ONGOING.0) as usize
+    }
+
+    /// How requests to one replica are gathered.
+    pub fn batch(&self) -> crate::wire::Batch {
+        let delay_ms = u64::from(self.batch_max_delay_ms.unwrap_or(BATCH_DELAY_MS));
+        self.batch_max_size
+            .map_or_else(crate::wire::Batch::default, |size| crate::wire::Batch { size, delay_ms })
     }
 
     /// Milliseconds without progress.
@@ -171,6 +186,18 @@ impl Serving {
         bounds("scale_up_wait_s", self.scale_up_wait_s.unwrap_or(SCALE_UP_WAIT_S), 0.0, 3_600.0)?;
         bounds("scale_down_after_s", self.scale_down_after_s.unwrap_or(SCALE_DOWN_AFTER_S), 0.1, 604_800.0)?;
         bounds("idle_unload_s", self.idle_unload_s.unwrap_or(SCALE_DOWN_AFTER_S), 0.1, 2_592_000.0)?;
+        bounds("batch_max_size", f64::from(self.batch_max_size.unwrap_or(1)), 1.0, 1_024.0)?;
+        bounds("batch_max_delay_ms", f64::from(self.batch_max_delay_ms.unwrap_or(0)), 0.0, 60_000.0)?;
+        if self.batch_max_delay_ms.is_some() && self.batch_max_size.is_none() {
+            return wrong("a delay is for batches, and there are none".to_owned(), "add: --batch-max-size N");
+        }
+        if let (Some(size), Some(ongoing)) = (self.batch_max_size, self.max_ongoing)
+            && size > ongoing
+        {
+            let detail =
+                format!("a batch of {size} is never full: a replica has at most {ongoing} requests at once");
+            return wrong(detail, "max_ongoing is at least batch_max_size");
+        }
         if self.max.is_none()
             && (self.min.is_some() || self.scale_up_wait_s.is_some() || self.scale_down_after_s.is_some())
         {
@@ -256,6 +283,9 @@ pub struct WorkerStatus {
     /// Their number follows the load, and is never more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
+    /// The commit that its replicas run, once it is known: of workers from git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Seconds without a request after which all of them end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_unload_s: Option<f64>,
@@ -338,6 +368,9 @@ mod tests {
             (r#"{"max_ongoing":0}"#, "max_ongoing"),
             (r#"{"replicas":100000}"#, "replicas"),
             (r#"{"deadline_s":0}"#, "deadline_s"),
+            (r#"{"batch_max_size":0}"#, "batch_max_size"),
+            (r#"{"batch_max_size":8,"max_ongoing":4}"#, "never full"),
+            (r#"{"batch_max_delay_ms":5}"#, "there are none"),
             (r#"{"min":1}"#, "there is none"),
             (r#"{"scale_down_after_s":1}"#, "there is none"),
             (r#"{"min":3,"max":2}"#, "min is 3"),

@@ -1,5 +1,5 @@
 //! The bodies about static workers: their replicas, and what these are asked and answer.
-use super::Start;
+use super::{Checkout, Start};
 use crate::ids::AttemptId;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,28 @@ pub struct StartReplica {
     pub start: Start,
     /// How it is spoken to.
     pub replica: Replica,
+}
+
+/// How requests to one replica are gathered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// At most so many go together; 0: each goes by itself, as it is.
+    pub size: u32,
+    /// A batch that is not full waits so long for more, milliseconds.
+    pub delay_ms: u64,
+}
+
+/// Start one replica that has a checkout, or takes its requests in batches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchReplica {
+    /// As any attempt.
+    pub start: Start,
+    /// How it is spoken to.
+    pub replica: Replica,
+    /// How its requests are gathered.
+    pub batch: Batch,
+    /// What it runs in.
+    pub checkout: Option<Checkout>,
 }
 
 /// Where a replica stands.

@@ -99,7 +99,10 @@ fn serve_lines(options: &Options) {
         if let Some(answer) = echo(&line) {
             out.write_all(answer.as_bytes()).unwrap();
         } else if let Ok(request) = serde_json::from_str::<Value>(&line) {
-            answer_line(&request, options, &mut *out);
+            match request.as_array() {
+                Some(batch) => answer_batch(batch, options, &mut *out),
+                None => answer_line(&request, options, &mut *out),
+            }
         }
         // What waits is answered with one write.
         if !input.buffer().contains(&b'\n') {
@@ -115,6 +118,45 @@ fn echo(line: &str) -> Option<String> {
     let payload = rest.trim_end().strip_suffix('}')?;
     let plain = !payload.contains(['{', '"']);
     plain.then(|| format!("{{\"id\":\"{id}\",\"result\":{payload}}}\n"))
+}
+
+/// A batch: answered by an array when everybody in it wants one, else each by a line.
+fn answer_batch(batch: &[Value], options: &Options, out: &mut impl Write) {
+    let answers = |one: &Value| {
+        let mut line = Vec::new();
+        let sized = one["payload"].get("size_of_batch").is_some();
+        if sized {
+            writeln!(line, "{}", json!({"id": one["id"], "result": {"batch": batch.len()}})).unwrap();
+        } else {
+            answer_line(one, options, &mut line);
+        }
+        (sized, String::from_utf8(line).unwrap())
+    };
+    let all: Vec<(bool, String)> = batch.iter().map(answers).collect();
+    if all.iter().all(|(sized, _)| *sized) {
+        let lines: Vec<&str> = all.iter().map(|(_, line)| line.trim()).collect();
+        writeln!(out, "[{}]", lines.join(",")).unwrap();
+    } else {
+        out.write_all(all.iter().map(|(_, line)| line.as_str()).collect::<String>().as_bytes()).unwrap();
+    }
+}
+
+/// A batch over HTTP: one that holds a `poison` fails as a whole, a `short` one lacks a result.
+fn batch_over_http(batch: &[Value], options: &Options) -> (u64, String) {
+    let has = |name: &str| batch.iter().any(|one| one.get(name).is_some());
+    if has("poison") {
+        return (500, "a bad image".to_owned());
+    }
+    let result = |one: &Value| match obey(one, options) {
+        Some(Ok(_)) if one.get("size_of_batch").is_some() => json!({"batch": batch.len()}),
+        Some(Ok(result)) => result,
+        _ => Value::Null,
+    };
+    let mut results: Vec<Value> = batch.iter().map(result).collect();
+    if has("short") {
+        results.pop();
+    }
+    (200, Value::Array(results).to_string())
 }
 
 fn answer_line(request: &Value, options: &Options, out: &mut impl Write) {
@@ -185,13 +227,16 @@ fn exchange(mut stream: &TcpStream, ready: &Mutex<bool>, options: &Options) -> O
         }
         let status = payload.get("status").and_then(Value::as_u64).unwrap_or(200);
         let junk = payload.get("junk").is_some();
-        match obey(&payload, options) {
-            None => loop {
-                std::thread::park();
+        match payload.as_array().map(|batch| batch_over_http(batch, options)) {
+            Some(answer) => answer,
+            None => match obey(&payload, options) {
+                None => loop {
+                    std::thread::park();
+                },
+                Some(Ok(_)) if junk => (status, "<html>".to_owned()),
+                Some(Ok(result)) => (status, result.to_string()),
+                Some(Err(error)) => (500, error),
             },
-            Some(Ok(_)) if junk => (status, "<html>".to_owned()),
-            Some(Ok(result)) => (status, result.to_string()),
-            Some(Err(error)) => (500, error),
         }
     };
     write!(

@@ -70,6 +70,7 @@ pub(super) fn wire_body(input: &[u8]) -> String {
         kind::TAKING => canonical::<wire::Taking>(body),
         kind::ENFORCED => canonical::<wire::Enforced>(body),
         kind::START_REPLICA => canonical::<wire::StartReplica>(body),
+        kind::LAUNCH_REPLICA => canonical::<wire::LaunchReplica>(body),
         kind::REPLICAS => canonical::<wire::Replicas>(body),
         kind::REQUESTS => canonical::<wire::Requests>(body),
         kind::ANSWERS => canonical::<wire::Answers>(body),

@@ -169,6 +169,7 @@ impl Host {
             // is told.
             ToAgent::StartGit(_)
             | ToAgent::StartReplica(_)
+            | ToAgent::LaunchReplica(_)
             | ToAgent::Request(_)
             | ToAgent::CancelRequest(..)
             | ToAgent::Collect(_) => {}

@@ -243,6 +243,7 @@ impl Watch {
             ToAgent::Forget(_)
             | ToAgent::StartGit(_)
             | ToAgent::StartReplica(_)
+            | ToAgent::LaunchReplica(_)
             | ToAgent::Request(_)
             | ToAgent::CancelRequest(..) => {}
         }

@@ -152,6 +152,7 @@ pub(crate) fn session_cases(evil: &Identity) -> Vec<Case> {
         kind::RENEWED,
         kind::START_GIT,
         kind::START_REPLICA,
+        kind::LAUNCH_REPLICA,
         kind::REQUESTS,
         kind::CANCEL_REQUESTS,
         kind::COLLECT,

@@ -185,7 +185,7 @@ pub struct Asked {
     /// Replicas at launch [default: 1]
     #[arg(long, value_name = "N", requires = "is_static")]
     pub replicas: Option<u32>,
-    /// Requests at one replica at once [default: 1]
+    /// Requests at one replica at once [default: 1, or as many as a batch may have]
     #[arg(long, value_name = "N", requires = "is_static")]
     pub max_ongoing: Option<u32>,
     /// How long it may load without progress [default: 10m]
@@ -212,6 +212,12 @@ pub struct Asked {
     /// Without a request for so long all replicas end; the next one brings them back
     #[arg(long, value_name = "TIME", value_parser = values::duration, requires = "is_static")]
     pub idle_unload: Option<f64>,
+    /// Requests to one replica go together, at most so many: a JSON array
+    #[arg(long, value_name = "N", requires = "is_static")]
+    pub batch_max_size: Option<u32>,
+    /// How long a batch that is not full waits for more, milliseconds [default: 10]
+    #[arg(long, value_name = "MS", requires = "batch_max_size")]
+    pub batch_max_delay_ms: Option<u32>,
 }
 
 impl Asked {
@@ -230,6 +236,8 @@ impl Asked {
             scale_up_wait_s: self.scale_up_wait,
             scale_down_after_s: self.scale_down_after,
             idle_unload_s: self.idle_unload,
+            batch_max_size: self.batch_max_size,
+            batch_max_delay_ms: self.batch_max_delay_ms,
         }
     }
 }
@@ -376,7 +384,7 @@ fn from_toml(file: &str, text: &str) -> Result<BTreeMap<String, WorkerRequest>, 
 }
 
 /// The fields of a table that say how a static worker is spoken to.
-const SERVING: [&str; 13] = [
+const SERVING: [&str; 15] = [
     "protocol",
     "ready",
     "path",
@@ -390,6 +398,8 @@ const SERVING: [&str; 13] = [
     "scale_up_wait_s",
     "scale_down_after_s",
     "idle_unload_s",
+    "batch_max_size",
+    "batch_max_delay_ms",
 ];
 
 fn table(workers: &[WorkerView]) -> Table {
@@ -413,6 +423,9 @@ fn print(worker: &WorkerView, context: &mut Context) -> Result<(), Error> {
     if let Some(status) = &worker.status {
         if let Some(bounds) = status.follows() {
             context.line(format!("replicas: {bounds}"))?;
+        }
+        if let Some(commit) = &status.commit {
+            context.line(format!("commit: {commit}"))?;
         }
         if let Some(reason) = &status.reason {
             context.line(format!("reason: {}", Clean::line(reason)))?;

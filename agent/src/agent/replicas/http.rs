@@ -1,6 +1,6 @@
 //! A replica that speaks HTTP: asked on its own port of this machine whether it is ready, and given each request as a POST.
 //! A model server that knows nothing of reeve works unchanged.
-use super::{MAX_ANSWER, Replicas, answer};
+use super::{MAX_ANSWER, Replicas, answer, together};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -37,7 +37,8 @@ pub(super) struct Http {
     attempt: AttemptId,
     about: About,
     idle: Mutex<Vec<Connection>>,
-    requests: Mutex<HashMap<RequestId, AbortHandle>>,
+    /// What is under way by its first request, and whether it is the only one.
+    requests: Mutex<HashMap<RequestId, (AbortHandle, bool)>>,
     probe: Mutex<Option<AbortHandle>>,
 }
 
@@ -71,36 +72,70 @@ impl Http {
 
     /// Whatever is under way ends.
     pub(super) fn close(&self) {
-        let requests: Vec<AbortHandle> = lock(&self.requests).drain().map(|(_, task)| task).collect();
+        let requests: Vec<AbortHandle> = lock(&self.requests).drain().map(|(_, (task, _))| task).collect();
         for task in requests.into_iter().chain(lock(&self.probe).take()) {
             task.abort();
         }
         lock(&self.idle).clear();
     }
 
-    /// One more request.
-    pub(super) fn ask(self: Arc<Self>, replicas: &Replicas, request: Request) {
-        let (http, replicas, id) = (self.clone(), replicas.clone(), request.id);
+    /// More requests, to go together: one by itself unless `together`, which makes an array even of one.
+    pub(super) fn ask(self: Arc<Self>, replicas: &Replicas, requests: Vec<Request>, together: bool) {
+        let Some((id, alone)) = requests.first().map(|r| (r.id, requests.len() == 1)) else { return };
+        let (http, replicas) = (self.clone(), replicas.clone());
         // Entered before it runs, so that its end finds the entry.
-        let mut requests = lock(&self.requests);
+        let mut under_way = lock(&self.requests);
         let task = tokio::spawn(async move {
-            let answer = http.answer_to(request).await;
+            let answers = if together {
+                http.answers_to(requests).await
+            } else {
+                let mut answers = Vec::new();
+                for request in requests {
+                    answers.push(http.answer_to(request).await);
+                }
+                answers
+            };
             if lock(&http.requests).remove(&id).is_some() {
-                replicas.answer(vec![answer]);
+                replicas.answer(answers);
             }
         });
-        requests.insert(id, task.abort_handle());
+        under_way.insert(id, (task.abort_handle(), alone));
     }
 
-    /// Ends a request: the replica sees its connection end. True: it was under way.
+    /// Ends a request: the replica sees its connection end. True: it was under way. One of a batch goes on with the others,
+    /// and its answer frees its place.
     pub(super) fn cancel(&self, id: RequestId) -> bool {
-        let task = lock(&self.requests).remove(&id);
-        task.inspect(AbortHandle::abort).is_some()
+        let mut requests = lock(&self.requests);
+        if !requests.get(&id).is_some_and(|(_, alone)| *alone) {
+            return false;
+        }
+        requests.remove(&id).inspect(|(task, _)| task.abort()).is_some()
+    }
+
+    /// A batch: what goes wrong with the whole is everybody's.
+    async fn answers_to(&self, requests: Vec<Request>) -> Vec<Answer> {
+        let ids: Vec<RequestId> = requests.iter().map(|r| r.id).collect();
+        let all = |outcome, why: &str| together::failed(self.attempt, &ids, outcome, why);
+        match self.post(together::body(&requests).into(), MAX_ANSWER * ids.len()).await {
+            Ok((status, body)) if status.is_success() => together::results(self.attempt, &ids, status, &body),
+            Ok((status, body)) => {
+                let mut answers = all(outcome::ERROR, &format!("HTTP {status}: {}", shown(&body)));
+                for answer in &mut answers {
+                    answer.retry |= is_again(status);
+                }
+                answers
+            }
+            Err(Error::Body(why)) => all(outcome::BAD, &why),
+            Err(error) => {
+                tracing::debug!(attempt = %self.attempt, error = &error as &dyn std::error::Error, "a batch was lost");
+                ids.iter().map(|id| answer(self.attempt, *id, outcome::LOST, Vec::new(), true)).collect()
+            }
+        }
     }
 
     async fn answer_to(&self, request: Request) -> Answer {
         let say = |outcome, body: Vec<u8>, retry| answer(self.attempt, request.id, outcome, body, retry);
-        match self.post(request.payload.into()).await {
+        match self.post(request.payload.into(), MAX_ANSWER).await {
             Ok((status, body)) if status.is_success() => {
                 if serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok() {
                     say(outcome::RESULT, body.to_vec(), false)
@@ -113,17 +148,8 @@ impl Http {
                 }
             }
             Ok((status, body)) => {
-                let again = [
-                    StatusCode::TOO_MANY_REQUESTS,
-                    StatusCode::BAD_GATEWAY,
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    StatusCode::GATEWAY_TIMEOUT,
-                ];
-                say(
-                    outcome::ERROR,
-                    format!("HTTP {status}: {}", shown(&body)).into_bytes(),
-                    again.contains(&status),
-                )
+                let words = format!("HTTP {status}: {}", shown(&body)).into_bytes();
+                say(outcome::ERROR, words, is_again(status))
             }
             Err(Error::Body(why)) => say(outcome::BAD, why.into_bytes(), false),
             Err(error) => {
@@ -133,16 +159,16 @@ impl Http {
         }
     }
 
-    async fn post(&self, payload: Bytes) -> Result<(StatusCode, Bytes), Error> {
+    async fn post(&self, payload: Bytes, most: usize) -> Result<(StatusCode, Bytes), Error> {
         let kept = lock(&self.idle).pop().filter(|c| !c.is_closed());
         if let Some(connection) = kept {
-            match self.exchange(connection, Method::POST, &self.about.path, payload.clone()).await {
+            match self.exchange(connection, Method::POST, &self.about.path, payload.clone(), most).await {
                 // Closed by the other side before it had the request.
                 Err(Error::Http(error)) if error.is_canceled() => {}
                 done => return done,
             }
         }
-        self.exchange(self.connect().await?, Method::POST, &self.about.path, payload).await
+        self.exchange(self.connect().await?, Method::POST, &self.about.path, payload, most).await
     }
 
     async fn connect(&self) -> Result<Connection, Error> {
@@ -159,6 +185,7 @@ impl Http {
         method: Method,
         path: &str,
         body: Bytes,
+        most: usize,
     ) -> Result<(StatusCode, Bytes), Error> {
         connection.ready().await?;
         let mut request = hyper::Request::builder()
@@ -170,10 +197,10 @@ impl Http {
         }
         let response = connection.send_request(request.body(Full::new(body))?).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = Limited::new(response.into_body(), most).collect().await;
         let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
             Ok(broken) => Error::Http(*broken),
-            Err(_) => Error::Body(format!("its answer has more than {} KiB", MAX_ANSWER / 1024)),
+            Err(_) => Error::Body(format!("its answer has more than {} KiB", most / 1024)),
         })?;
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE && !connection.is_closed() {
@@ -190,7 +217,8 @@ impl Http {
                 Err(_) => (phase::STARTING, Some(format!("nothing accepts on port {}", self.about.port))),
             };
         };
-        let look = async { self.exchange(self.connect().await?, Method::GET, path, Bytes::new()).await };
+        let look =
+            async { self.exchange(self.connect().await?, Method::GET, path, Bytes::new(), MAX_ANSWER).await };
         match timeout(LOOK, look).await {
             Ok(Ok((StatusCode::OK, _))) => (phase::READY, None),
             Ok(Ok((status, _))) => (phase::WARMING, Some(format!("{path} answers {status}"))),
@@ -201,6 +229,17 @@ impl Http {
             Err(_) => (phase::WARMING, Some(format!("{path} does not answer"))),
         }
     }
+}
+
+/// Whether another try may succeed.
+fn is_again(status: StatusCode) -> bool {
+    [
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ]
+    .contains(&status)
 }
 
 async fn probe(http: Weak<Http>, replicas: Replicas) {

@@ -87,6 +87,17 @@ pub(super) fn judge(bytes: &[u8]) -> Said {
     }
 }
 
+/// Judges a line that may be an array of answers, each by itself.
+pub(super) fn judge_all(bytes: &[u8]) -> Vec<Said> {
+    if bytes.trim_ascii_start().first() != Some(&b'[') {
+        return vec![judge(bytes)];
+    }
+    match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
+        Ok(all) => all.into_iter().map(|one| judge(one.get().as_bytes())).collect(),
+        Err(error) => vec![Said::Bad(None, format!("not an array of answers: {error}: {}", shown(bytes)))],
+    }
+}
+
 /// What is known of a line that was too long to keep.
 pub(super) fn too_long(prefix: &[u8]) -> Said {
     Said::Bad(named(prefix), too_large())
@@ -119,6 +130,24 @@ fn id_of(word: &str) -> Option<RequestId> {
 
 /// The line that asks; `deadline`: when nobody waits any more.
 pub(super) fn question(request: &Request, deadline: Option<String>, out: &mut Vec<u8>) {
+    object(request, deadline, out);
+    out.push(b'\n');
+}
+
+/// The line that asks several questions at once: an array.
+pub(super) fn questions(
+    requests: &[Request],
+    deadline: impl Fn(&Request) -> Option<String>,
+    out: &mut Vec<u8>,
+) {
+    for (at, request) in requests.iter().enumerate() {
+        out.push(if at == 0 { b'[' } else { b',' });
+        object(request, deadline(request), out);
+    }
+    out.extend_from_slice(b"]\n");
+}
+
+fn object(request: &Request, deadline: Option<String>, out: &mut Vec<u8>) {
     // Writing into memory does not fail.
     let _ = match request.id.attempt {
         Some(attempt) => write!(out, "{{\"id\":\"{}\",\"payload\":", attempt.file_name()),
@@ -129,7 +158,7 @@ pub(super) fn question(request: &Request, deadline: Option<String>, out: &mut Ve
     if let Some(deadline) = deadline {
         let _ = write!(out, ",\"deadline\":\"{deadline}\"");
     }
-    out.extend_from_slice(b"}\n");
+    out.push(b'}');
 }
 
 #[cfg(test)]
@@ -184,6 +213,26 @@ mod tests {
         let deep = format!("{{\"id\":\"c5\",\"result\":{}", "[".repeat(100_000));
         assert!(matches!(judge(deep.as_bytes()), Said::Bad(Some(_), _)));
         assert!(matches!(too_long(br#"{"id":"c9","result":"xxxx"#), Said::Bad(Some(id), _) if id == call(9)));
+    }
+
+    #[test]
+    fn a_batch_is_one_line_and_its_answers_are_judged_one_by_one() {
+        let replica = TaskId::single(1).attempt(1);
+        let request = |n: u64| Request { replica, id: call(n), payload: b"1".to_vec(), timeout_ms: n };
+        let mut out = Vec::new();
+        questions(&[request(1), request(2)], |r| (r.timeout_ms > 1).then(|| "T".to_owned()), &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "[{\"id\":\"c1\",\"payload\":1},{\"id\":\"c2\",\"payload\":1,\"deadline\":\"T\"}]\n"
+        );
+        let all = judge_all(br#" [{"id":"c1","result":1},{"id":"c2"},7,{"id":"c3","error":"no"}]"#);
+        assert!(
+            matches!(&all[..], [Said::Result(a, _), Said::Bad(Some(b), _), Said::Bad(None, _), Said::Error(c, ..)]
+                if [*a, *b, *c] == [call(1), call(2), call(3)]),
+            "{all:?}"
+        );
+        assert!(matches!(&judge_all(br#"{"id":"c1","result":1}"#)[..], [Said::Result(..)]), "or alone");
+        assert!(matches!(&judge_all(b"[1,")[..], [Said::Bad(None, _)]));
     }
 
     #[test]

@@ -1,17 +1,20 @@
 //! Replicas of static workers on this machine: told how far they are, given requests, their answers passed on. Nothing here
 //! has to survive this process: which replicas there are stands in the runtime directory, and an answer names its
 //! request. What another life of the agent had asked is asked again by the coordinator.
+mod batch;
 mod http;
 mod line;
 mod stdio;
+mod together;
 
 use super::outbox::Outbox;
-use crate::guardian::replica::{ABOUT, DIR};
+use crate::guardian::replica::{ABOUT, About, DIR};
+use batch::{Gather, Next};
 use http::Http;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{
-    Answer, Answers, InFlight, Replica as About, ReplicaState, Replicas as Told, Request, RequestId,
-    StartReplica, kind, outcome, replica_phase as phase,
+    Answer, Answers, InFlight, Replica as Spoken, ReplicaState, Replicas as Told, Request, RequestId, Start,
+    kind, outcome, replica_phase as phase,
 };
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -59,6 +62,8 @@ struct Replica {
     told_at: Option<Instant>,
     requests: HashSet<RequestId>,
     way: Way,
+    /// It takes its requests in batches.
+    gather: Option<Arc<Gather>>,
 }
 
 #[derive(Clone)]
@@ -90,12 +95,12 @@ impl Replicas {
     ///
     /// # Errors
     /// No port is free.
-    pub(crate) fn expect(&self, start: &mut StartReplica) -> std::io::Result<()> {
+    pub(crate) fn expect(&self, start: &mut Start, replica: &mut Spoken) -> std::io::Result<()> {
         let mut inner = self.lock();
-        inner.expected.insert(start.start.attempt);
-        if start.replica.protocol != 0 {
-            start.replica.port = free_port(&mut inner.ports)?;
-            start.start.env.push(("PORT".to_owned(), start.replica.port.to_string()));
+        inner.expected.insert(start.attempt);
+        if replica.protocol != 0 {
+            replica.port = free_port(&mut inner.ports)?;
+            start.env.push(("PORT".to_owned(), replica.port.to_string()));
         }
         Ok(())
     }
@@ -177,25 +182,49 @@ impl Replicas {
         for request in requests {
             let way = self.lock().list.get_mut(&request.replica).map(|r| {
                 r.requests.insert(request.id);
-                r.way.clone()
+                (r.way.clone(), r.gather.clone())
             });
             match way {
-                Some(Way::Stdio(stdio)) => stdio.ask(&request),
-                Some(Way::Http(http)) => http.ask(self, request),
+                Some((way, Some(gather))) => self.gather(&way, &gather, request),
+                Some((Way::Stdio(stdio), None)) => stdio.ask(&request),
+                Some((Way::Http(http), None)) => http.ask(self, vec![request], false),
                 None => lost.push(answer(request.replica, request.id, outcome::LOST, Vec::new(), false)),
             }
         }
         self.answer(lost);
     }
 
+    /// One more request of a replica that takes them in batches.
+    fn gather(&self, way: &Way, gather: &Arc<Gather>, request: Request) {
+        match gather.push(request) {
+            Next::Go(requests) => self.ask_together(way, requests),
+            Next::With => {}
+            Next::Wait(round, delay) => {
+                let (replicas, way, gather) = (self.clone(), way.clone(), gather.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    replicas.ask_together(&way, gather.due(round));
+                });
+            }
+        }
+    }
+
+    fn ask_together(&self, way: &Way, requests: Vec<Request>) {
+        match way {
+            _ if requests.is_empty() => {}
+            Way::Stdio(stdio) => stdio.ask_together(&requests),
+            Way::Http(http) => http.clone().ask(self, requests, true),
+        }
+    }
+
     /// Nobody waits for these any more.
     pub(crate) fn cancel(&self, items: Vec<(AttemptId, RequestId)>) {
         for (attempt, id) in items {
-            let way = self.lock().list.get(&attempt).map(|r| r.way.clone());
+            let way = self.lock().list.get(&attempt).map(|r| (r.way.clone(), r.gather.clone()));
+            let Some((way, gather)) = way else { continue };
+            let waited = gather.is_some_and(|gather| gather.withdraw(id));
             // Over standard input nothing can be taken back: the answer will free the place.
-            if let Some(Way::Http(http)) = way
-                && http.cancel(id)
-            {
+            if waited || matches!(way, Way::Http(http) if http.cancel(id)) {
                 self.answer(vec![answer(attempt, id, outcome::LOST, Vec::new(), false)]);
             }
         }
@@ -269,24 +298,31 @@ impl Replicas {
         let dir = self.0.dir.join(DIR).join(attempt.file_name());
         let Ok(text) = std::fs::read(dir.join(ABOUT)) else { return };
         let way = serde_json::from_slice::<About>(&text).map_err(std::io::Error::other).and_then(|about| {
-            Ok(match about.protocol {
-                0 => Way::Stdio(Arc::new(Stdio::open(attempt, &dir)?)),
-                _ => Way::Http(Arc::new(Http::new(attempt, about))),
-            })
+            let gather = Gather::new(about.batch).map(Arc::new);
+            let way = match about.replica.protocol {
+                0 => Way::Stdio(Arc::new(Stdio::open(attempt, &dir, gather.is_some())?)),
+                _ => Way::Http(Arc::new(Http::new(attempt, about.replica))),
+            };
+            Ok((way, gather))
         });
-        let (way, state) = match way {
-            Ok(way) => {
+        let (way, gather, state) = match way {
+            Ok((way, gather)) => {
                 let ready = matches!(&way, Way::Stdio(stdio) if stdio.is_ready());
                 let phase = if ready { phase::READY } else { phase::STARTING };
-                (way, ReplicaState { attempt, phase, fraction: None, message: None })
+                (way, gather, ReplicaState { attempt, phase, fraction: None, message: None })
             }
             Err(error) => {
                 tracing::error!(%attempt, %error, "a replica cannot be spoken to");
                 return;
             }
         };
-        let replica =
-            Replica { state: state.clone(), told_at: None, requests: HashSet::new(), way: way.clone() };
+        let replica = Replica {
+            state: state.clone(),
+            told_at: None,
+            requests: HashSet::new(),
+            way: way.clone(),
+            gather,
+        };
         {
             let mut inner = self.lock();
             inner.list.insert(attempt, replica);

@@ -22,12 +22,16 @@ const PARTIAL: &str = "partial";
 const READY: &str = "ready";
 /// Lines that make no sense, in a row, before the replica is started anew.
 const PATIENCE: u32 = 3;
+/// Longest line of a replica that may answer several requests with one.
+const MAX_TOGETHER: usize = 16 * MAX_LINE;
 /// Bytes of one read.
 const READ: usize = 64 * 1024;
 
 /// The two pipes.
 pub(super) struct Stdio {
     attempt: AttemptId,
+    /// Its lines are arrays.
+    together: bool,
     dir: PathBuf,
     output: Receiver,
     input: Mutex<Option<Sender>>,
@@ -52,13 +56,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stdio {
-    pub(super) fn open(attempt: AttemptId, dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(attempt: AttemptId, dir: &Path, together: bool) -> io::Result<Self> {
         let input = OpenOptions::new().open_sender(dir.join(IN))?;
         let output = OpenOptions::new().open_receiver(dir.join(OUT))?;
         // The agent before ended within a line: here it ends.
         let waiting = if dir.join(PARTIAL).exists() { b"\n".to_vec() } else { Vec::new() };
         Ok(Self {
             attempt,
+            together,
             dir: dir.to_owned(),
             output,
             input: Mutex::new(Some(input)),
@@ -102,9 +107,13 @@ impl Stdio {
 
     /// One more question.
     pub(super) fn ask(&self, request: &Request) {
-        let deadline = (request.timeout_ms > 0)
-            .then(|| Wall(Wall::now().0.saturating_add(request.timeout_ms.min(1 << 50) as i64)).to_string());
-        line::question(request, deadline, &mut lock(&self.waiting));
+        line::question(request, deadline(request), &mut lock(&self.waiting));
+        self.asked.notify_one();
+    }
+
+    /// Several questions in one line.
+    pub(super) fn ask_together(&self, requests: &[Request]) {
+        line::questions(requests, deadline, &mut lock(&self.waiting));
         self.asked.notify_one();
     }
 
@@ -174,14 +183,19 @@ impl Stdio {
         let bytes = std::mem::take(&mut heard.bytes);
         let mut rest = &bytes[..];
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-            let said =
-                if std::mem::take(&mut heard.skipping) { Said::Empty } else { line::judge(&rest[..end]) };
-            self.heard(said, heard, replicas, answers);
+            let all = match std::mem::take(&mut heard.skipping) {
+                true => vec![Said::Empty],
+                false if self.together => line::judge_all(&rest[..end]),
+                false => vec![line::judge(&rest[..end])],
+            };
+            for said in all {
+                self.heard(said, heard, replicas, answers);
+            }
             rest = &rest[end + 1..];
         }
         if heard.skipping {
             rest = &[];
-        } else if rest.len() > MAX_LINE {
+        } else if rest.len() > if self.together { MAX_TOGETHER } else { MAX_LINE } {
             heard.skipping = true;
             self.heard(line::too_long(rest), heard, replicas, answers);
             rest = &[];
@@ -258,6 +272,12 @@ impl Stdio {
             );
         }
     }
+}
+
+/// When nobody waits for the answer any more.
+fn deadline(request: &Request) -> Option<String> {
+    (request.timeout_ms > 0)
+        .then(|| Wall(Wall::now().0.saturating_add(request.timeout_ms.min(1 << 50) as i64)).to_string())
 }
 
 /// How much of it goes in one write: as many whole lines as are taken together, else the first line.

@@ -2,6 +2,7 @@
 use super::workers::static_request;
 use super::*;
 use crate::input::Scale;
+use crate::job_manager::Holder;
 use crate::row::{DeploymentRow, LiveAttempt, WorkerRow};
 use reeve_protocol::api::{LaunchRequest, Serving, WorkerStatus};
 use reeve_protocol::wire::{Request, outcome, replica_phase as phase};
@@ -92,7 +93,7 @@ impl World {
             .jobs
             .iter()
             .filter_map(|job| {
-                job.task(None).filter(|t| t.phase().state() == State::Running).map(|t| (job.id, t))
+                job.task(None).filter(|t| matches!(t.holder, Holder::Machine(_))).map(|t| (job.id, t))
             })
             .map(|(job, t)| TaskId::single(job).attempt(t.attempt))
             .collect();
@@ -378,4 +379,66 @@ fn another_life_of_the_coordinator_goes_on_with_bounds_number_and_idle_time() {
     w.call_bank(None);
     w.wait(1);
     assert_eq!(w.stands().desired, 1);
+}
+
+fn from_git() -> reeve_protocol::api::WorkerRequest {
+    let mut request = static_request(1, 0.5);
+    request.spec.git = serde_json::from_value(json!({"url": "https://h/r", "ref": "main"})).unwrap();
+    request
+}
+
+impl World {
+    fn launches(&mut self) -> Vec<(AttemptId, Option<String>)> {
+        self.pick_sent(|f| match f {
+            ToAgent::LaunchReplica(l) => {
+                Some((l.start.attempt, l.checkout.as_ref().and_then(|c| c.commit.clone())))
+            }
+            _ => None,
+        })
+    }
+}
+
+#[test]
+fn the_first_replica_finds_the_commit_and_the_others_run_the_same() {
+    let mut w = World::with_machine(64);
+    w.register("bank", from_git()).unwrap();
+    w.launch("bank", Some(3)).unwrap();
+    let first = w.launches();
+    assert!(first.len() == 1 && first[0].1.is_none(), "{first:?}");
+    w.says(1, vec![AgentSaid::Preparing(wire::Preparing { attempt: first[0].0, at_ms: w.now.wall })]);
+    w.says(1, vec![AgentSaid::Resolved(first[0].0, "c0ffee".into())]);
+    w.feed(vec![]);
+    let others = w.launches();
+    assert!(others.len() == 2 && others.iter().all(|(_, c)| c.as_deref() == Some("c0ffee")), "{others:?}");
+    w.finish(1, first[0].0, Cause::Exit { code: 1 });
+    w.wait(1_000);
+    assert_eq!(w.launches()[0].1.as_deref(), Some("c0ffee"), "started again with what was found");
+    w.restart();
+    assert_eq!(w.stands().commit.as_deref(), Some("c0ffee"));
+    w.launch("bank", None).unwrap();
+    assert_eq!(w.stands().commit.as_deref(), Some("c0ffee"), "the same version is the same commit");
+    w.register("bank", from_git()).unwrap();
+    w.launch("bank", None).unwrap();
+    assert_eq!(w.stands().commit, None, "another version resolves its ref");
+}
+
+#[test]
+fn a_checkout_that_a_person_has_to_mend_is_tried_once_a_minute() {
+    let mut w = World::with_machine(64);
+    w.register("bank", from_git()).unwrap();
+    w.launch("bank", None).unwrap();
+    let first = w.launches()[0].0;
+    w.finish(1, first, Cause::Checkout { what: "ref".into(), detail: "no branch main".into() });
+    let status = w.stands();
+    assert!(
+        status.phase == "failed" && status.reason.as_ref().unwrap().contains("no branch main"),
+        "{status:?}"
+    );
+    w.pass(59_000);
+    assert!(w.launches().is_empty());
+    w.pass(2_000);
+    let again = w.launches()[0].0;
+    w.finish(1, again, Cause::Checkout { what: "network".into(), detail: "no route".into() });
+    w.pass(3_000);
+    assert_eq!(w.launches().len(), 1, "what may pass by itself is tried as any start is");
 }
