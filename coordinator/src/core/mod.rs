@@ -34,6 +34,7 @@ mod moves;
 mod place;
 mod random;
 mod replicas;
+pub mod replies;
 mod requests;
 mod restore;
 mod serving;
@@ -127,6 +128,7 @@ pub struct Core {
     told: HashMap<Arc<str>, BTreeSet<(AttemptId, reeve_protocol::wire::RequestId)>>,
     /// A job that does nothing for so long gets a warning; 0: never.
     idle_after_ms: u64,
+    replies: replies::Replies,
 }
 
 impl Core {
@@ -173,6 +175,7 @@ impl Core {
             deployments: serving::Deployments::default(),
             told: HashMap::new(),
             idle_after_ms: idle::IDLE_AFTER_MS,
+            replies: replies::Replies::default(),
         };
         for row in loaded.deployments {
             let serving = serde_json::from_str(&row.serving).unwrap_or_default();
@@ -350,6 +353,7 @@ impl Core {
         self.serve_workers(now, step);
         self.place(now, step);
         self.serve_workers(now, step);
+        self.send_replies(now, step);
         self.tell_cancels(step);
         self.tell_brokers(now, step);
         if !self.draining.is_empty() {

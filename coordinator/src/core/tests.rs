@@ -17,6 +17,7 @@ mod gpus;
 mod jobs;
 mod machines;
 mod queues;
+mod replies;
 mod workers;
 mod workers_fail;
 
