@@ -5,6 +5,7 @@ mod brokers;
 use crate::backend::settings::Settings;
 use crate::identity::MACHINE_LIFE;
 use reeve_protocol::nearest::nearest;
+use reeve_protocol::spec_check::check_name;
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::parse_duration_s;
 use std::collections::BTreeMap;
@@ -95,6 +96,8 @@ pub struct Config {
     pub certificate_life: Duration,
     /// A running job that does nothing for so long gets a warning; zero: never.
     pub idle_warning: Duration,
+    /// A queue of messages that gets the record of every job that ends.
+    pub history_queue: Option<String>,
     /// Brokers that queues may be kept at, by name.
     pub backends: BTreeMap<String, Settings>,
     /// With port 0: take the port of the last run again, if it is free.
@@ -113,6 +116,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             certificate_life: MACHINE_LIFE,
             idle_warning: Duration::from_millis(crate::core::idle::IDLE_AFTER_MS),
+            history_queue: None,
             backends: BTreeMap::new(),
             keep_port: false,
         }
@@ -140,11 +144,13 @@ pub struct Layer {
     pub certificate_life: Option<String>,
     /// See [`Config::idle_warning`].
     pub idle_warning: Option<String>,
+    /// See [`Config::history_queue`]; empty: none.
+    pub history_queue: Option<String>,
     /// See [`Config::backends`]; from the file alone.
     pub backends: Option<BTreeMap<String, Settings>>,
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "dir",
     "socket",
     "listen",
@@ -153,6 +159,7 @@ const KEYS: [&str; 10] = [
     "log",
     "log_format",
     "idle_warning",
+    "history_queue",
     "agents",
     "backends",
 ];
@@ -219,7 +226,7 @@ impl Config {
             })?;
         }
         if let Some(name) = layer.name {
-            if !name.is_empty() && reeve_protocol::spec_check::check_name("cluster name", &name).is_err() {
+            if !name.is_empty() && check_name("cluster name", &name).is_err() {
                 return Err(wrong("name", &name, "use letters, digits and . _ - only"));
             }
             self.name = name;
@@ -249,6 +256,13 @@ impl Config {
             let why = "write a time such as 30m, or never";
             self.idle_warning =
                 Duration::from_secs_f64(seconds.ok_or_else(|| wrong("idle_warning", &idle, why))?);
+        }
+        if let Some(queue) = layer.history_queue {
+            let usable = queue.is_empty() || check_name("history_queue", &queue).is_ok();
+            if !usable {
+                return Err(wrong("history_queue", &queue, "write the name of a queue, or nothing"));
+            }
+            self.history_queue = Some(queue).filter(|queue| !queue.is_empty());
         }
         if let Some(life) = layer.certificate_life {
             let seconds = parse_duration_s(&life).ok().filter(|s| LIVES.contains(s));
@@ -313,6 +327,7 @@ fn parse(path: &Path, text: &str) -> Result<Layer, Error> {
         log_format: word("log_format")?,
         certificate_life: word("certificate_life")?,
         idle_warning: word("idle_warning")?,
+        history_queue: word("history_queue")?,
         backends: brokers::parse(&table, &place)?,
     })
 }
@@ -348,6 +363,7 @@ fn environment(env: impl Fn(&str) -> Option<String>) -> Layer {
         log_format: env("REEVE_LOG_FORMAT"),
         certificate_life: env("REEVE_CERTIFICATE_LIFE"),
         idle_warning: env("REEVE_IDLE_WARNING"),
+        history_queue: env("REEVE_HISTORY_QUEUE"),
         backends: None,
     }
 }
@@ -377,7 +393,7 @@ fn is_address(text: &str) -> bool {
 
 fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let usable = reeve_protocol::spec_check::check_name("host name", &name).is_ok();
+    let usable = check_name("host name", &name).is_ok();
     if usable { name } else { "localhost".to_owned() }
 }
 
@@ -448,6 +464,7 @@ mod tests {
             ("name = \"a b\"", "letters"),
             ("dir = \"\"", "absolute path"),
             ("[agents]\ncertificate_live = \"1d\"", "certificate_life"),
+            ("history_queue = \"a b\"", "the name of a queue"),
             ("idle_warning = \"soon\"", "such as 30m, or never"),
             ("[agents]\ncertificate_life = \"1s\"", "between 1h and 3650d"),
             ("[agents]\ncertificate_life = \"long\"", "for example 90d"),

@@ -179,6 +179,7 @@ fn load(settings: Settings) -> Result<Config, Failure> {
         log_format,
         certificate_life: None,
         idle_warning: None,
+        history_queue: None,
         backends: None,
     };
     Ok(Config::load(flags, config.as_deref(), |key| std::env::var(key).ok()).map_err(|e| (USAGE, e))?)

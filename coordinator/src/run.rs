@@ -183,6 +183,7 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
     let mut clock = clock::Steady::since(raw.mono, loaded.at);
     let mut core = Core::restore(loaded, token::random_hex(32), clock.read(raw));
     core.warn_idle_after(config.idle_warning.as_millis() as u64);
+    core.keep_history_in(config.history_queue.clone());
     let full = Full::default();
     let unchecked = opened.unchecked;
     let writer = Writer::new(opened.conn, opened.mark, opened.lock, config.dir.clone(), full.clone())?;

@@ -27,6 +27,7 @@ pub mod intervals;
 pub mod nearest;
 pub mod patch;
 pub mod quic;
+pub mod reply_to;
 pub mod resources;
 pub mod selector;
 pub mod spec;

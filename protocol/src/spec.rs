@@ -100,6 +100,13 @@ pub struct JobSpec {
     /// The user it runs as; the submitter if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_as: Option<String>,
+    /// Where its changes of state and its result are sent: a queue of messages, or a place at a broker; see
+    /// [`ReplyTo`](crate::reply_to::ReplyTo).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// Given back with each of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
     /// Seconds between TERM and KILL when it is stopped (default 15).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_s: Option<f64>,

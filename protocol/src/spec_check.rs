@@ -34,6 +34,7 @@ impl JobSpec {
         if let Some(user) = &self.run_as {
             check_name("run_as", user)?;
         }
+        crate::reply_to::check(self.reply_to.as_deref(), self.correlation_id.as_deref())?;
         self.check_command()?;
         self.check_env()?;
         self.check_times()?;

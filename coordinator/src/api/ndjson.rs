@@ -4,7 +4,7 @@ use super::lines::{GROUP, Lines, pump};
 use super::reply::{Answer, Failure, NDJSON, unexpected};
 use super::request::{BODY, Cx, Pieces};
 use super::stream::{BATCH, Gone, Out, Shape, respond};
-use super::submit::{key_for, part_key, used};
+use super::submit::{check_reply, key_for, part_key, used};
 use crate::effect::Reply;
 use crate::input::{Call, Key};
 use crate::row::Caller;
@@ -82,6 +82,7 @@ impl Batch {
     fn read(&self, number: u64, line: &[u8]) -> Result<Result<(JobSpec, Option<Key>), JobId>, Problem> {
         let spec: JobSpec = parse_json(line)?;
         spec.validate()?;
+        check_reply(&self.app, &spec)?;
         let key = self.key.as_ref().map(|key| key_for(part_key(key, number), &spec));
         if let Some(key) = &key
             && let Some(id) = used(&self.app, &self.caller, key).map_err(|failure| failure.0)?

@@ -186,7 +186,7 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     (
         "JobSpec",
-        "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? out:[text] out_max_bytes:int? labels:{text} hold:bool run_as:text? grace_s:number?",
+        "command:[text] name:text? queue:text? worker:text? payload:any git:Git? resources:Resources on:[text] not_on:[text] priority:int retries:int? timeout_s:number? delay_s:number? at:time? expires_s:number? lost_after_s:any exclusive:bool after:After array:ArrayRange? items:[any] limits:{int} env:{text} cwd:text? stdin:text? out:[text] out_max_bytes:int? labels:{text} hold:bool run_as:text? reply_to:text? correlation_id:text? grace_s:number?",
     ),
     ("Git", "url:text ref:text? subdir:text? setup:text? submodules:bool lfs:bool commit:text? patch:Patch?"),
     ("Patch", "sha256:text data:text"),

@@ -212,7 +212,9 @@ impl Batch {
     /// A line as a message; `None`: its key published it before.
     fn read(&self, number: u64, line: &[u8]) -> Result<Option<NewMessage>, Problem> {
         let request: PublishRequest = parse_json(line).map_err(|problem| {
-            if problem.is(Code::UnknownField) {
+            let of_a_job =
+                ["\"command\"", "\"worker\"", "\"git\""].iter().any(|w| problem.detail.contains(w));
+            if problem.is(Code::UnknownField) && of_a_job {
                 return problem
                     .hint("a line is a message, as in publish; jobs go to POST /v1/jobs, one a line");
             }

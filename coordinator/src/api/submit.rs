@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use reeve_protocol::api::{Submitted, SubmittedMany};
 use reeve_protocol::error::parse_json;
+use reeve_protocol::reply_to::ReplyTo;
 use reeve_protocol::spec_check::check_key;
 use reeve_protocol::token::sha256_hex;
 use reeve_protocol::{Code, JobId, JobSpec, Problem};
@@ -58,6 +59,7 @@ pub(super) async fn submit(cx: Cx) -> Answer {
 
 /// Submits one valid spec.
 pub(super) async fn one(app: &App, caller: &Caller, spec: JobSpec, key: Option<String>) -> Answer {
+    check_reply(app, &spec)?;
     let key = key.map(|key| key_for(key, &spec));
     if let Some(key) = &key
         && let Some(id) = used(app, caller, key)?
@@ -68,6 +70,14 @@ pub(super) async fn one(app: &App, caller: &Caller, spec: JobSpec, key: Option<S
         Reply::Submitted(submitted, false) => Ok(json_with(StatusCode::CREATED, &submitted)),
         Reply::Submitted(submitted, true) => Ok(replayed(json(&submitted))),
         other => Err(unexpected(&other)),
+    }
+}
+
+/// A broker that answers are to go to is one that is known.
+pub(super) fn check_reply(app: &App, spec: &JobSpec) -> Result<(), Problem> {
+    match spec.reply_to.as_deref().map(ReplyTo::parse).transpose()? {
+        Some(ReplyTo::Broker { backend, .. }) => app.backends.find(&backend).map(drop),
+        _ => Ok(()),
     }
 }
 
@@ -134,6 +144,7 @@ async fn many(app: &App, caller: &Caller, body: bytes::Bytes, key: Option<String
     } else {
         parse_many(&body, key.as_deref())?
     };
+    specs.iter().try_for_each(|(spec, _)| check_reply(app, spec))?;
     if let Some(done) = replay_many(app, caller, &specs)? {
         return Ok(replayed(json(&done)));
     }

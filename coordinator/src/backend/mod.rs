@@ -77,6 +77,9 @@ pub trait Backend: Sized + Send + 'static {
         queue: &str,
         rows: &[MessageRow],
     ) -> impl Future<Output = Result<(), Trouble>> + Send;
+    /// Publishes answers to jobs, each to the place that its header [`PLACE`](crate::orchestrator::link::PLACE) names. Gives
+    /// how many had no such place, and why the last had none.
+    fn answer(&mut self, rows: &[MessageRow]) -> impl Future<Output = Result<(u64, String), Trouble>> + Send;
     /// These deliveries will not be needed again.
     fn taken(&mut self, queue: &str, tags: &[Tag]) -> impl Future<Output = Result<(), Trouble>> + Send;
     /// So many more may come of a queue; 0: none.

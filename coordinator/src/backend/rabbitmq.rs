@@ -16,6 +16,7 @@ use crate::row::{MessageRow, QueueKind};
 use futures_util::future::{join_all, try_join};
 use futures_util::{Stream, StreamExt as _};
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::protocol::AMQPErrorKind;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind, Event};
 use names::Names;
@@ -35,6 +36,9 @@ const COMMANDS: usize = 64;
 const PUBLISH: usize = 1_000;
 /// To say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why an answer comes back.
+const NOBODY: &str = "the server sent it back: no queue takes it";
 
 /// A connected RabbitMQ.
 pub struct Rabbit {
@@ -192,6 +196,27 @@ impl Backend for Rabbit {
         Ok(())
     }
 
+    async fn answer(&mut self, rows: &[MessageRow]) -> Result<(u64, String), Trouble> {
+        let (mut refused, mut last) = (0, String::new());
+        for some in rows.chunks(PUBLISH) {
+            match self.answers(some).await? {
+                Ok(0) => {}
+                // An exchange that is not there, or not for us, ends the channel: each for itself, on a channel of its own.
+                // What was taken above comes twice, as it may.
+                _ => {
+                    for row in some {
+                        match self.answers(std::slice::from_ref(row)).await? {
+                            Ok(0) => {}
+                            Ok(_) => (refused, last) = (refused + 1, NOBODY.to_owned()),
+                            Err(why) => (refused, last) = (refused + 1, why),
+                        }
+                    }
+                }
+            }
+        }
+        Ok((refused, last))
+    }
+
     async fn taken(&mut self, queue: &str, tags: &[Tag]) -> Result<(), Trouble> {
         self.tell(Command::Taken(queue.into(), tags.to_vec())).await
     }
@@ -254,6 +279,8 @@ async fn wrong(events: &mut (impl Stream<Item = Event> + Unpin)) -> Trouble {
     loop {
         match events.next().await {
             None => return ended(),
+            // Only a channel has ended: whoever uses it hears that there.
+            Some(Event::Error(error)) if is_of_a_channel(&error) => {}
             Some(Event::Error(error)) => return broker(&error),
             Some(Event::ConnectionBlocked(why)) => {
                 let why = Clean::short(&why, 200);
@@ -264,6 +291,10 @@ async fn wrong(events: &mut (impl Stream<Item = Event> + Unpin)) -> Trouble {
             Some(_) => {}
         }
     }
+}
+
+fn is_of_a_channel(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(e) if matches!(e.kind(), AMQPErrorKind::Soft(_)))
 }
 
 /// A queue of this connection alone, to hear ourselves: nothing is left of it.
@@ -294,6 +325,40 @@ impl Rabbit {
         let (tx, answer) = oneshot::channel();
         self.tell(command(tx)).await?;
         answer.await.map_err(|_| ended())?
+    }
+
+    /// Publishes answers on a channel of their own. `Ok`: how many the server sent back; `Err`: why it ended the channel.
+    async fn answers(&mut self, rows: &[MessageRow]) -> Result<Result<u64, String>, Trouble> {
+        let (connection, lineage, events) = (self.publishing.clone(), self.lineage.clone(), &mut self.events);
+        let publishing = async {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let each = rows.iter().filter_map(|row| {
+                let (exchange, key, properties) = entry::of_answer(row, &lineage)?;
+                Some(channel.basic_publish(exchange, key, options, &row.body, properties))
+            });
+            let mut confirms = Vec::with_capacity(rows.len());
+            for sent in join_all(each).await {
+                confirms.push(sent?);
+            }
+            let mut back = 0;
+            for confirmation in join_all(confirms).await {
+                back += u64::from(!matches!(confirmation?, Confirmation::Ack(None)));
+            }
+            // Nothing is left to be told on it.
+            drop(channel.close(200, "done".into()).await);
+            Ok::<u64, lapin::Error>(back)
+        };
+        let done = tokio::select! {
+            done = publishing => done,
+            trouble = wrong(events) => return Err(trouble),
+        };
+        match done {
+            Ok(back) => Ok(Ok(back)),
+            Err(error) if connection.status().connected() => Ok(Err(words(&error))),
+            Err(error) => Err(broker(&error)),
+        }
     }
 
     /// Publishes, in this order, and waits until the server has all of it.

@@ -75,7 +75,8 @@ fn broker(error: &RedisError) -> Trouble {
 
 /// Errors that are about one key only.
 fn of_queue(queue: &str, key: &str, error: &RedisError) -> Trouble {
-    if error.code() == Some("WRONGTYPE") {
+    // The errors of a pipeline come as one that has no code of its own.
+    if error.code() == Some("WRONGTYPE") || error.to_string().contains("\"WRONGTYPE\"") {
         let why = format!("the key {key} there is no stream; the server answered: {error}");
         return Trouble::Queue(queue.into(), Clean::short(&why, 300).into_string());
     }
@@ -249,6 +250,29 @@ impl Backend for Redis {
             pipe.add_command(add).ignore();
         }
         self.run(queue, streams.key(Band::Normal), &pipe).await
+    }
+
+    async fn answer(&mut self, rows: &[MessageRow]) -> Result<(u64, String), Trouble> {
+        let mut pipe = Pipeline::new();
+        let all: Vec<_> = rows.iter().filter_map(|row| entry::of_answer(row, &self.lineage)).collect();
+        for (_, add) in &all {
+            pipe.add_command(add.clone()).ignore();
+        }
+        match self.run::<()>("", "", &pipe).await {
+            Err(Trouble::Queue(..)) => {}
+            other => return other.map(|()| (0, String::new())),
+        }
+        // One of them is no stream: each for itself. What was taken above comes twice, as it may.
+        let (mut refused, mut last) = (0, String::new());
+        for (stream, add) in all {
+            let mut one = Pipeline::new();
+            one.add_command(add).ignore();
+            match self.run::<()>("", &stream, &one).await {
+                Err(Trouble::Queue(_, why)) => (refused, last) = (refused + 1, why),
+                other => other?,
+            }
+        }
+        Ok((refused, last))
     }
 
     async fn taken(&mut self, queue: &str, tags: &[Tag]) -> Result<(), Trouble> {

@@ -3,7 +3,7 @@
 use super::{Backend, Heard, PATIENCE, Trouble, Work, settings::Settings};
 use crate::engine::Handle;
 use crate::input::Input;
-use crate::orchestrator::link::{Order, Said};
+use crate::orchestrator::link::{Order, REPLIES, Said};
 use crate::row::QueueKind;
 use reeve_protocol::Problem;
 use std::collections::BTreeMap;
@@ -147,6 +147,10 @@ impl Supervisor {
         kind: QueueKind,
         troubled: &mut Vec<Arc<str>>,
     ) -> Result<(), Trouble> {
+        if queue.starts_with(REPLIES) {
+            // Answers go to places of others: nothing is declared.
+            return self.tell(Said::Trouble(queue.clone(), None)).await;
+        }
         match within(backend.keep(queue, kind), "declaring a queue").await {
             Ok(is_new) => {
                 self.tell(Said::Trouble(queue.clone(), None)).await?;
@@ -195,6 +199,14 @@ impl Supervisor {
             },
             // Read into `Forward` by the recorder.
             Work::Order(Order::Forward(..)) => Ok(()),
+            Work::Forward(queue, rows) if queue.starts_with(REPLIES) => {
+                let (unroutable, why) = within(backend.answer(&rows), "publishing answers").await?;
+                if unroutable > 0 {
+                    self.tell(Said::Unroutable(unroutable, why)).await?;
+                }
+                let ids = rows.iter().map(|row| row.id).collect();
+                return self.tell(Said::Confirmed(queue, ids)).await;
+            }
             Work::Forward(queue, rows) => match within(backend.publish(&queue, &rows), "publishing").await {
                 Ok(()) => {
                     let ids = rows.iter().map(|row| row.id).collect();
@@ -226,7 +238,10 @@ impl Supervisor {
         troubled: &[Arc<str>],
         known: &mut BTreeMap<Arc<str>, u64>,
     ) -> Result<(), Trouble> {
-        for (queue, _) in kept.iter().filter(|(q, k)| **k == QueueKind::Messages && !troubled.contains(q)) {
+        let counted = |(q, k): &(&Arc<str>, &QueueKind)| {
+            **k == QueueKind::Messages && !troubled.contains(q) && !q.starts_with(REPLIES)
+        };
+        for (queue, _) in kept.iter().filter(counted) {
             let (depth, coming) = match within(backend.depth(queue), "counting").await {
                 Err(Trouble::Queue(..)) => continue,
                 other => other?,

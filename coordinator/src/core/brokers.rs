@@ -7,7 +7,7 @@ use super::ingress::IN;
 use crate::effect::{Effect, Fact, Reply, Step};
 use crate::input::{Now, Ticket};
 use crate::orchestrator::link::{
-    Away, HINT_MS, HINTS_A_STEP, Hint, Link, OUTGOING, Order, SILENT_MS, Said, WINDOW,
+    Away, HINT_MS, HINTS_A_STEP, Hint, Link, OUTGOING, Order, REPLIES, SILENT_MS, Said, WINDOW,
 };
 use crate::orchestrator::messages::Where;
 use crate::orchestrator::queue::{Drain, Queue};
@@ -71,6 +71,7 @@ impl Core {
                         _ => {}
                     }
                 }
+                Said::Unroutable(n, why) => self.unroutable(now, name, n, why),
                 Said::Trouble(queue, why) => self.queue_trouble(now, &queue, why),
             }
         }
@@ -162,7 +163,7 @@ impl Core {
         for id in ids {
             if q.messages.get(*id).is_some_and(|m| matches!(m.place, Where::Outgoing(_))) {
                 q.messages.remove(*id);
-                q.depth += 1;
+                q.depth += u64::from(!queue.starts_with(REPLIES));
                 step.facts.push(Fact::MessageGone(*id));
             }
         }

@@ -31,6 +31,7 @@ impl Core {
         let shape = Shape::of(&spec)?;
         let created = self.queue_for(now, caller, spec.queue_name(), QueueKind::Jobs, step)?;
         self.check_room(spec.queue_name(), spec.array.map_or(1, |a| a.len()))?;
+        self.prepare_reply(now, caller, spec.reply_to.as_deref(), step)?;
         let id = self.next_job;
         self.next_job += 1;
         let row = new_row(id, now, caller, &spec, worker, key)?;
@@ -41,6 +42,7 @@ impl Core {
         let (state, substate) = (row.standing.state, row.standing.substate);
         let shape = self.cluster.shapes.intern(shape);
         self.take_in(now, &row, &spec, shape);
+        self.note_reply(TaskId::single(id), None, row.standing.clone(), seq);
         step.facts.push(Fact::JobAdded(Box::new(row)));
         Ok((Submitted { id, state, substate, seq, created }, false))
     }

@@ -197,11 +197,12 @@ impl Core {
             return;
         }
         self.changes.hit(now.mono, set.len());
-        let task = TaskId::single(job);
-        self.events.tasks(
+        let (task, indices) = (TaskId::single(job), set.to_string());
+        let seq = self.events.tasks(
             Change { at: now.wall, task, attempt: 0, from: Some(from), to: (to, substate), cause, actor },
             set,
         );
+        self.note_replies(job, indices, (from, to), substate, cause, seq);
     }
 
     /// Live tasks that a target means.

@@ -3,9 +3,11 @@
 use super::Core;
 use crate::effect::{Effect, Fact, Step};
 use crate::input::Now;
+use crate::job_manager::Address;
 use crate::orchestrator::link::{Incoming, Order};
 use crate::orchestrator::queue::Queue;
 use crate::row::{Caller, QueueKind, Via};
+use reeve_protocol::reply_to::{ReplyTo, check};
 use reeve_protocol::{Code, JobSpec, Problem};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,6 +40,13 @@ pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut S
         step.effects.push(Effect::Broker(broker, Order::Room(place, more)));
         q.room_in += more;
     }
+}
+
+/// Where a publisher wants answers, if that is a place.
+fn address(broker: &str, (place, correlation_id): &(String, Option<String>)) -> Option<Address> {
+    let to = ReplyTo::at_broker(broker, place);
+    check(Some(&to), correlation_id.as_deref()).ok()?;
+    Some(Address { to, correlation_id: correlation_id.clone() })
 }
 
 impl Core {
@@ -93,7 +102,10 @@ impl Core {
                 continue;
             }
             step.facts.push(Fact::InboxNoted(source, now.wall));
-            if let Err(problem) = self.ingress_one(now, &caller, queue, &message, step) {
+            if let Err(problem) = self.ingress_one(now, &caller, (broker, queue), &message, step) {
+                if let Some(reply) = message.reply.as_deref().and_then(|reply| address(broker, reply)) {
+                    self.answer_refusal(now, &caller, &reply, &problem, step);
+                }
                 let why = reeve_protocol::text::Clean::short(&problem.to_string(), 500).into_string();
                 self.keep_dead(now, queue, message, why, step);
             }
@@ -106,7 +118,7 @@ impl Core {
         &mut self,
         now: Now,
         caller: &Caller,
-        queue: &str,
+        (broker, queue): (&str, &str),
         message: &Incoming,
         step: &mut Step,
     ) -> Result<(), Problem> {
@@ -118,6 +130,10 @@ impl Core {
             return Err(Problem::new(Code::BadValue, format!("it names another queue than {queue}")));
         }
         spec.queue = Some(queue.to_owned());
+        if let Some((place, correlation_id)) = message.reply.as_deref().filter(|_| spec.reply_to.is_none()) {
+            spec.reply_to = Some(ReplyTo::at_broker(broker, place));
+            spec.correlation_id = spec.correlation_id.or_else(|| correlation_id.clone());
+        }
         spec.validate()?;
         self.submit(now, caller, spec, None, step).map(|_| ())
     }

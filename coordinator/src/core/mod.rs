@@ -35,6 +35,7 @@ mod parking;
 mod place;
 mod random;
 mod replicas;
+pub mod replies;
 mod requests;
 mod restore;
 mod scaling;
@@ -130,6 +131,7 @@ pub struct Core {
     /// A job that does nothing for so long gets a warning; 0: never.
     idle_after_ms: u64,
     window: parking::Window,
+    replies: replies::Replies,
 }
 
 impl Core {
@@ -173,6 +175,7 @@ impl Core {
             told: HashMap::new(),
             idle_after_ms: idle::IDLE_AFTER_MS,
             window: parking::Window::default(),
+            replies: replies::Replies::default(),
         };
         for (row, recipe) in loaded.deployments {
             core.deployments.put(row, recipe, now.mono);
@@ -353,6 +356,7 @@ impl Core {
         self.serve_workers(now, step);
         self.place(now, step);
         self.serve_workers(now, step);
+        self.send_replies(now, step);
         self.tell_cancels(step);
         self.tell_brokers(now, step);
         if !self.draining.is_empty() {

@@ -77,6 +77,7 @@ impl Core {
     pub(super) fn go(&mut self, now: Now, task: TaskId, mv: Move, actor: &str) -> Option<Phase> {
         let job = self.jobs.get_mut(task.job)?;
         let (queue, created_at, external) = (job.queue.clone(), job.created_at, job.external);
+        let told = job.reply.is_some() || self.replies.keeps_history();
         let milli = u64::from(self.cluster.shapes.get(job.shape).ask.cpu_milli);
         let t = job.task_mut(task.index)?;
         let (from, to) = t.take(mv)?;
@@ -97,11 +98,16 @@ impl Core {
             cause: cause.as_ref(),
             actor,
         };
-        self.events.change(change);
+        let seq = self.events.change(change);
+        let standing =
+            self.jobs.task(task).filter(|_| told && from.state() != to.state()).map(Task::standing);
         self.changes.hit(now.mono, u64::from(from.state() != to.state()));
         self.count(now, &queue, from, to, used, created_at);
         if let Some(cause) = cause.as_ref().filter(|_| to.state().is_terminal()) {
             *self.causes.entry(cause.kind()).or_default() += 1;
+        }
+        if let Some(standing) = standing {
+            self.note_reply(task, Some(from.state()), standing, seq);
         }
         self.after_move(now, task, from, to);
         if self.deployments.worker_of(task.job).is_some() {

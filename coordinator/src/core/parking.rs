@@ -49,6 +49,7 @@ impl Core {
         let place = Place { priority: row.priority, job: row.id, need: shape };
         let owner = Owner { uid: row.owner_uid, name: row.owner.clone() };
         let parks = is_plain(row)
+            && spec.reply_to.is_none()
             && self.cluster.shapes.get(shape).worker.is_none()
             && self.queues.park(&row.queue, place, self.window.at_hand, &owner, row.created_at);
         if !parks {
@@ -100,7 +101,7 @@ impl Core {
             owner: owner.name.clone(),
             queue: queue.clone(),
             priority: place.priority,
-            spec: "{}".into(),
+            spec: r#"{"left_out":"the job was removed from its queue while it waited"}"#.into(),
             shape: place.need,
             retries: 0,
             grace_ms: GRACE_MS,
@@ -108,6 +109,7 @@ impl Core {
             created_at: 0,
             expires_at: None,
             external: false,
+            reply: None,
             body: Body::Single(Task::new(Phase::WAITING)),
         };
         self.enter(queue, place, job);
@@ -171,6 +173,7 @@ impl Core {
         let Some(job) = self.jobs.get(place.job) else { return };
         let plain = matches!(&job.body, Body::Single(task) if *task == Task::new(Phase::WAITING));
         let never = job.external
+            || job.reply.is_some()
             || job.expires_at.is_some()
             || &*job.queue == crate::row::REPLICAS
             || self.cluster.shapes.get(job.shape).worker.is_some();
@@ -186,7 +189,8 @@ impl Core {
     }
 }
 
-/// Whether a row shows a job that waits and was never touched, of a kind that may be parked.
+/// Whether a row shows a job that waits and was never touched, of a kind that may be parked. One that has somebody to tell
+/// of its changes is not: its spec says so, which is not looked at here.
 fn is_plain(row: &JobRow) -> bool {
     row.array.is_none()
         && !row.external

@@ -18,6 +18,7 @@ mod jobs;
 mod machines;
 mod parking;
 mod queues;
+mod replies;
 mod workers;
 mod workers_fail;
 mod workers_scale;

@@ -83,7 +83,7 @@ impl Core {
         for q in self.queues.iter_mut() {
             q.rates.advance(now.mono);
         }
-        let shown = self.queues.iter().filter(|q| &*q.row.name != crate::row::REPLICAS);
+        let shown = self.queues.iter().filter(|q| !q.row.name.starts_with('.'));
         let names: Vec<_> = shown.map(|q| q.row.name.clone()).collect();
         names.iter().map(|name| self.queue_view(now, name)).collect()
     }
@@ -246,6 +246,7 @@ impl Core {
                 text: format!("paused with {} waiting", q.counts.queued),
             });
         }
+        alerts.extend(self.reply_alerts());
         alerts.sort_by(|a, b| b.level.cmp(&a.level).then_with(|| a.subject.cmp(&b.subject)));
         alerts
     }

@@ -137,6 +137,15 @@ pub enum Body {
     Array(Box<Array>),
 }
 
+/// Where a job's changes of state are told, as its spec says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// See [`reeve_protocol::reply_to::ReplyTo`].
+    pub to: String,
+    /// Given back with each.
+    pub correlation_id: Option<String>,
+}
+
 /// A live job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
@@ -166,6 +175,8 @@ pub struct Job {
     pub expires_at: Option<i64>,
     /// Runs elsewhere: never dispatched.
     pub external: bool,
+    /// Where its changes are told.
+    pub reply: Option<Box<Address>>,
     /// One or many.
     pub body: Body,
 }
@@ -202,6 +213,10 @@ impl Job {
             created_at: row.created_at,
             expires_at: row.expires_at,
             external: row.external,
+            reply: spec
+                .reply_to
+                .as_ref()
+                .map(|to| Box::new(Address { to: to.clone(), correlation_id: spec.correlation_id.clone() })),
             body,
         })
     }

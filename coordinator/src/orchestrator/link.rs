@@ -63,6 +63,12 @@ pub struct Hint {
     pub band: Band,
 }
 
+/// Begins the name of the queue in which answers to jobs wait for a broker (its name follows): nobody can make one of that
+/// name, and none is kept at the broker.
+pub const REPLIES: &str = ".replies:";
+/// The header of such an answer that says where it goes there.
+pub const PLACE: &str = "reeve-to";
+
 /// A message from a broker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Incoming {
@@ -84,6 +90,8 @@ pub struct Incoming {
     pub expires_at: Option<i64>,
     /// Why it makes no sense, if it does not: it is kept among the dead.
     pub unusable: Option<String>,
+    /// Where its publisher wants answers, at that broker, and what they are to carry.
+    pub reply: Option<Box<(String, Option<String>)>>,
 }
 
 /// A delivery by the broker's own name for it.
@@ -126,6 +134,8 @@ pub enum Said {
     },
     /// It cannot be used, and why.
     Down(String),
+    /// So many answers had no place to go to there, and why the last had none.
+    Unroutable(u64, String),
     /// It answers: a canary came back.
     Heard,
     /// Hints came.

@@ -52,6 +52,7 @@ pub(super) struct Gathering {
 struct Need {
     command: Option<IgnoredAny>,
     worker: Option<IgnoredAny>,
+    reply_to: Option<IgnoredAny>,
     resources: ResourceAsk,
     on: Vec<String>,
     not_on: Vec<String>,
@@ -108,7 +109,7 @@ impl Gathering {
         self.groups
     }
 
-    /// `None`: it asks a static worker, or cannot be understood.
+    /// `None`: it asks a static worker, has somebody to tell of its changes, or cannot be understood.
     fn shape_of(&mut self, text: &str) -> Option<Arc<Shape>> {
         if let Some(known) = self.texts.get(text) {
             return known.clone();
@@ -126,7 +127,7 @@ impl Gathering {
 
 fn need_of(text: &str) -> Option<Shape> {
     let need: Need = serde_json::from_str(text).ok()?;
-    if need.worker.is_some() && need.command.is_none() {
+    if need.reply_to.is_some() || need.worker.is_some() && need.command.is_none() {
         return None;
     }
     let Need { resources, on, not_on, .. } = need;

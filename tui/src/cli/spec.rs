@@ -91,6 +91,8 @@ impl Submit {
             out: self.out,
             out_max_bytes: self.out_max,
             run_as: self.run_as,
+            reply_to: self.reply_to,
+            correlation_id: self.correlation_id,
             ..JobSpec::default()
         };
         self.needs.fill(&mut spec)?;

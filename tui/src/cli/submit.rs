@@ -33,6 +33,13 @@ pub struct Submit {
     /// k=v to filter by; may be repeated
     #[arg(long, value_name = "K=V", value_parser = values::pair)]
     pub label: Vec<(String, String)>,
+    /// Send every change of state and the result there: a queue of messages, or backend:NAME#EXCHANGE/ROUTING-KEY,
+    /// backend:NAME#STREAM
+    #[arg(long, value_name = "PLACE")]
+    pub reply_to: Option<String>,
+    /// Given back with each of them
+    #[arg(long, value_name = "TEXT", requires = "reply_to")]
+    pub correlation_id: Option<String>,
     /// The checkout to run in.
     #[command(flatten)]
     pub git: Git,

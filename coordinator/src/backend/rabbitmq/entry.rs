@@ -2,7 +2,7 @@
 //! headers are the headers. `message_id` is what makes a message the same when it comes again. Two headers are reeve's own:
 //! `reeve-priority` (AMQP's own priority has no negative numbers) and `reeve-expires` (milliseconds since 1970).
 use super::super::redis::kind_of;
-use crate::orchestrator::link::{Band, Hint, Incoming, Tag};
+use crate::orchestrator::link::{Band, Hint, Incoming, PLACE, Tag};
 use crate::row::MessageRow;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const PRIORITY: &str = "reeve-priority";
+const MESSAGE_ID: &str = "message_id";
 const EXPIRES: &str = "reeve-expires";
 /// Content types by kind of body.
 const TYPES: [&str; 3] = ["application/json", "text/plain", "application/octet-stream"];
@@ -52,6 +53,24 @@ pub(super) fn of_message(row: &MessageRow, lineage: &str) -> BasicProperties {
         .with_content_type(TYPES[usize::from(row.kind.min(2))].into())
         .with_message_id(format!("{lineage}/{}", row.id).into())
         .with_headers(table)
+}
+
+/// Where an answer goes (exchange, routing key), and what goes with its body.
+pub(super) fn of_answer(
+    row: &MessageRow,
+    lineage: &str,
+) -> Option<(ShortString, ShortString, BasicProperties)> {
+    let mut headers: BTreeMap<String, String> = serde_json::from_str(&row.headers).ok()?;
+    let place = headers.remove(PLACE)?;
+    let (exchange, key) = place.split_once('/').unwrap_or(("", &place));
+    let mut properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type(TYPES[0].into())
+        .with_message_id(format!("{lineage}/{}", row.id).into());
+    if let Some(id) = headers.remove("correlation_id") {
+        properties = properties.with_correlation_id(ShortString::try_new(id).ok()?);
+    }
+    Some((ShortString::try_new(exchange).ok()?, ShortString::try_new(key).ok()?, properties))
 }
 
 /// Headers as text; what the server adds by itself is left out.
@@ -102,8 +121,15 @@ pub(super) fn message(delivery: Delivery, band: Band, nonce: &str, lineage: &str
     let priority = own.get(PRIORITY).and_then(|p| p.parse().ok()).unwrap_or(standard);
     let expires_at = own.get(EXPIRES).and_then(|at| at.parse().ok());
     let name = properties.message_id().as_ref().map(ToString::to_string).filter(|id| !id.is_empty());
+    // Clients that cannot set the property, such as amqp-publish, have a header for it.
+    let name = name.or_else(|| headers.remove(MESSAGE_ID)).filter(|id| !id.is_empty());
     let id = name.as_deref().and_then(|id| id.strip_prefix(lineage)?.strip_prefix('/')?.parse().ok());
     let unique = name.map(|name| unique(&name, &delivery.data));
+    let text_of =
+        |word: &Option<ShortString>| word.as_ref().map(ToString::to_string).filter(|w| !w.is_empty());
+    // The default exchange: what a client calls its queue for answers.
+    let reply = text_of(properties.reply_to())
+        .map(|queue| Box::new((format!("/{queue}"), text_of(properties.correlation_id()))));
     let told = properties.content_type().as_ref().map(ToString::to_string);
     let mut body = delivery.data;
     if body.len() > MAX_MESSAGE {
@@ -120,6 +146,7 @@ pub(super) fn message(delivery: Delivery, band: Band, nonce: &str, lineage: &str
         priority,
         expires_at,
         unusable,
+        reply,
     }
 }
 
@@ -206,6 +233,14 @@ mod tests {
         assert_eq!(one(&[0xff, 0], BasicProperties::default()).kind, 2);
         let id = || BasicProperties::default().with_message_id("a".into());
         assert_eq!(one(b"x", id()).unique, one(b"x", id()).unique);
+        let mut named = FieldTable::default();
+        named.insert("message_id".into(), AMQPValue::LongString("a".into()));
+        let by_header = one(b"x", BasicProperties::default().with_headers(named));
+        assert_eq!((&by_header.unique, &*by_header.headers), (&one(b"x", id()).unique, "{}"));
+        let asks =
+            BasicProperties::default().with_reply_to("amq.gen-1".into()).with_correlation_id("7".into());
+        let wanted = ("/amq.gen-1".to_owned(), Some("7".to_owned()));
+        assert_eq!(one(b"x", asks).reply.as_deref(), Some(&wanted));
         assert_ne!(one(b"x", id()).unique, one(b"y", id()).unique, "an id that is used again");
         let mut table = FieldTable::default();
         table.insert("n".into(), AMQPValue::LongInt(5));

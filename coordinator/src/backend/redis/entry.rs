@@ -1,6 +1,6 @@
 //! Entries of streams: what reeve writes, and what it understands. Fields of a message: `body`, and if wanted `kind` (json,
 //! text, bytes), `headers` (a JSON object of texts), `priority`, `expires` (milliseconds since 1970); `id` is reeve's own.
-use crate::orchestrator::link::{Band, Hint, Incoming, Tag};
+use crate::orchestrator::link::{Band, Hint, Incoming, PLACE, Tag};
 use crate::row::MessageRow;
 use ::redis::{Cmd, Value};
 use reeve_protocol::spec_check::MAX_MESSAGE;
@@ -26,6 +26,19 @@ pub(super) fn of_message(add: &mut Cmd, row: &MessageRow, lineage: &str) {
     if let Some(at) = row.expires_at {
         add.arg("expires").arg(at);
     }
+}
+
+/// Where an answer goes, and what it carries.
+pub(super) fn of_answer(row: &MessageRow, lineage: &str) -> Option<(String, Cmd)> {
+    let mut headers: BTreeMap<String, String> = serde_json::from_str(&row.headers).ok()?;
+    let stream = headers.remove(PLACE)?;
+    let mut add = ::redis::cmd("XADD");
+    add.arg(&stream).arg("*").arg("body").arg(&row.body[..]).arg("kind").arg("json");
+    add.arg("id").arg(format!("{lineage}/{}", row.id));
+    for (name, value) in headers {
+        add.arg(name).arg(value);
+    }
+    Some((stream, add))
 }
 
 /// An entry: its id and its fields.
@@ -135,6 +148,9 @@ fn message(mut entry: Entry, band: Band, lineage: &str) -> Incoming {
         }
     };
     let kind = entry.text("kind").map(str::to_owned);
+    let reply = entry
+        .text("reply_to")
+        .map(|place| Box::new((place.to_owned(), entry.text("correlation_id").map(str::to_owned))));
     let body = entry.fields.remove("body").unwrap_or_else(|| {
         unusable = Some("it has no field named body".to_owned());
         Vec::new()
@@ -161,6 +177,7 @@ fn message(mut entry: Entry, band: Band, lineage: &str) -> Incoming {
         priority,
         expires_at,
         unusable,
+        reply,
     }
 }
 

@@ -75,6 +75,7 @@ fn incoming(name: &str, id: Option<u64>) -> Incoming {
         priority: 0,
         expires_at: None,
         unusable: None,
+        reply: None,
     }
 }
 
@@ -351,11 +352,19 @@ fn what_others_publish_for_a_queue_of_jobs_becomes_a_job_of_the_user_named_for_i
             .iter()
             .any(|o| matches!(o, Order::Taken(place, tags) if &**place == "q:in" && tags.len() == 2))
     );
-    let bad = Incoming { unique: Some("2-0".into()), ..spec("{}") };
+    let reply = Some(Box::new(("/amq.gen-1".to_owned(), Some("c-9".to_owned()))));
+    let bad = Incoming { unique: Some("2-0".into()), reply, ..spec("{}") };
     w.broker(Said::Messages("q:in".into(), vec![bad]));
     assert_eq!(w.view().counts.queued + w.view().counts.running, 1);
     let Ok(Reply::Count(count)) = w.ask(Call::CountQueueMessages { queue: "q".into() }) else { panic!() };
     assert_eq!(count.dead, 1);
+    let refusal = |f: &Fact| match f {
+        Fact::MessageAdded(row) if row.queue.starts_with(".replies:") => Some(row.clone()),
+        _ => None,
+    };
+    let refusal = w.facts.iter().find_map(refusal).expect("who named a place for answers is told");
+    assert!(refusal.headers.contains("/amq.gen-1") && refusal.headers.contains("c-9"), "{}", refusal.headers);
+    assert!(String::from_utf8_lossy(&refusal.body).contains("REFUSED"));
     // It might come again, and nobody could tell: it is no job.
     let nameless = Incoming { unique: None, ..spec(r#"{"command":["true"]}"#) };
     w.broker(Said::Messages("q:in".into(), vec![nameless]));
