@@ -3,6 +3,8 @@ use super::{Bench, Case, texts};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 pub(super) const CASES: &[Case] =
     &[("ten thousand messages are counted, come in order, once each, and are gone once acknowledged", many)];
@@ -18,8 +20,10 @@ fn many(bench: &mut Bench) {
     publish(bench, &queue);
     assert_eq!(bench.counts(&queue), [all as u64, 0, 0, 0]);
     let socket = bench.server.socket();
+    let left = AtomicUsize::new(all);
     let had = std::thread::scope(|scope| {
-        let receivers: Vec<_> = (0..RECEIVERS).map(|_| scope.spawn(|| receive(socket, &queue))).collect();
+        let receivers: Vec<_> =
+            (0..RECEIVERS).map(|_| scope.spawn(|| receive(socket, &queue, &left))).collect();
         receivers.into_iter().flat_map(|r| r.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(had.len(), all);
@@ -42,17 +46,17 @@ fn publish(bench: &Bench, queue: &str) {
     });
 }
 
-/// Until nothing comes for two seconds. What one receiver gets is in the order of the numbers.
-fn receive(socket: &Path, queue: &str) -> Vec<String> {
+/// Until all have come. What one receiver gets is in the order of the numbers.
+fn receive(socket: &Path, queue: &str, left: &AtomicUsize) -> Vec<String> {
     let path = |what: &str| format!("/v1/queues/{queue}/{what}");
-    let body = json!({"max": 500, "wait_s": 2, "lease_s": 600}).to_string();
+    let body = json!({"max": 500, "wait_s": 1, "lease_s": 600}).to_string();
+    let end = Instant::now() + crate::PATIENCE;
     let (mut had, mut last) = (Vec::new(), 0);
-    loop {
+    while left.load(Ordering::SeqCst) > 0 {
+        assert!(Instant::now() < end, "{} did not come", left.load(Ordering::SeqCst));
         let answer = crate::http::post(socket, &path("receive"), &body).json();
         let items = answer["items"].as_array().unwrap();
-        if items.is_empty() {
-            return had;
-        }
+        left.fetch_sub(items.len(), Ordering::SeqCst);
         for item in items {
             let id: u64 = item["id"].as_str().unwrap().parse().unwrap();
             assert!(id > last, "{id} came behind {last}");
@@ -62,4 +66,5 @@ fn receive(socket: &Path, queue: &str) -> Vec<String> {
         }
         had.extend(texts(items));
     }
+    had
 }

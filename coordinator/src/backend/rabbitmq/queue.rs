@@ -9,7 +9,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRecoverOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
@@ -47,6 +48,13 @@ pub(super) struct Kept {
     /// When something came last.
     pub(super) since: Instant,
     pub(super) unacknowledged: BTreeSet<u64>,
+    /// In the store, and acknowledged once what was counted has come: a consumer of which so much is unacknowledged gets no
+    /// more, and can be cancelled without losing sight of anything.
+    deferred: Vec<u64>,
+    /// Something may have come behind the end of a consumer: the server sends what was on its way, the client drops it.
+    pub(super) is_dirty: bool,
+    /// The server numbers what it sends on a channel without gaps: from this number on, so many were seen, up to that one.
+    seen: Option<(u64, u64, u64)>,
 }
 
 impl Kept {
@@ -61,6 +69,9 @@ impl Kept {
             expected: None,
             since: Instant::now(),
             unacknowledged: BTreeSet::new(),
+            deferred: Vec::new(),
+            is_dirty: false,
+            seen: Some((0, 0, 0)),
         }
     }
 
@@ -114,12 +125,15 @@ impl Kept {
     /// A consumer waits on every band.
     pub(super) async fn wait(&mut self, most: u64) -> Result<(), Trouble> {
         self.expected = None;
+        self.flush().await?;
         self.consume(&Band::ALL, self.room.min(most)).await
     }
 
     /// Ends all consumers; what came meanwhile is given.
     pub(super) async fn cancel(&mut self) -> Result<Vec<(Band, Vec<Delivery>)>, Trouble> {
         let mut late = Vec::new();
+        // Only a consumer that has all it may have is known to have nothing on its way.
+        self.is_dirty |= self.expected != Some(0) || self.consumers.iter().flatten().count() > 1;
         self.expected = None;
         for band in Band::ALL {
             let Some(mut consumer) = self.consumers[band as usize].take() else { continue };
@@ -137,16 +151,57 @@ impl Kept {
         Ok(late)
     }
 
+    /// These came.
+    pub(super) fn saw(&mut self, tags: &[u64]) {
+        let (Some(first), Some(last)) = (tags.iter().min(), tags.iter().max()) else { return };
+        if self.seen.is_none() && self.expected.is_some() {
+            self.seen = Some((first - 1, 0, 0));
+        }
+        if let Some((_, n, top)) = &mut self.seen {
+            (*n, *top) = (*n + tags.len() as u64, (*top).max(*last));
+        }
+    }
+
+    /// Whether an acknowledgement of everything up to a number covers nothing that was dropped unseen.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_dirty || self.seen.is_some_and(|(from, n, top)| from + n == top)
+    }
+
+    /// How many were handed out by the server and are not in the store.
+    pub(super) fn coming(&self) -> u64 {
+        self.unacknowledged.len().saturating_sub(self.deferred.len()) as u64
+    }
+
     /// These are in the store. Those of an earlier channel are nobody's any more: they come again, and are known.
     pub(super) async fn acknowledge(&mut self, tags: &[Tag]) -> Result<(), Trouble> {
-        let mut tags: Vec<u64> = tags.iter().filter_map(|tag| entry::tag_of(tag, &self.nonce)).collect();
+        let tags = tags.iter().filter_map(|tag| entry::tag_of(tag, &self.nonce));
+        let known: Vec<u64> = tags.filter(|tag| self.unacknowledged.contains(tag)).collect();
+        self.deferred.extend(known);
+        if self.expected.is_some() && self.is_consuming() { Ok(()) } else { self.flush().await }
+    }
+
+    async fn flush(&mut self) -> Result<(), Trouble> {
+        let mut tags = std::mem::take(&mut self.deferred);
         tags.retain(|tag| self.unacknowledged.remove(tag));
         tags.sort_unstable();
         let Some(last) = tags.last().copied() else { return Ok(()) };
-        if self.unacknowledged.first().is_none_or(|first| *first > last) {
+        // One word for all of them: a quorum queue that gets many lets what is given back wait behind them.
+        if self.is_whole() && self.unacknowledged.first().is_none_or(|first| *first > last) {
             let all = BasicAckOptions { multiple: true };
             return self.channel.basic_ack(last, all).await.map_err(|e| broker(&e));
         }
         acknowledge(&self.channel, &tags).await
+    }
+
+    /// After a cancel: acknowledges what can be, and gives back what may have been dropped unseen. It goes to the front of
+    /// its queue, so that nothing overtakes it. False: not yet, for then everything else has to be acknowledged.
+    pub(super) async fn clean_up(&mut self) -> Result<bool, Trouble> {
+        self.flush().await?;
+        if self.is_dirty && self.unacknowledged.is_empty() {
+            let requeue = BasicRecoverOptions { requeue: true };
+            self.channel.basic_recover(requeue).await.map_err(|e| broker(&e))?;
+            (self.is_dirty, self.seen) = (false, None);
+        }
+        Ok(!self.is_dirty)
     }
 }

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 /// Deliveries taken at once.
 const BATCH: usize = 512;
 /// What was counted as lying there comes within so long, or somebody else had it.
-const STALL: Duration = Duration::from_millis(200);
+const STALL: Duration = Duration::from_secs(1);
 
 type Answer<T> = oneshot::Sender<Result<T, Trouble>>;
 
@@ -120,10 +120,11 @@ impl Reader {
                 kept.room = if more == 0 { 0 } else { kept.room + more };
                 self.settle(&queue).await
             }
-            Command::Taken(queue, tags) => match self.queues.get_mut(&queue) {
-                Some(kept) => kept.acknowledge(&tags).await,
-                None => Ok(()),
-            },
+            Command::Taken(queue, tags) => {
+                let Some(kept) = self.queues.get_mut(&queue) else { return Ok(()) };
+                kept.acknowledge(&tags).await?;
+                self.settle(&queue).await
+            }
             Command::Depth(queue, answer) => self.depth(&queue, answer).await,
             Command::Purge(queue, answer) => {
                 let Some(kept) = self.queues.get(&queue) else {
@@ -158,20 +159,29 @@ impl Reader {
                 self.came(queue, band, deliveries).await?;
             }
         }
-        let out = self.queues.get(queue).map_or(0, |kept| kept.unacknowledged.len() as u64);
+        let out = self.queues.get(queue).map_or(0, Kept::coming);
         let _ = answer.send(Ok((ready.iter().sum(), out)));
         Ok(())
     }
 
-    /// Hands on what came.
+    /// Hands on what came, and goes on.
     async fn came(&mut self, queue: &Arc<str>, band: Band, deliveries: Vec<Delivery>) -> Result<(), Trouble> {
+        self.took(queue, band, deliveries).await?;
+        self.settle(queue).await
+    }
+
+    async fn took(&mut self, queue: &Arc<str>, band: Band, deliveries: Vec<Delivery>) -> Result<(), Trouble> {
         let Some(kept) = self.queues.get_mut(queue) else { return Ok(()) };
         let n = deliveries.len() as u64;
+        let tags: Vec<u64> = deliveries.iter().map(|d| d.delivery_tag).collect();
+        kept.saw(&tags);
         kept.room = kept.room.saturating_sub(n);
         kept.expected = kept.expected.map(|e| e.saturating_sub(n));
         kept.since = Instant::now();
         if kept.kind == QueueKind::Jobs {
-            if let Some(last) = deliveries.iter().map(|d| d.delivery_tag).max() {
+            if !kept.is_whole() {
+                acknowledge(&kept.channel, &tags).await?;
+            } else if let Some(last) = tags.into_iter().max() {
                 // Whatever it covers besides is in this process already.
                 let all = BasicAckOptions { multiple: true };
                 kept.channel.basic_ack(last, all).await.map_err(|e| broker(&e))?;
@@ -179,13 +189,13 @@ impl Reader {
             let hints = deliveries.iter().filter_map(|d| entry::hint(d, band)).collect();
             self.say(Heard::Hints(queue.clone(), hints));
         } else {
-            kept.unacknowledged.extend(deliveries.iter().map(|d| d.delivery_tag));
+            kept.unacknowledged.extend(tags);
             let nonce = kept.nonce.as_str();
             let messages =
                 deliveries.into_iter().map(|d| entry::message(d, band, nonce, &self.lineage)).collect();
             self.say(Heard::Messages(queue.clone(), messages));
         }
-        self.settle(queue).await
+        Ok(())
     }
 
     /// Makes the consumers of a queue what they should be now.
@@ -196,11 +206,11 @@ impl Reader {
             if over && kept.is_consuming() {
                 let late = kept.cancel().await?;
                 for (band, deliveries) in late {
-                    Box::pin(self.came(queue, band, deliveries)).await?;
+                    self.took(queue, band, deliveries).await?;
                 }
                 continue;
             }
-            if kept.room == 0 || kept.is_consuming() {
+            if kept.is_consuming() || !kept.clean_up().await? || kept.room == 0 {
                 return Ok(());
             }
             return match kept.kind {
