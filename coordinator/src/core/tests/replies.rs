@@ -177,3 +177,26 @@ fn the_record_of_every_end_goes_into_the_history_queue() {
     assert!(first["ended_at"].is_string() && first["started_at"].is_string(), "{first}");
     assert_eq!((&all[1]["job"], &all[1]["counts"]["CANCELLED"]), (&json!(2), &json!(2)));
 }
+
+#[test]
+fn a_job_that_has_somebody_to_tell_is_never_parked_and_parked_ones_have_a_record_when_they_are_removed() {
+    let mut w = World::new();
+    w.core.set_window(1);
+    w.core.keep_history_in(Some("history".into()));
+    for _ in 0..3 {
+        w.submit(JobSpec { queue: Some("q".into()), ..spec() });
+    }
+    w.submit(told("answers"));
+    assert_eq!(messages(&w, "answers").len(), 1, "it is told that it waits");
+    assert!(w.core.queues.find_parked(3).is_some() && w.core.queues.find_parked(4).is_none());
+    let clean = Call::CleanQueue { queue: "q".into(), ids: None, dead: false, dry_run: false };
+    assert!(w.ask(clean).is_ok());
+    let records = messages(&w, "history");
+    let mut jobs: Vec<_> = records.iter().map(|(_, body)| body["job"].as_u64().unwrap()).collect();
+    jobs.sort_unstable();
+    assert_eq!(jobs, [1, 2, 3, 4]);
+    let parked = records.iter().find(|(_, body)| body["job"] == 3).map(|(_, body)| body.clone()).unwrap();
+    assert!(parked["state"] == "CANCELLED" && parked["created_at"].is_null(), "{parked}");
+    assert!(parked["spec"]["left_out"].is_string(), "it was never read");
+    assert_eq!(messages(&w, "answers").last().unwrap().1["state"], "CANCELLED");
+}
