@@ -125,14 +125,16 @@ fn a_worker_from_git_runs_one_commit_until_another_version_is_launched() {
         let url = repo.url();
         let words = ["--static", "--replicas", "2", "--repo", &url, "--ref", "main", "--subdir", "sub"];
         let line = ["worker", "register", "bank"].into_iter().chain(words);
-        server.ok(&line.chain(["--cpus", "0.1", "--", "python3", "bank.py"]).collect::<Vec<_>>());
+        server.ok(&line
+            .chain(["--cpus", "0.1", "--", "python3", "bank.py", server.scratch().to_str().unwrap()])
+            .collect::<Vec<_>>());
     };
     register(&server);
     server.ok(&["worker", "launch", "bank"]);
     let status = Bank::of(&server, "bank").until(|s| s["ready"] == 2);
     assert_eq!(status["commit"], first.as_str());
     let second = repo.write("sub/bank.py", &bank("two")).commit();
-    for victim in reeve_tests::processes_with(&["python3", "bank.py"]) {
+    for victim in processes_with(&["bank.py", server.scratch().to_str().unwrap()]) {
         let _ = rustix::process::kill_process(
             rustix::process::Pid::from_raw(victim as i32).unwrap(),
             Signal::KILL,
