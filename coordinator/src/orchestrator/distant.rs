@@ -94,6 +94,11 @@ impl Distant {
         self.fresh.len() + self.given.len()
     }
 
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether some are to be given to the broker.
     pub const fn has_fresh(&self) -> bool {
         !self.fresh.is_empty()

@@ -271,7 +271,7 @@ impl Away {
 
     /// Whether none does.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.jobs.is_empty() && self.distant.is_empty()
     }
 
     /// Whether something is to be given to the broker.

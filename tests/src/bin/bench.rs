@@ -9,7 +9,7 @@
 )]
 
 use reeve_tests::bench::{
-    Table, agents, brokers, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
+    Table, agents, backlog, brokers, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
 };
 use reeve_tests::server::Server;
 use std::io::Write as _;
@@ -36,6 +36,9 @@ fn main() {
     }
     if only("million") {
         million(&mut table);
+    }
+    if only("backlog") {
+        backlog::backlog(&mut table);
     }
     if only("idle") {
         idle(&mut table);
