@@ -59,6 +59,7 @@ const fn adds(call: &Call) -> bool {
         | Call::PauseQueue { .. }
         | Call::ReturnDead { .. }
         | Call::MigrateQueue { .. }
+        | Call::MoveQueue { .. }
         | Call::ListRoutes
         | Call::ExplainRoute { .. }
         | Call::Peek { .. }

@@ -123,6 +123,10 @@ pub enum Fact {
     MessageArrived(u64),
     /// These messages are to be given to the queue's broker.
     MessagesOutgoing(Vec<u64>),
+    /// These messages are in this queue from now on, and are to be given to its broker or not.
+    MessagesMoved(Arc<str>, Vec<u64>, bool),
+    /// A job waits in this queue from now on.
+    JobRequeued(JobId, Arc<str>),
     /// A key was used to publish.
     MessageKeyUsed {
         /// By whom.
@@ -317,7 +321,7 @@ pub enum Reply {
     },
     /// get_queue_stats.
     Stats(Box<Stats>),
-    /// Messages that were given up, returned to their queue: how many, and how many are left.
+    /// Messages that were given up, returned to their queue, or what was moved: how many, and how many are left.
     Returned(u64, u64),
     /// The rules that say which queues a message goes to.
     Routes(Vec<Route>),

@@ -377,6 +377,17 @@ pub enum Call {
         /// Where to.
         to: String,
     },
+    /// What waits in one queue waits in another from now on; at most 2,000 at once.
+    MoveQueue {
+        /// Of which queue.
+        from: String,
+        /// Into which.
+        to: String,
+        /// Which jobs or messages; `None`: all that wait.
+        ids: Option<Vec<u64>>,
+        /// Only count.
+        dry_run: bool,
+    },
     /// Messages that were given up can be received again; at most 2,000 at once.
     ReturnDead {
         /// Of which queue.

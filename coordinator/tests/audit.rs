@@ -171,6 +171,20 @@ const CHANGES: &[Row] = &[
         "nack",
         "queue:m, 1 settled, 1 refused",
     ),
+    row(
+        "post /v1/queues/{queue}/move",
+        "/v1/queues/m/move",
+        r#"{"to":"m2"}"#,
+        "move_queue",
+        "queue:m to m2, 1 moved",
+    ),
+    row(
+        "post /v1/queues/{queue}/move",
+        "/v1/queues/m2/move",
+        r#"{"to":"m"}"#,
+        "move_queue",
+        "queue:m2 to m, 1 moved",
+    ),
     row("post /v1/queues/{queue}/clean", "/v1/queues/m/clean", "", "clean_queue", "queue:m, 1 removed"),
     row(
         "put /v1/workers/{worker}",

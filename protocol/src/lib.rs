@@ -24,6 +24,7 @@ pub mod git_refs;
 pub mod guardian;
 pub mod ids;
 pub mod intervals;
+pub mod message_filter;
 pub mod nearest;
 pub mod patch;
 pub mod quic;

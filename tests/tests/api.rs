@@ -100,6 +100,32 @@ fn a_file_of_messages_is_published_and_what_was_received_is_settled_together() {
 }
 
 #[test]
+fn waiting_jobs_and_messages_are_moved_by_filter_and_stay_there_after_a_restart() {
+    let mut s = Server::start();
+    s.ok(&["queue", "set", "slow", "--kind", "jobs"]);
+    s.ok(&["queue", "pause", "slow"]);
+    for name in ["train", "test", "train"] {
+        s.ok(&["submit", "--queue", "slow", "--name", name, "--", "true"]);
+    }
+    assert_eq!(s.ok(&["queue", "move", "slow", "fast", "-f", "name:train", "--dry-run"]), "2 would be moved");
+    assert_eq!(s.ok(&["queue", "move", "slow", "fast", "-f", "name:train"]), "2 moved");
+    s.until("1", "COMPLETED");
+    s.until("3", "COMPLETED");
+    assert_eq!((&s.job("1")["queue"], &s.job("2")["queue"]), (&"fast".into(), &"slow".into()));
+    assert_eq!(s.ok(&["queue", "move", "slow", "later"]), "1 moved");
+    s.ok(&["queue", "publish", "m", "a", "--header", "k=v"]);
+    s.ok(&["queue", "publish", "m", "b"]);
+    assert_eq!(s.ok(&["queue", "move", "m", "n", "-f", "header.k=v"]), "1 moved");
+    assert_eq!(s.ok(&["queue", "clean", "m", "-f", "text:b"]), "1 removed");
+    s.signal(rustix::process::Signal::KILL);
+    s.up();
+    assert_eq!(s.until("2", "COMPLETED")["queue"], "later");
+    assert_eq!(s.job("2")["spec"]["queue"], "later");
+    assert_eq!(s.get("/v1/queues/n/count").json()["ready"], 1);
+    assert!(s.fails(&["queue", "move", "n", "slow"]).1.contains("holds jobs"));
+}
+
+#[test]
 fn messages_for_anybody() {
     let s = Server::start();
     assert_eq!(s.post("/v1/queues/msgs/messages", r#"{"body":{"a":1}}"#).status, 201);

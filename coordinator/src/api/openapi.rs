@@ -60,6 +60,7 @@ operations! {
     "post" "/v1/queues/{queue}/pause" "Hand nothing out." [] "PauseRequest" -> "Queue";
     "post" "/v1/queues/{queue}/resume" "Hand out again." [] "PauseRequest" -> "Queue";
     "post" "/v1/queues/{queue}/migrate" "Keep it elsewhere from now on, with what waits in it." [] "MigrateRequest" -> "Queue";
+    "post" "/v1/queues/{queue}/move" "What waits, or what matches, waits in another queue from now on; at most 2,000 a call." [] "MoveRequest" -> "Moved";
     "get" "/v1/queues/{queue}/dead" "What was given up, oldest first, with the cause." ["limit"] "" -> "Received";
     "post" "/v1/queues/{queue}/dead/return" "Messages that were given up can be received again; at most 2,000 a call." [] "ReturnRequest" -> "Returned";
     "get" "/v1/routes" "The rules that say which queues a message goes to." [] "" -> "Routes";
@@ -244,6 +245,8 @@ const SCHEMAS: &[(&str, &str)] = &[
     ),
     ("PauseRequest", "reason:text?"),
     ("MigrateRequest", "to:text"),
+    ("MoveRequest", "to:text filter:text? dry_run:bool"),
+    ("Moved", "moved:int left:int dry_run:bool"),
     ("ReturnRequest", "ids:[text]? dry_run:bool"),
     ("Returned", "returned:int left:int"),
     ("Route", "name:text labels:{text} queues:[text]"),

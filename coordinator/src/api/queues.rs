@@ -8,11 +8,12 @@ use crate::effect::Reply;
 use crate::input::{Call, Settle};
 use crate::orchestrator::link::Incoming;
 use crate::row::{Backend, Caller, MessageRow, QueueKind};
-use crate::store::query::{records, sets};
+use crate::store::filter::Asker;
+use crate::store::query::{messages, records, sets};
 use axum::http::StatusCode;
 use reeve_protocol::api::{
-    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, MigrateRequest, PauseRequest,
-    QueueSettings, QueueView, ReceiveRequest, Received, SettledMany, Total,
+    CleanRequest, Delivery, JobDelivery, LeaseRequest, List, MessageView, MigrateRequest, MoveRequest, Moved,
+    PauseRequest, QueueSettings, QueueView, ReceiveRequest, Received, SettledMany, Total,
 };
 use reeve_protocol::spec_check::check_name;
 use reeve_protocol::time::Wall;
@@ -234,10 +235,7 @@ pub(super) async fn clean_queue(cx: Cx) -> Answer {
     let CleanRequest { filter, dead, dry_run } = cx.json_or_default().await?;
     let ids = match filter {
         None => None,
-        Some(text) => {
-            let (filter, queue) = (parse(&text)?, queue.clone());
-            Some(app.reads.scan(SEARCH, move |conn| sets::waiting_in(conn, &queue, &filter, asker)).await?)
-        }
+        Some(text) => Some(matching(&app, &caller, (&queue, dead), &text, asker).await?),
     };
     let name = queue.clone();
     match app.ask(&caller, Call::CleanQueue { queue, ids, dead, dry_run }).await? {
@@ -249,6 +247,45 @@ pub(super) async fn clean_queue(cx: Cx) -> Answer {
                 None => 0,
             };
             Ok(json(&cleaned))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What matches a filter in a queue: waiting jobs, or messages (what is dead is one in a queue of jobs, too).
+async fn matching(
+    app: &App,
+    caller: &Caller,
+    (queue, dead): (&str, bool),
+    text: &str,
+    asker: Asker,
+) -> Result<Vec<u64>, Failure> {
+    let queues = all(app, caller).await?;
+    let of_messages = dead || queues.iter().any(|q| q.name == queue && q.kind == "messages");
+    let queue = queue.to_owned();
+    if of_messages {
+        let filter = reeve_protocol::message_filter::parse(text)?;
+        let now = asker.now;
+        let found = move |conn: &_| messages::matching(conn, &queue, &filter, dead, now);
+        return Ok(app.reads.scan(SEARCH, found).await?);
+    }
+    let filter = parse(text)?;
+    Ok(app.reads.scan(SEARCH, move |conn| sets::waiting_in(conn, &queue, &filter, asker)).await?)
+}
+
+/// `POST /v1/queues/{queue}/move`.
+pub(super) async fn move_queue(cx: Cx) -> Answer {
+    let asker = asker(&cx);
+    let (app, caller, from) = begin(&cx)?;
+    let MoveRequest { to, filter, dry_run } = cx.json().await?;
+    check_name("queue", &to)?;
+    let ids = match filter {
+        None => None,
+        Some(text) => Some(matching(&app, &caller, (&from, false), &text, asker).await?),
+    };
+    match app.ask(&caller, Call::MoveQueue { from, to, ids, dry_run }).await? {
+        Reply::Returned(moved, left) => {
+            Ok(json(&Moved { moved, left: if dry_run { 0 } else { left }, dry_run }))
         }
         other => Err(unexpected(&other)),
     }

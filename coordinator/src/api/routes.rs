@@ -60,6 +60,7 @@ table! {
     "/v1/queues/{queue}/pause" ["post"], post(queues::pause);
     "/v1/queues/{queue}/resume" ["post"], post(queues::resume);
     "/v1/queues/{queue}/migrate" ["post"], post(queues::migrate);
+    "/v1/queues/{queue}/move" ["post"], post(queues::move_queue);
     "/v1/queues/{queue}/dead" ["get"], get(routing::dead);
     "/v1/queues/{queue}/dead/return" ["post"], post(routing::return_dead);
     "/v1/routes" ["get", "put"], get(routing::list).put(routing::put);

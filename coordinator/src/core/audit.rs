@@ -164,6 +164,9 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         Call::MigrateQueue { queue: name, to } => {
             ("migrate_queue", format!("{} to {}", queue(name), short(to)))
         }
+        Call::MoveQueue { from, to, dry_run: false, .. } => {
+            ("move_queue", format!("{} to {}", queue(from), short(to)))
+        }
         Call::ReturnDead { queue: name, dry_run: false, .. } => ("return_dead", queue(name)),
         Call::PutRoutes { routes } => ("put_routes", format!("{} routes", routes.len())),
         Call::PublishRouted { .. } => ("publish", "by labels".to_owned()),
@@ -188,6 +191,7 @@ fn subject(call: &Call) -> Option<(&'static str, String)> {
         Call::PlanDone { .. }
         | Call::CleanQueue { dry_run: true, .. }
         | Call::ReturnDead { dry_run: true, .. }
+        | Call::MoveQueue { dry_run: true, .. }
         | Call::ListRoutes
         | Call::ExplainRoute { .. }
         | Call::CountQueueMessages { .. }
@@ -245,6 +249,7 @@ fn outcome(object: &str, reply: &Reply) -> Option<String> {
         Reply::ReceivedJobs(jobs) => {
             format!("{object}{}", span(" jobs", jobs.iter().map(|(task, ..)| task.job)))
         }
+        Reply::Returned(n, _) if object.contains(" to ") => format!("{object}, {n} moved"),
         Reply::Returned(n, _) => format!("{object}, {n} returned"),
         Reply::Fanned(list, false) => {
             let each: Vec<String> =

@@ -66,11 +66,13 @@ impl Core {
         now: Now,
         caller: &Caller,
         queue: &str,
+        ids: Option<Vec<u64>>,
         dry_run: bool,
         step: &mut Step,
     ) -> u64 {
         let Some(q) = self.queues.get_mut(queue) else { return 0 };
-        let list = q.messages.ids(true);
+        let mut list = q.messages.ids(true);
+        list.retain(|id| ids.as_ref().is_none_or(|wanted| wanted.contains(id)));
         if !dry_run && !list.is_empty() {
             for id in &list {
                 q.messages.remove(*id);

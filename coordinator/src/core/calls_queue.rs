@@ -47,11 +47,15 @@ impl Core {
         let mut outside = None;
         let removed = if q.row.kind == QueueKind::Messages {
             outside = q.row.backend.broker().filter(|_| !dead).map(|broker| (broker.clone(), q.depth));
-            if ids.is_some() {
-                return Err(Problem::new(Code::BadFilter, "messages have no fields to filter by")
-                    .hint("clean the whole queue, or receive and ack"));
+            if ids.is_some() && q.row.backend != Backend::Local {
+                let text = format!("backend {} does not clean by filter", q.row.backend.as_str());
+                return Err(Problem::new(Code::BackendCannot, text).hint(
+                    "reeve queue show says what it can do; clean the whole queue, or receive and ack",
+                ));
             }
-            let list = q.messages.ids(dead);
+            let wanted: Option<HashSet<u64>> = ids.map(|list| list.into_iter().collect());
+            let mut list = q.messages.ids(dead);
+            list.retain(|id| wanted.as_ref().is_none_or(|w| w.contains(id)));
             if !dry_run && !list.is_empty() {
                 for id in &list {
                     q.messages.remove(*id);
@@ -63,7 +67,7 @@ impl Core {
             }
             list.len() as u64
         } else if dead {
-            self.clean_dead(now, caller, queue, dry_run, step)
+            self.clean_dead(now, caller, queue, ids, dry_run, step)
         } else {
             self.clean_jobs(now, caller, queue, ids, dry_run, step)?
         };

@@ -13,6 +13,7 @@ mod calls_dead;
 mod calls_delivery;
 mod calls_jobs;
 mod calls_machine;
+mod calls_move;
 mod calls_queue;
 mod calls_restart;
 mod calls_route;
@@ -307,6 +308,9 @@ impl Core {
                 self.set_queue(now, caller, &queue, settings, ingress_uid, step)
             }
             Call::MigrateQueue { queue, to } => self.migrate_queue(now, caller, &queue, &to, step),
+            Call::MoveQueue { from, to, ids, dry_run } => {
+                self.move_queue(now, caller, (&from, &to), ids, dry_run, step)
+            }
             Call::ReturnDead { queue, ids, dry_run } => {
                 self.return_dead(now, caller, &queue, ids, dry_run, step)
             }

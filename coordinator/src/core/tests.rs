@@ -16,6 +16,7 @@ mod git;
 mod gpus;
 mod jobs;
 mod machines;
+mod moving;
 mod parking;
 mod queues;
 mod replies;

@@ -306,6 +306,14 @@ impl Queue {
         }
     }
 
+    /// Counts `n` QUEUED ones that went to another queue.
+    pub fn count_gone(&mut self, substate: Option<Substate>, n: u64) {
+        self.counts.queued -= n;
+        if let Some(s) = substate {
+            self.waiting[s as usize] -= n;
+        }
+    }
+
     /// Counts `n` that moved.
     pub fn count_move(&mut self, from: (State, Option<Substate>), to: (State, Option<Substate>), n: u64) {
         self.counts.shift(from.0, to.0, n);

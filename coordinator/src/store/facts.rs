@@ -86,6 +86,21 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             }
             Ok(())
         }
+        Fact::MessagesMoved(queue, ids, outgoing) => {
+            for id in ids {
+                one(
+                    db,
+                    "UPDATE messages SET queue = ?2, outgoing = ?3 WHERE id = ?1",
+                    params![id, &**queue, outgoing],
+                )?;
+            }
+            Ok(())
+        }
+        Fact::JobRequeued(id, queue) => one(
+            db,
+            "UPDATE jobs SET queue = ?2, spec = json_set(spec, '$.queue', ?2), generation = generation + 1 WHERE id = ?1",
+            params![id, &**queue],
+        ),
         Fact::MessageKeyUsed { owner_uid, queue, key, digest, id, at } => {
             queue_facts::forget(db, "DELETE FROM message_keys WHERE at < ?1", *at)?;
             one(

@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod base64;
 pub mod list;
+pub mod messages;
 pub mod records;
 pub mod sets;
 

@@ -372,6 +372,31 @@ pub struct MigrateRequest {
     pub to: String,
 }
 
+/// The body of `move`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRequest {
+    /// Into which queue; it is made if there is none of that name.
+    pub to: String,
+    /// Only what matches: a filter of jobs, or of messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Only count.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The answer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// How many were moved, or would be in all.
+    pub moved: u64,
+    /// How many that matched are left: a call moves at most 2,000.
+    pub left: u64,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+}
+
 /// The body of `dead/return`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

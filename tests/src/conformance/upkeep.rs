@@ -7,6 +7,7 @@ pub(super) const CASES: &[Case] = &[
     ("counts are those of one instant", counts),
     ("looking takes nothing", peek),
     ("cleaning says first what it would do, then does exactly that", clean),
+    ("a filter cleans exactly what it matches, or is refused as the backend says", clean_by_filter),
     ("a paused queue takes in and hands nothing out", pause),
     ("a full queue says so", bounds),
     ("a restart of the coordinator keeps what the backend says it keeps", restart),
@@ -57,6 +58,48 @@ fn clean(bench: &mut Bench) {
     let done = bench.post(&queue, "clean", &json!({})).json();
     assert_eq!(done["removed"], 5);
     assert_eq!(bench.counts(&queue), [0, 0, 1, 0], "what is held is never cleaned");
+    assert_eq!(bench.ack(&queue, &held).status, 200);
+}
+
+fn clean_by_filter(bench: &mut Bench) {
+    let queue = bench.queue();
+    for n in 0..6 {
+        let headers = json!({"kind": if n % 2 == 0 { "even" } else { "odd" }});
+        bench.publish(&queue, &json!({"body_text": "x".repeat(n * 100), "headers": headers}));
+    }
+    if !bench.says(&queue, "clean").starts_with("all or by filter") {
+        let refused = bench.post(&queue, "clean", &json!({"filter": "header.kind=odd"}));
+        assert_eq!(refused.code(), "backend-cannot", "{}", refused.text());
+        assert_eq!(bench.counts(&queue), [6, 0, 0, 0]);
+        return;
+    }
+    for (filter, n) in [
+        ("header.kind=odd", 3),
+        ("header.kind=o*,even", 6),
+        ("-header.kind=odd size:>300", 1),
+        ("size:0,<200", 2),
+        ("since:1h priority:0 deliveries:0", 6),
+        ("until:1h", 0),
+        ("text:xxx -size:>200", 2),
+    ] {
+        let dry = bench.post(&queue, "clean", &json!({"filter": filter, "dry_run": true})).json();
+        assert_eq!(dry["removed"], n, "{filter}");
+    }
+    let wrong = bench.post(&queue, "clean", &json!({"filter": "state:failed"}));
+    assert_eq!((wrong.status, wrong.code().as_str()), (400, "bad-filter"));
+    let held = bench.receive(&queue, 1, 20.0).remove(0);
+    let done = bench.post(&queue, "clean", &json!({"filter": "size:<250"})).json();
+    assert_eq!(done["removed"], 2, "what is held is never cleaned");
+    assert_eq!(bench.counts(&queue), [3, 0, 1, 0]);
+    let other = bench.queue();
+    let dry = bench.post(&queue, "move", &json!({"to": other, "filter": "header.kind=odd", "dry_run": true}));
+    assert_eq!(dry.json()["moved"], 2);
+    let moved = bench.post(&queue, "move", &json!({"to": other, "filter": "header.kind=odd"})).json();
+    assert_eq!((&moved["moved"], &moved["left"]), (&json!(2), &json!(0)));
+    assert_eq!((bench.counts(&queue), bench.counts(&other)), ([1, 0, 1, 0], [2, 0, 0, 0]));
+    bench.server.signal(Signal::KILL);
+    bench.server.up();
+    assert_eq!(bench.counts(&other), [2, 0, 0, 0]);
     assert_eq!(bench.ack(&queue, &held).status, 200);
 }
 

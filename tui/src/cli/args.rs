@@ -139,7 +139,6 @@ const LATER: [&str; 3] = ["clone", "doctor", "df"];
 pub fn comes_later(group: &str, word: &str) -> bool {
     match group {
         "" => LATER.contains(&word),
-        "queue" => word == "move",
         "worker" => ["call", "scale", "drain", "stop", "rm"].contains(&word),
         _ => false,
     }

@@ -8,8 +8,8 @@ use super::{delivery, routing, values};
 use crate::client::escape;
 use hyper::Method;
 use reeve_protocol::api::{
-    CleanRequest, Cleaned, LeaseRequest, List, MigrateRequest, PauseRequest, QueueCount, QueueSettings,
-    QueueView, SettledMany,
+    CleanRequest, Cleaned, LeaseRequest, List, MigrateRequest, MoveRequest, Moved, PauseRequest, QueueCount,
+    QueueSettings, QueueView, SettledMany,
 };
 use reeve_protocol::text::Clean;
 use reeve_protocol::units::{show_count, show_duration};
@@ -47,6 +47,8 @@ pub enum Queue {
     Resume(Name),
     /// Keep a queue elsewhere from now on, with what waits in it
     Migrate(Migrate),
+    /// Put what waits in a queue into another, in the order it has
+    Move(Move),
     /// List what was given up, with the cause, or return it to its queue
     Dead(routing::Dead),
     /// Rules that say which queues a message goes to
@@ -135,6 +137,23 @@ pub struct Migrate {
     pub to: String,
 }
 
+/// Put what waits in a queue into another, in the order it has.
+#[derive(Debug, clap::Args)]
+pub struct Move {
+    /// From here
+    #[arg(value_name = "QUEUE")]
+    pub from: String,
+    /// To there
+    #[arg(value_name = "QUEUE")]
+    pub to: String,
+    /// Only what matches
+    #[arg(long, short, value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// Only count
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// Remove what waits in a queue.
 #[derive(Debug, clap::Args)]
 pub struct Removal {
@@ -185,6 +204,7 @@ pub async fn run(queue: Queue, context: &mut Context) -> Result<(), Error> {
             show(Method::POST, &path(&name.queue, "/resume"), Some(json!({})), context).await
         }
         Queue::Migrate(given) => migrate(given, context).await,
+        Queue::Move(given) => move_waiting(given, context).await,
         Queue::Dead(given) => routing::dead(given, context).await,
         Queue::Route(given) => routing::route(given, context).await,
         Queue::Other(words) => Err(other("queue", &words)),
@@ -380,6 +400,21 @@ async fn migrate(given: Migrate, context: &mut Context) -> Result<(), Error> {
     print(&view, context)
 }
 
+async fn move_waiting(given: Move, context: &mut Context) -> Result<(), Error> {
+    let request = MoveRequest { to: given.to, filter: given.filter, dry_run: given.dry_run };
+    let mut total = 0;
+    loop {
+        let Some(part) = context.post::<Moved>(&path(&given.from, "/move"), &request).await? else {
+            return Ok(());
+        };
+        total += part.moved;
+        if part.dry_run || part.left == 0 || part.moved == 0 {
+            let would = if part.dry_run { "would be " } else { "" };
+            return context.line(format!("{} {would}moved", show_count(total)));
+        }
+    }
+}
+
 async fn clean(clean: Removal, context: &mut Context) -> Result<(), Error> {
     let request = CleanRequest { filter: clean.filter, dead: clean.dead, dry_run: clean.dry_run };
     let Some(cleaned) = context.post::<Cleaned>(&path(&clean.queue, "/clean"), &request).await? else {
@@ -409,7 +444,6 @@ mod tests {
     fn words_of_later_versions_and_mistakes_are_told_apart() {
         let words = |word: &str| vec![word.to_owned()];
         for (group, word, code, text) in [
-            ("queue", "move", 1, "later version"),
             ("", "df", 1, "later version"),
             ("queue", "publsh", 2, "did you mean publish"),
             ("", "sumbit", 2, "did you mean submit"),
