@@ -9,7 +9,8 @@
 )]
 
 use reeve_tests::bench::{
-    Table, agents, backlog, brokers, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
+    Table, agents, backlog, brokers, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds,
+    workers,
 };
 use reeve_tests::server::Server;
 use std::io::Write as _;
