@@ -47,7 +47,9 @@ impl Core {
         match kind {
             QueueKind::Messages => self.move_waiting(now, (from, to), &list, step),
             QueueKind::Jobs | QueueKind::Unset => {
-                list.iter().for_each(|id| self.move_job(*id, to, step));
+                for id in &list {
+                    self.move_job(*id, from, to, step);
+                }
             }
         }
         let what = format!("moved to {to}");
@@ -121,18 +123,31 @@ impl Core {
             Body::Array(array) => array.live.is_empty() && array.counts.queued == array.counts.total(),
         };
         let all = self.jobs.iter().filter(|j| &*j.queue == queue && !j.external);
+        let parked = self.queues.get(queue).into_iter().flat_map(Queue::all_parked);
         let mut ids: Vec<JobId> = all
             .filter(waits)
             .filter(|j| self.check_owner(caller, j.id).is_ok() && self.deployments.worker_of(j.id).is_none())
             .map(|j| j.id)
+            .chain(parked.filter(|(_, o)| caller.uid == 0 || caller.uid == o.uid).map(|(place, _)| place.job))
             .collect();
         ids.sort_unstable();
         ids
     }
 
-    fn move_job(&mut self, id: JobId, to: &str, step: &mut Step) {
+    /// A parked job is parked there, too.
+    fn move_parked(&mut self, id: JobId, (from, to): (&str, &str), step: &mut Step) {
+        let Some(old) = self.queues.get_mut(from) else { return };
+        let Some((place, (owner, at))) = old.take_parked(id) else { return };
+        old.count_gone(Some(Substate::Waiting), 1);
+        let Some(new) = self.queues.get_mut(to) else { return };
+        new.count_new(Some(Substate::Waiting), State::Queued, 1);
+        new.parked.insert(place, &owner, at);
+        step.facts.push(Fact::JobRequeued(id, new.row.name.clone()));
+    }
+
+    fn move_job(&mut self, id: JobId, from: &str, to: &str, step: &mut Step) {
         let Some(target) = self.queues.get(to).map(|q| q.row.name.clone()) else { return };
-        let Some(job) = self.jobs.get(id) else { return };
+        let Some(job) = self.jobs.get(id) else { return self.move_parked(id, (from, to), step) };
         let place = Place { priority: job.priority, job: id, need: job.shape };
         let moved: Vec<(Option<Substate>, u64)> = match &job.body {
             Body::Single(task) => vec![(task.phase().substate(), 1)],
@@ -143,10 +158,14 @@ impl Core {
         };
         if let Some(old) = self.queues.get_mut(&job.queue.clone()) {
             old.withdraw(place);
-            moved.iter().for_each(|(substate, n)| old.count_gone(*substate, *n));
+            for (substate, n) in &moved {
+                old.count_gone(*substate, *n);
+            }
         }
         if let Some(new) = self.queues.get_mut(to) {
-            moved.iter().for_each(|(substate, n)| new.count_new(*substate, State::Queued, *n));
+            for (substate, n) in &moved {
+                new.count_new(*substate, State::Queued, *n);
+            }
         }
         if let Some(job) = self.jobs.get_mut(id) {
             job.queue = target.clone();

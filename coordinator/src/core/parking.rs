@@ -1,7 +1,7 @@
 //! Which waiting jobs are in memory. Of each queue and need a window is at hand; the others are parked: the store has their
 //! rows, memory their numbers. A step that leaves too few at hand asks for the next rows, and whatever touches a parked job
-//! brings it into memory from the row that came with the call. A parked job never moves, so that any row of it that shows
-//! it waiting and untouched is its row.
+//! brings it into memory from the row that came with the call. A parked job never moves but from queue to queue, so that any
+//! row of it that shows it waiting in its queue and untouched is its row.
 use super::Core;
 use super::calls_jobs::read_again;
 use crate::effect::{Effect, Step};
@@ -70,7 +70,8 @@ impl Core {
             return Ok(());
         }
         let Some((queue, place, _)) = self.queues.find_parked(id) else { return Ok(()) };
-        let row = stored.job.as_ref().filter(|row| row.id == id && is_plain(row)).ok_or_else(read_again)?;
+        let is_it = |row: &&Box<JobRow>| row.id == id && row.queue == queue && is_plain(row);
+        let row = stored.job.as_ref().filter(is_it).ok_or_else(read_again)?;
         let job = whole(row, place.need).ok_or_else(read_again)?;
         self.enter(&queue, place, job);
         Ok(())
@@ -89,8 +90,9 @@ impl Core {
 
     /// A parked job as it is, from the row that came with a call; it stays parked.
     pub(super) fn parked_job(&self, id: JobId, stored: &Stored) -> Option<Job> {
-        let (_, place, _) = self.queues.find_parked(id)?;
-        whole(stored.job.as_ref().filter(|row| row.id == id && is_plain(row))?, place.need)
+        let (queue, place, _) = self.queues.find_parked(id)?;
+        let is_it = |row: &&Box<JobRow>| row.id == id && row.queue == queue && is_plain(row);
+        whole(stored.job.as_ref().filter(is_it)?, place.need)
     }
 
     /// Brings a parked job into memory as far as it is known without its row. Only for a step that ends it.
@@ -124,7 +126,7 @@ impl Core {
             let place = Place { priority: row.priority, job: row.id, need };
             let parked = self.queues.get(queue).is_some_and(|q| q.parked.has(place));
             // A row that shows it otherwise was read before it was parked: it is read again.
-            if parked && is_plain(row) {
+            if parked && row.queue == *queue && is_plain(row) {
                 let Some(job) = whole(row, need) else { continue };
                 self.enter(queue, place, job);
             }

@@ -242,6 +242,7 @@ impl World {
         let mut tasks: BTreeMap<u32, crate::row::TaskRow> = BTreeMap::new();
         for fact in &self.facts {
             match fact {
+                Fact::JobRequeued(j, queue) if *j == id => row.as_mut().unwrap().queue = queue.clone(),
                 Fact::JobMoved(j, s) if *j == id => row.as_mut().unwrap().standing = (**s).clone(),
                 Fact::ArrayMoved(j, s, a) if *j == id => {
                     row.as_mut().unwrap().standing = (**s).clone();

@@ -67,6 +67,11 @@ impl Distant {
         self.fresh.remove(place) || self.given.remove(place)
     }
 
+    /// As [`Distant::remove`], with whose it is and when it was submitted.
+    pub fn take(&mut self, place: Place) -> Option<(Owner, i64)> {
+        self.given.take(place).or_else(|| self.fresh.take(place))
+    }
+
     /// Where a job stands, and whose it is.
     pub fn find(&self, job: JobId) -> Option<(Place, Owner)> {
         self.given.find(job).or_else(|| self.fresh.find(job))
@@ -137,9 +142,7 @@ impl Distant {
     }
 
     fn hand_over(&mut self, place: Place, parked: &mut Parked) -> bool {
-        let Some((owner, at)) = self.given.take(place).or_else(|| self.fresh.take(place)) else {
-            return false;
-        };
+        let Some((owner, at)) = self.take(place) else { return false };
         parked.insert(place, &owner, at);
         true
     }

@@ -205,6 +205,15 @@ impl Queue {
         found
     }
 
+    /// A job is parked here no longer: its place, whose it is and when it was submitted, to about a second.
+    pub fn take_parked(&mut self, job: JobId) -> Option<(Place, (Owner, i64))> {
+        if let Some((place, _)) = self.parked.find(job) {
+            return Some((place, self.parked.take(place)?));
+        }
+        let (place, _) = self.away.distant.find(job)?;
+        Some((place, self.away.distant.take(place)?))
+    }
+
     /// Every parked job, wherever it stands, and whose it is.
     pub fn all_parked(&self) -> impl Iterator<Item = (Place, Owner)> {
         self.parked.iter().chain(self.away.distant.iter())

@@ -93,3 +93,27 @@ fn waiting_jobs_change_their_queue_and_those_that_somebody_has_stay() {
     assert_eq!(moved(w.ask(put("r", "q", None, false))), (1, 0), "what is held waits there now");
     assert!(matches!(w.ask(take("q")), Ok(Reply::ReceivedJobs(items)) if items.is_empty()));
 }
+
+#[test]
+fn parked_jobs_move_without_being_read_and_a_row_from_before_is_not_believed() {
+    let mut w = World::new();
+    w.core.set_window(1);
+    for queue in ["r", "q", "q", "q", "q", "r"] {
+        w.submit(JobSpec { queue: Some(queue.into()), ..spec() });
+    }
+    let before = w.row(5);
+    assert!(w.core.queues.find_parked(5).is_some());
+    assert_eq!(moved(w.ask(put("q", "r", Some(vec![4, 5]), false))), (2, 0));
+    assert_eq!((counts(&mut w, "q"), counts(&mut w, "r")), ((2, 0, 0), (4, 0, 0)));
+    let hold = |stored| Call::HoldJob { target: target(5), hold: true, stored };
+    assert_eq!(code(w.ask(hold(before))), "unavailable", "it is read again");
+    let now = w.row(5);
+    w.ask(hold(now)).unwrap();
+    let mut order = Vec::new();
+    for queue in ["r", "r", "r", "q", "q"] {
+        let take = Call::ReceiveMessage { queue: queue.into(), max: 1, wait_ms: 0, lease_ms: 10_000 };
+        let Ok(Reply::ReceivedJobs(items)) = w.ask(take) else { panic!() };
+        order.extend(items.iter().map(|i| i.0.job));
+    }
+    assert_eq!(order, [1, 4, 6, 2, 3], "and 5 is held");
+}

@@ -20,7 +20,9 @@ pub fn matching(
     let mut values: Vec<Value> = vec![queue.to_owned().into()];
     for term in &filter.terms {
         let (condition, more) = condition(&term.test, now);
-        text += &format!(" AND {}({condition})", if term.not { "NOT " } else { "" });
+        text.push_str(if term.not { " AND NOT (" } else { " AND (" });
+        text.push_str(&condition);
+        text.push(')');
         values.extend(more);
     }
     let mut statement = conn.prepare(&(text + " ORDER BY id"))?;
