@@ -62,7 +62,13 @@ async fn a_tape_of_an_attempt_that_the_machine_does_not_have_takes_no_space() {
     }
     drop(peer);
     assert_eq!(head.hears().await, AgentSaid::Closed);
-    assert!(head.segments.total_bytes() <= 5000, "{}", head.segments.total_bytes());
+    // The streams end on their own, perhaps after the session.
+    within(async {
+        while head.segments.total_bytes() > 5000 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 fn file(name: &str, bytes: &[u8]) -> Artifact {
