@@ -70,8 +70,7 @@ impl Core {
             return Ok(());
         }
         let Some((queue, place, _)) = self.queues.find_parked(id) else { return Ok(()) };
-        let is_it = |row: &&Box<JobRow>| row.id == id && row.queue == queue && is_plain(row);
-        let row = stored.job.as_ref().filter(is_it).ok_or_else(read_again)?;
+        let row = stored.job.as_deref().filter(|row| shows(row, id, &queue)).ok_or_else(read_again)?;
         let job = whole(row, place.need).ok_or_else(read_again)?;
         self.enter(&queue, place, job);
         Ok(())
@@ -91,8 +90,7 @@ impl Core {
     /// A parked job as it is, from the row that came with a call; it stays parked.
     pub(super) fn parked_job(&self, id: JobId, stored: &Stored) -> Option<Job> {
         let (queue, place, _) = self.queues.find_parked(id)?;
-        let is_it = |row: &&Box<JobRow>| row.id == id && row.queue == queue && is_plain(row);
-        whole(stored.job.as_ref().filter(is_it)?, place.need)
+        whole(stored.job.as_deref().filter(|row| shows(row, id, &queue))?, place.need)
     }
 
     /// Brings a parked job into memory as far as it is known without its row. Only for a step that ends it.
@@ -199,6 +197,11 @@ fn is_plain(row: &JobRow) -> bool {
         && row.expires_at.is_none()
         && &*row.queue != crate::row::REPLICAS
         && row.standing == Standing::new(State::Queued, Some(Substate::Waiting))
+}
+
+/// Whether a row shows this job as one that is parked in that queue.
+fn shows(row: &JobRow, id: JobId, queue: &Arc<str>) -> bool {
+    row.id == id && row.queue == *queue && is_plain(row)
 }
 
 fn whole(row: &JobRow, need: u32) -> Option<Job> {

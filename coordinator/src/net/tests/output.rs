@@ -65,7 +65,7 @@ async fn a_tape_of_an_attempt_that_the_machine_does_not_have_takes_no_space() {
     // The streams end on their own, perhaps after the session.
     within(async {
         while head.segments.total_bytes() > 5000 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
