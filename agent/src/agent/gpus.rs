@@ -6,7 +6,7 @@ use crate::gpu::{self, Device, Source};
 use reeve_protocol::frame::Frame;
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::units::parse_bytes;
-use reeve_protocol::wire::{self, Start, StartGit, kind};
+use reeve_protocol::wire::{self, LaunchReplica, Start, StartGit, StartReplica, kind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, oneshot};
@@ -106,6 +106,8 @@ impl Watch {
         }
         let start: Option<Start> = match frame.kind {
             kind::START => frame.decode().ok(),
+            kind::START_REPLICA => frame.decode::<StartReplica>().ok().map(|order| order.start),
+            kind::LAUNCH_REPLICA => frame.decode::<LaunchReplica>().ok().map(|order| order.start),
             _ => frame.decode::<StartGit>().ok().map(|git| git.start),
         };
         let Some(start) = start.filter(|start| !start.gpus.is_empty()) else { return false };
@@ -195,16 +197,23 @@ mod tests {
     use reeve_protocol::ids::TaskId;
 
     fn start(gpus: &[&str], share: &str) -> Frame {
-        let body = Start {
+        framed(kind::START, &body(gpus, share))
+    }
+
+    fn framed<T: serde::Serialize>(kind: u16, body: &T) -> Frame {
+        let (mut bytes, mut reader) = (Vec::new(), frame::Reader::new());
+        frame::append(kind, 0, body, &mut bytes).unwrap();
+        reader.feed(&bytes);
+        reader.next_frame().unwrap().unwrap()
+    }
+
+    fn body(gpus: &[&str], share: &str) -> Start {
+        Start {
             attempt: TaskId::single(7).attempt(1),
             gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(),
             env: vec![("REEVE_GPUS".into(), share.into())],
             ..Start::default()
-        };
-        let (mut bytes, mut reader) = (Vec::new(), frame::Reader::new());
-        frame::append(kind::START, 0, &body, &mut bytes).unwrap();
-        reader.feed(&bytes);
-        reader.next_frame().unwrap().unwrap()
+        }
     }
 
     async fn begun(text: &str) -> (tempfile::TempDir, std::path::PathBuf, wire::Machine, Watch) {
@@ -230,6 +239,21 @@ mod tests {
         );
         let told = watch.told().unwrap();
         assert!(told.devices.len() == 2 && told.devices.iter().all(|gpu| gpu.quarantine.is_none()));
+    }
+
+    #[tokio::test]
+    async fn a_replica_waits_for_its_devices_like_everybody() {
+        let (_dir, file, _, mut watch) = begun(TWO).await;
+        let order = StartReplica { start: body(&["GPU-1"], "1"), ..StartReplica::default() };
+        let launch = LaunchReplica { start: body(&["GPU-1"], "1"), ..LaunchReplica::default() };
+        for frame in [framed(kind::START_REPLICA, &order), framed(kind::LAUNCH_REPLICA, &launch)] {
+            assert!(watch.holds_back(&frame));
+            assert!(matches!(watch.next().await, Found::Fit(fit) if fit == frame));
+        }
+        std::fs::write(&file, TWO.replacen("memory = \"80GiB\"", "memory = \"80GiB\"\nused = \"5GiB\"", 1))
+            .unwrap();
+        assert!(watch.holds_back(&framed(kind::START_REPLICA, &order)));
+        assert!(matches!(watch.next().await, Found::Unfit(..)));
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::machine::sample::Sampler;
 use bytes::Bytes;
 use quinn::{Connection, RecvStream};
+use reeve_protocol::codec;
 use reeve_protocol::crash;
 use reeve_protocol::frame::{self, Frame, OPTIONAL, Reader};
 use reeve_protocol::ids::AttemptId;
@@ -24,6 +25,7 @@ use reeve_protocol::wire::{
     Refused, RenewalFailed, RenewalKept, Renewed, Replica, Requests, Start, StartReplica, Started, Unfollow,
     close, kind,
 };
+use serde::Serialize;
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
@@ -250,6 +252,7 @@ impl Session<'_> {
             Found::Report(told) => self.up.say(kind::GPUS, OPTIONAL, &told),
             Found::Fit(frame) => self.down.pass(&frame),
             Found::Unfit(told, attempt) => {
+                self.replicas.expect_no_more(attempt);
                 self.up.say(kind::GPUS, OPTIONAL, &told);
                 self.up.say(kind::RETURNED, 0, &wire::Revoke { attempt });
             }
@@ -279,12 +282,12 @@ impl Session<'_> {
                 kind::START_REPLICA => {
                     let mut order: StartReplica = frame.decode()?;
                     self.expect_replica(&mut order.start, &mut order.replica);
-                    self.down.say(kind::START_REPLICA, 0, &order);
+                    self.start_replica(kind::START_REPLICA, &order)?;
                 }
                 kind::LAUNCH_REPLICA => {
                     let mut order: LaunchReplica = frame.decode()?;
                     self.expect_replica(&mut order.start, &mut order.replica);
-                    self.down.say(kind::LAUNCH_REPLICA, 0, &order);
+                    self.start_replica(kind::LAUNCH_REPLICA, &order)?;
                 }
                 kind::REQUESTS => self.replicas.ask(frame.decode::<Requests>()?.items),
                 kind::CANCEL_REQUESTS => self.replicas.cancel(frame.decode::<CancelRequests>()?.items),
@@ -315,6 +318,17 @@ impl Session<'_> {
                 _ if frame.flags & OPTIONAL != 0 => {}
                 other => return Err(frame::Error::UnknownKind(other).into()),
             }
+        }
+        Ok(())
+    }
+
+    /// Passed on with what was added here, once its gpus are found fit.
+    fn start_replica(&mut self, kind: u16, order: &impl Serialize) -> Result<(), Error> {
+        let mut body = Vec::new();
+        codec::encode_into(order, &mut body).map_err(|e| frame::Error::Body(kind, e))?;
+        let frame = Frame { kind, flags: 0, body };
+        if !self.gpus.holds_back(&frame) {
+            self.down.pass(&frame);
         }
         Ok(())
     }

@@ -164,7 +164,7 @@ impl Queue {
         Some(Place { priority: priority.0, job, need })
     }
 
-    /// Whether a new job is to be parked, see [`super::Orchestrator::parks`].
+    /// Whether a new job is to be parked, see [`super::Orchestrator::park`].
     pub fn parks(&self, place: Place, window: usize) -> bool {
         let key = (Reverse(place.priority), place.job);
         let set = self.ready.get(&place.need);

@@ -105,6 +105,11 @@ impl Replicas {
         Ok(())
     }
 
+    /// It is given back without having been started.
+    pub(crate) fn expect_no_more(&self, attempt: AttemptId) {
+        self.lock().expected.remove(&attempt);
+    }
+
     /// The keeper tells what it has: what is not in the whole of it is over.
     pub(crate) fn inventory(&self, items: impl Iterator<Item = (AttemptId, bool)>) {
         for (attempt, started) in items {

@@ -210,3 +210,17 @@ fn cancelling_a_replica_gives_another_one() {
     let new = w.ready(1);
     assert!(new.len() == 1 && new[0].task.job != replicas[0].task.job);
 }
+
+#[test]
+fn a_replica_whose_gpus_are_not_fit_is_given_back_and_started_again() {
+    let mut w = World::with_machine(4);
+    w.register("bank", static_request(1, 1.0)).unwrap();
+    w.launch("bank", None).unwrap();
+    let first = TaskId::single(1).attempt(1);
+    w.says(1, vec![AgentSaid::Returned(first)]);
+    assert!(w.facts.contains(&Fact::AttemptReturned(first, w.now.wall)));
+    w.pick_sent(|f| matches!(f, ToAgent::StartReplica(s) if s.start.attempt == first).then_some(()));
+    let again = w.ready(1);
+    assert_eq!(again, [first.task.attempt(2)], "it is nobody's fault: at once, wherever it fits");
+    assert_eq!(w.bank().status.unwrap().ready, 1);
+}
