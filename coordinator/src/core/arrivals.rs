@@ -6,7 +6,6 @@ use crate::effect::{Effect, Fact, Step};
 use crate::input::Now;
 use crate::orchestrator::link::{Incoming, Order};
 use crate::orchestrator::messages::{Message, Where};
-use crate::row::MessageRow;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -65,6 +64,7 @@ impl Core {
         let message = Message {
             priority: row.priority,
             deliveries: row.deliveries,
+            bytes: row.bytes,
             published_at: row.published_at,
             expires_at: row.expires_at,
             place,
@@ -132,54 +132,5 @@ impl Core {
             q.depth = q.depth.saturating_sub(1);
         }
         self.enter_incoming(now, queue, id, m, source, step);
-    }
-
-    /// A message of a broker gets a row.
-    pub(super) fn enter_incoming(
-        &mut self,
-        now: Now,
-        queue: &Arc<str>,
-        id: u64,
-        m: Incoming,
-        source: Option<String>,
-        step: &mut Step,
-    ) {
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        let place = if m.unusable.is_some() { Where::Dead } else { Where::Ready };
-        if let Some(at) = m.expires_at {
-            self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
-        }
-        q.messages.insert(
-            id,
-            Message {
-                priority: m.priority,
-                deliveries: 0,
-                published_at: now.wall,
-                expires_at: m.expires_at,
-                place,
-                outgoing: false,
-                kept: None,
-            },
-        );
-        let owner = (q.row.owner_uid, q.row.owner.clone());
-        step.facts.push(Fact::MessageAdded(Box::new(MessageRow {
-            id,
-            queue: queue.clone(),
-            owner_uid: owner.0,
-            owner: owner.1,
-            kind: m.kind,
-            body: m.body,
-            headers: m.headers,
-            priority: m.priority,
-            published_at: now.wall,
-            run_at: None,
-            expires_at: m.expires_at,
-            deliveries: 0,
-            lease: None,
-            dead: m.unusable,
-            outgoing: false,
-            source,
-            key: None,
-        })));
     }
 }

@@ -141,8 +141,7 @@ impl Core {
     /// A message that is no job stays with its queue.
     fn keep_dead(&mut self, now: Now, queue: &Arc<str>, message: Incoming, why: String, step: &mut Step) {
         self.events.note(now.wall, "queue", queue, "refused", "coordinator");
-        let id = self.next_message;
-        self.next_message += 1;
+        let id = self.message_number();
         self.enter_incoming(now, queue, id, Incoming { unusable: Some(why), ..message }, None, step);
     }
 }

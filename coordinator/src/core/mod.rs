@@ -30,6 +30,7 @@ mod exits;
 mod gone;
 pub mod idle;
 mod ingress;
+mod messages;
 mod migrate;
 mod moves;
 mod parking;

@@ -31,6 +31,8 @@ pub struct MessageMeta {
     pub expires_at: Option<i64>,
     /// Times handed out.
     pub deliveries: u32,
+    /// Of its body and headers.
+    pub bytes: u32,
     /// The holder's lease and its end.
     pub lease: Option<(String, i64)>,
     /// Given up.
@@ -212,7 +214,8 @@ fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
 fn messages(db: &Connection) -> Result<Vec<MessageMeta>, Error> {
     all(
         db,
-        "SELECT id, queue, priority, published_at, run_at, expires_at, deliveries, lease, lease_until, dead, outgoing, source FROM messages",
+        "SELECT id, queue, priority, published_at, run_at, expires_at, deliveries, lease, lease_until, dead, outgoing, source,
+           octet_length(body) + octet_length(headers) FROM messages",
         |r| {
             let lease: Option<String> = r.get(7)?;
             let until: Option<i64> = r.get(8)?;
@@ -228,6 +231,7 @@ fn messages(db: &Connection) -> Result<Vec<MessageMeta>, Error> {
                 dead: r.get::<_, Option<String>>(9)?.is_some(),
                 outgoing: r.get(10)?,
                 source: r.get(11)?,
+                bytes: r.get(12)?,
             })
         },
     )

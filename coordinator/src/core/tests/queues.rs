@@ -40,6 +40,25 @@ fn a_message_is_leased_and_acked() {
 }
 
 #[test]
+fn an_answer_has_a_bound_in_bytes_and_the_rest_stays() {
+    let mut w = World::new();
+    let large = "x".repeat(1_000_000);
+    for backend in ["local", "memory"] {
+        let settings = QueueSettings { backend: Some(backend.into()), ..QueueSettings::default() };
+        w.ask(Call::SetQueue { queue: backend.into(), settings, ingress_uid: None }).unwrap();
+        for _ in 0..10 {
+            w.ask(Call::Publish { queue: backend.into(), message: message(&large) }).unwrap();
+        }
+        w.leased.clear();
+        let many = Call::ReceiveMessage { queue: backend.into(), max: 1_000, wait_ms: 0, lease_ms: 10_000 };
+        assert!(w.ask_as(1000, many.clone()).is_none());
+        assert_eq!(w.leased.len(), 8, "of {backend}");
+        assert!(w.ask_as(1000, many).is_none());
+        assert_eq!(w.leased.len(), 10, "the rest of {backend} comes with the next");
+    }
+}
+
+#[test]
 fn many_are_published_and_settled_in_one_step_with_one_event() {
     let mut w = World::new();
     let key = |text: &str| Some(crate::input::Key { key: text.into(), digest: text.into() });
