@@ -1,6 +1,7 @@
 //! Messages that come from brokers: durable hand-over, in one commit, before the broker hears that they are taken. And
 //! messages that come back from the store with a start.
 use super::due::What;
+use super::ingress::IN;
 use super::{Core, LONGEST_LEASE_MS};
 use crate::effect::{Effect, Fact, Step};
 use crate::input::Now;
@@ -36,7 +37,41 @@ impl Taken {
     }
 }
 
+/// Broker, queue or place there, and what it delivered.
+pub(super) type Delivered = (Arc<str>, Arc<str>, Vec<Incoming>);
+
 impl Core {
+    /// A broker delivered something: it is taken in, or held while the disk is full. What is held is what was asked for before,
+    /// so that the room that was given bounds it.
+    pub(super) fn delivered(&mut self, now: Now, delivered: Delivered, step: &mut Step) {
+        if let Some(held) = &mut self.held {
+            return held.push(delivered);
+        }
+        let (broker, queue, messages) = delivered;
+        match queue.strip_suffix(IN) {
+            Some(of) => self.ingress(now, &broker, &of.into(), messages, step),
+            None => self.messages_arrived(now, &broker, &queue, messages, step),
+        }
+    }
+
+    /// The disk is full, or has room again: then what was held is taken in, in its order.
+    pub(super) fn disk(&mut self, now: Now, full: bool, step: &mut Step) {
+        if full {
+            self.held.get_or_insert_default();
+            return;
+        }
+        for delivered in self.held.take().into_iter().flatten() {
+            self.delivered(now, delivered, step);
+        }
+    }
+
+    /// A new connection delivers what the one before was never told to be taken.
+    pub(super) fn forget_held(&mut self, broker: &str) {
+        if let Some(held) = &mut self.held {
+            held.retain(|(of, ..)| **of != *broker);
+        }
+    }
+
     /// A message as the store has it.
     pub(super) fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
         let Some(queue) = self.queues.get_mut(&row.queue) else { return };

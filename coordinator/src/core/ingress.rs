@@ -18,7 +18,7 @@ pub(super) const IN: &str = ":in";
 const ROOM: u64 = 256;
 
 /// Keeps that place at the queue's broker, or leaves it, and reads on.
-pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut Step) {
+pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, full: bool, step: &mut Step) {
     let wanted =
         q.row.backend.broker().filter(|_| q.row.ingress.is_some() && q.row.kind == QueueKind::Jobs).cloned();
     let place: Arc<str> = format!("{}{IN}", q.row.name).into();
@@ -33,6 +33,13 @@ pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut S
         q.room_in = 0;
     }
     let Some(broker) = wanted.filter(|b| links.get(b).is_some_and(|up| *up)) else { return };
+    if full {
+        if q.room_in > 0 {
+            step.effects.push(Effect::Broker(broker, Order::Room(place, 0)));
+            q.room_in = 0;
+        }
+        return;
+    }
     // A full queue takes nothing in: what comes waits at the broker.
     let fits = if q.row.max_len > 0 { q.row.max_len.saturating_sub(q.len()) } else { ROOM };
     let more = fits.min(ROOM).saturating_sub(q.room_in);

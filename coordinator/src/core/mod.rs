@@ -117,6 +117,8 @@ pub struct Core {
     audit: Audit,
     /// Deliveries of brokers that were taken lately, so that what comes again after a lost connection is not taken twice.
     taken: arrivals::Taken,
+    /// What brokers delivered while the disk was full: not taken yet. `None`: there is room.
+    held: Option<Vec<arrivals::Delivered>>,
     /// Rules that say which queues a message goes to, in order.
     routes: Vec<Route>,
     /// Callers that count a queue whose messages are at a broker.
@@ -172,6 +174,7 @@ impl Core {
             random: Random { seed, counter: 0 },
             audit: Audit::default(),
             taken: arrivals::Taken::default(),
+            held: None,
             routes: loaded.routes,
             counting: HashMap::new(),
             absorb_armed: false,
@@ -250,6 +253,7 @@ impl Core {
             }
             Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
             Input::Loaded { queue, need, jobs, rows } => self.loaded(now, &queue, need, &jobs, &rows),
+            Input::Disk { full } => self.disk(now, full, step),
             Input::Broker { name, said } => self.broker_said(now, &name, said, step),
             Input::Agent { machine, session, said } => self.agent(now, &machine, session, said, step),
             Input::Call { ticket, caller, call } => {

@@ -63,7 +63,7 @@ impl World {
     }
 }
 
-fn incoming(name: &str, id: Option<u64>) -> Incoming {
+pub(super) fn incoming(name: &str, id: Option<u64>) -> Incoming {
     let tag = Tag { band: crate::orchestrator::link::Band::Normal, name: name.into() };
     Incoming {
         unique: Some(name.into()),

@@ -3,7 +3,7 @@ use super::*;
 use reeve_protocol::api::QueueSettings;
 
 #[expect(clippy::unnecessary_box_returns, reason = "the call takes a box")]
-fn message(text: &str) -> Box<NewMessage> {
+pub(super) fn message(text: &str) -> Box<NewMessage> {
     Box::new(NewMessage {
         kind: 1,
         body: text.as_bytes().into(),
