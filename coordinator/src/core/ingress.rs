@@ -8,7 +8,7 @@ use crate::orchestrator::link::{Incoming, Order};
 use crate::orchestrator::queue::Queue;
 use crate::row::{Caller, QueueKind, Via};
 use reeve_protocol::reply_to::{ReplyTo, check};
-use reeve_protocol::{Code, JobSpec, Problem};
+use reeve_protocol::{Code, JobId, JobSpec, Problem};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -96,11 +96,13 @@ impl Core {
         // It was switched off meanwhile: they stay where they are, for the next who reads.
         let Some((uid, user)) = q.row.ingress.clone() else { return };
         let caller = Caller { uid, name: user, via: Via::Inside, request: None };
+        let (mut made, mut refused) = (Vec::new(), 0);
         for message in messages {
             let Some(own) = message.unique.clone() else {
                 // It may come again with a lost connection, and nobody could tell that from another one.
                 let why = "it has no message_id: publish it again with one".to_owned();
                 self.keep_dead(now, queue, message, why, step);
+                refused += 1;
                 continue;
             };
             let source = format!("{broker} {queue}{IN} {own}");
@@ -109,14 +111,19 @@ impl Core {
                 continue;
             }
             step.facts.push(Fact::InboxNoted(source, now.wall));
-            if let Err(problem) = self.ingress_one(now, &caller, (broker, queue), &message, step) {
-                if let Some(reply) = message.reply.as_deref().and_then(|reply| address(broker, reply)) {
-                    self.answer_refusal(now, &caller, &reply, &problem, step);
+            match self.ingress_one(now, &caller, (broker, queue), &message, step) {
+                Ok(job) => made.push(job),
+                Err(problem) => {
+                    if let Some(reply) = message.reply.as_deref().and_then(|reply| address(broker, reply)) {
+                        self.answer_refusal(now, &caller, &reply, &problem, step);
+                    }
+                    let why = reeve_protocol::text::Clean::short(&problem.to_string(), 500).into_string();
+                    self.keep_dead(now, queue, message, why, step);
+                    refused += 1;
                 }
-                let why = reeve_protocol::text::Clean::short(&problem.to_string(), 500).into_string();
-                self.keep_dead(now, queue, message, why, step);
             }
         }
+        self.audit.took_in(now, &caller, (queue, broker), made, refused);
         let place = format!("{queue}{IN}").into();
         step.effects.push(Effect::Broker(broker.clone(), Order::Taken(place, tags)));
     }
@@ -128,7 +135,7 @@ impl Core {
         (broker, queue): (&str, &str),
         message: &Incoming,
         step: &mut Step,
-    ) -> Result<(), Problem> {
+    ) -> Result<JobId, Problem> {
         if let Some(why) = &message.unusable {
             return Err(Problem::new(Code::BadValue, why.clone()));
         }
@@ -142,7 +149,7 @@ impl Core {
             spec.correlation_id = spec.correlation_id.or_else(|| correlation_id.clone());
         }
         spec.validate()?;
-        self.submit(now, caller, spec, None, step).map(|_| ())
+        self.submit(now, caller, spec, None, step).map(|(submitted, _)| submitted.id)
     }
 
     /// A message that is no job stays with its queue.

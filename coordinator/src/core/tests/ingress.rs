@@ -64,6 +64,25 @@ fn while_the_disk_is_full_jobs_of_other_programs_wait_at_their_broker_and_come_a
 }
 
 #[test]
+fn what_is_taken_in_leaves_one_line_for_each_portion_and_what_comes_again_none() {
+    let mut w = World::with_ingress();
+    let before = w.audit.len();
+    let junk = |name| Incoming { body: (*b"{}").into(), ..incoming(name, None) };
+    w.deliver(vec![job("a"), job("b"), junk("c"), Incoming { unique: None, ..job("d") }]);
+    w.deliver(vec![job("a"), junk("c")]);
+    w.deliver(vec![job("e")]);
+    w.deliver(vec![junk("f")]);
+    let lines: Vec<_> = w.audit[before..].iter().map(|l| (l.call, l.object.as_str(), &*l.name)).collect();
+    let wanted = [
+        "queue:q jobs:1-2 from fast, 2 refused",
+        "queue:q jobs:3 from fast",
+        "queue:q jobs:none from fast, 1 refused",
+    ];
+    assert_eq!(lines, wanted.map(|object| ("ingress", object, "ana")));
+    assert!(w.audit[before..].iter().all(|l| l.via == crate::row::Via::Inside && l.uid.is_none()));
+}
+
+#[test]
 fn what_is_held_comes_again_with_a_new_connection() {
     let mut w = World::with_ingress();
     w.full(true);
