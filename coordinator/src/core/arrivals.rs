@@ -161,8 +161,9 @@ impl Core {
             }
             return;
         }
-        let id = m.id.unwrap_or(self.next_message);
-        self.next_message = self.next_message.max(id + 1);
+        // A number that was never given is a stranger's word.
+        let given = m.id.filter(|id| (1..self.next_message).contains(id));
+        let id = given.unwrap_or_else(|| self.message_number());
         if let Some(q) = self.queues.get_mut(queue) {
             q.depth = q.depth.saturating_sub(1);
         }

@@ -9,6 +9,9 @@ use crate::orchestrator::messages::{Message, Where};
 use crate::row::{Caller, MessageRow};
 use std::sync::Arc;
 
+/// Numbers of messages without rows that are noted at once: a restart passes over so many at most.
+const NUMBERS: u64 = 1_000;
+
 impl Core {
     /// A number that no message had.
     pub(super) fn message_number(&mut self) -> u64 {
@@ -103,6 +106,9 @@ impl Core {
         q.messages.insert(id, message);
         if has_rows {
             step.facts.push(Fact::MessageAdded(Box::new(row)));
+        } else if id >= self.numbers_kept {
+            self.numbers_kept = id + NUMBERS;
+            step.facts.push(Fact::MessageNumbersUsed(self.numbers_kept));
         }
     }
 }

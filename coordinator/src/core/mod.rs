@@ -102,6 +102,8 @@ pub struct Core {
     events: Events,
     next_job: JobId,
     next_message: u64,
+    /// Numbers of messages below this one are never given again, whatever of them has a row.
+    numbers_kept: u64,
     next_plan: u64,
     recent: HashMap<(u32, String), (String, JobId)>,
     recent_order: VecDeque<(u32, String)>,
@@ -160,6 +162,7 @@ impl Core {
             events: Events::new(loaded.seq),
             next_job: loaded.next_job,
             next_message: loaded.next_message,
+            numbers_kept: loaded.next_message,
             next_plan: loaded.next_plan,
             recent: HashMap::new(),
             recent_order: VecDeque::new(),

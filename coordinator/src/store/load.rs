@@ -111,7 +111,8 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
             "SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))",
         )?,
         next_message: number(
-            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0) + 1",
+            "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0) + 1,
+               coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_message'), 1))",
         )?,
         next_plan: number("SELECT coalesce(max(id), 0) + 1 FROM plans")?,
         machines: machines(db)?,

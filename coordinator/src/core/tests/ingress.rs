@@ -98,6 +98,15 @@ fn what_is_held_comes_again_with_a_new_connection() {
 }
 
 #[test]
+fn a_number_that_was_never_given_is_not_believed() {
+    let mut w = World::with_broker("messages", 4);
+    let receive = Call::ReceiveMessage { queue: "q".into(), max: 3, wait_ms: 60_000, lease_ms: 10_000 };
+    assert!(w.ask_as(1000, receive).is_none());
+    w.broker(Said::Messages("q".into(), vec![incoming("x", Some(u64::MAX)), incoming("y", Some(0))]));
+    assert_eq!(w.leased.iter().map(|l| l.id).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
 fn a_full_disk_takes_no_messages_of_a_broker_and_still_gives_it_its_own() {
     let mut w = World::with_broker("messages", 4);
     w.full(true);

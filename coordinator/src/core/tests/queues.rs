@@ -59,6 +59,41 @@ fn an_answer_has_a_bound_in_bytes_and_the_rest_stays() {
 }
 
 #[test]
+fn a_message_in_memory_never_has_a_number_that_was_given_before_a_restart() {
+    let mut w = World::new();
+    let settings = QueueSettings { backend: Some("memory".into()), ..QueueSettings::default() };
+    w.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
+    let store = crate::store::read::fixture::Fixture::empty();
+    let (mut conn, mut last) = (store.conn, 0);
+    conn.execute_batch("INSERT INTO meta (key, value) VALUES ('next_job', '1')").unwrap();
+    for start in 0..3 {
+        for n in 0..1_500 {
+            let Ok(Reply::Published(published, _)) =
+                w.ask(Call::Publish { queue: "q".into(), message: message("a") })
+            else {
+                panic!()
+            };
+            let id: u64 = published.id.parse().unwrap();
+            assert!(id > last, "message {n} after start {start} has number {id} again");
+            last = id;
+        }
+        let facts = std::mem::take(&mut w.facts);
+        let noted = facts.iter().filter(|f| matches!(f, Fact::MessageNumbersUsed(_))).count();
+        assert_eq!(noted, 2, "not one for each message");
+        let step = Step { facts, ..Step::default() };
+        let head = crate::store::audit::head(&conn).unwrap();
+        crate::store::writer::write(&mut conn, head, &step).unwrap();
+        let identity = w.core.identity.clone();
+        let loaded = crate::store::load::load(&conn, identity, w.core.seq()).unwrap();
+        assert!(loaded.next_message > last && loaded.next_message <= last + 1_000);
+        let restored = Core::restore(loaded, "seed".into(), w.now);
+        let message_line = |core: &Core| core.picture().into_iter().find(|line| line.starts_with("next job"));
+        assert_eq!(message_line(&restored), message_line(&w.core));
+        w.core = restored;
+    }
+}
+
+#[test]
 fn many_are_published_and_settled_in_one_step_with_one_event() {
     let mut w = World::new();
     let key = |text: &str| Some(crate::input::Key { key: text.into(), digest: text.into() });
