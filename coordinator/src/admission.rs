@@ -1,5 +1,6 @@
 //! The gate before the engine: while the disk is too full, what would add to the store is refused before anything is
-//! decided, so the refusal is definite. Ends, cancellations and settlements always pass: they let the disk empty.
+//! decided, so the refusal is definite. Ends, cancellations and settlements always pass: they let the disk empty. What brokers
+//! deliver cannot be refused: the core hears of the disk (`Input::Disk`) and asks for nothing.
 use crate::input::Call;
 use crate::store::open::BALLAST;
 use crate::store::writer::Full;

@@ -119,6 +119,8 @@ pub enum Fact {
         /// Why it was given up.
         dead: Option<String>,
     },
+    /// Numbers below this one may have been given to messages that have no row.
+    MessageNumbersUsed(u64),
     /// A message came back from the queue's broker: it is the store's again.
     MessageArrived(u64),
     /// These messages are to be given to the queue's broker.

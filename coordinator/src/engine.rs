@@ -13,6 +13,7 @@ use crate::row::Caller;
 use crate::store::writer::Full;
 use reeve_protocol::{Code, Problem};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -24,6 +25,8 @@ const INBOX: usize = 4096;
 const WORDS: usize = 65_536;
 /// Inputs decided in one step.
 const BATCH: usize = 1024;
+/// Between two looks whether a full disk has room again.
+const FULL_LOOK: Duration = Duration::from_secs(1);
 /// Longest sleep: a bound on the effect of a clock that was read wrongly.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 
@@ -143,7 +146,7 @@ impl Handle {
 
     /// Whether the disk is too full for new work.
     pub fn is_full(&self) -> bool {
-        self.full.load(std::sync::atomic::Ordering::Relaxed)
+        self.full.load(Ordering::Relaxed)
     }
 }
 
@@ -181,6 +184,7 @@ fn weight(input: &Input) -> u32 {
         | Input::Gone(_)
         | Input::Refused { .. }
         | Input::Broker { .. }
+        | Input::Disk { .. }
         | Input::Loaded { .. }
         | Input::Tick => 0,
     }
@@ -198,6 +202,9 @@ pub struct Engine {
     inbox: mpsc::Receiver<Input>,
     words: Room,
     clock: clock::Steady,
+    full: Full,
+    /// What the core was told of it.
+    was_full: bool,
 }
 
 /// The engine's end of [`WORDS`].
@@ -221,9 +228,29 @@ impl Engine {
         let callers = Arc::new(Callers::default());
         let words = Arc::new(Semaphore::new(WORDS));
         (
-            Self { core, recorder: recorder(callers.clone()), inbox, words: Room(words.clone()), clock },
+            Self {
+                core,
+                recorder: recorder(callers.clone()),
+                inbox,
+                words: Room(words.clone()),
+                clock,
+                full: Full::default(),
+                was_full: false,
+            },
             Handle { inbox: tx, callers, words, full: Full::default() },
         )
+    }
+
+    /// The same engine, which tells the core whenever this is set or cleared.
+    pub(crate) fn watching(mut self, full: Full) -> Self {
+        self.full = full;
+        self
+    }
+
+    /// What the core has to hear of the disk. Before anything else of its step: what brokers deliver passes no gate.
+    fn look_at_disk(&mut self) -> Option<Input> {
+        let full = self.full.load(Ordering::Relaxed);
+        (std::mem::replace(&mut self.was_full, full) != full).then_some(Input::Disk { full })
     }
 
     /// Runs until every [`Handle`] is gone. Blocks: give it a thread of its own.
@@ -236,8 +263,9 @@ impl Engine {
             let due = self.core.next_due().into_iter().chain(self.recorder.due()).min();
             let sleep =
                 due.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(clock::now().mono)));
+            let longest = if self.was_full { FULL_LOOK } else { LONGEST_SLEEP };
             let received = runtime.block_on(async {
-                tokio::time::timeout(sleep.min(LONGEST_SLEEP), self.inbox.recv_many(&mut batch, BATCH)).await
+                tokio::time::timeout(sleep.min(longest), self.inbox.recv_many(&mut batch, BATCH)).await
             });
             if received == Ok(0) {
                 return self.recorder.close();
@@ -248,6 +276,9 @@ impl Engine {
             }
             let mut step = crate::effect::Step::default();
             self.core.decide(now, Input::Tick, &mut step);
+            if let Some(disk) = self.look_at_disk() {
+                self.core.decide(now, disk, &mut step);
+            }
             for input in batch.drain(..) {
                 let words = weight(&input);
                 self.core.decide(now, input, &mut step);

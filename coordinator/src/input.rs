@@ -61,6 +61,11 @@ pub enum Input {
         /// What it said.
         said: Vec<Said>,
     },
+    /// The disk is too full for anything new, or has room again.
+    Disk {
+        /// Which of the two.
+        full: bool,
+    },
     /// Parked jobs were read: what [`crate::effect::Effect::Load`] asked for.
     Loaded {
         /// Their queue.

@@ -283,7 +283,7 @@ impl QueueKind {
 }
 
 /// A message as it was published.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct MessageRow {
     /// Its number.
     pub id: u64,
@@ -295,7 +295,7 @@ pub struct MessageRow {
     pub owner: Arc<str>,
     /// 0 JSON, 1 text, 2 bytes.
     pub kind: u8,
-    /// At most 256 KiB.
+    /// At most 1 MiB.
     pub body: Arc<[u8]>,
     /// JSON object.
     pub headers: Arc<str>,
@@ -319,6 +319,13 @@ pub struct MessageRow {
     pub source: Option<String>,
     /// Idempotency key and digest.
     pub key: Option<(String, String)>,
+}
+
+impl MessageRow {
+    /// Bytes of its body and headers.
+    pub fn bytes(&self) -> u32 {
+        (self.body.len() + self.headers.len()) as u32
+    }
 }
 
 /// A certificate that was issued beside the one in use.

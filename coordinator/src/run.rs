@@ -193,7 +193,7 @@ fn build(config: &Config) -> Result<(Parts, Engine), Error> {
         |callers| Recorder::new(writer, callers, sessions.clone(), hub.clone(), backends.clone(), loader);
     let (engine, handle) = Engine::new(core, clock, recorder);
     loader::start(wishes, config.dir.join(store::open::FILE), handle.weak())?;
-    let handle = handle.guarded(full.clone());
+    let (engine, handle) = (engine.watching(full.clone()), handle.guarded(full.clone()));
     let parts =
         Parts { handle, full, hub, sessions, segments, authority, machines, reads, backends, who, unchecked };
     Ok((parts, engine))

@@ -11,6 +11,8 @@ pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
 pub const MAX_COMMAND: usize = 512 * 1024;
 /// Bytes of a message's body.
 pub const MAX_MESSAGE: usize = 1024 * 1024;
+/// Bytes of the name of a message's header: AMQP has no room for more, and every queue may be moved to a RabbitMQ.
+pub const MAX_HEADER_NAME: usize = 255;
 /// Bytes of payload, standard input and result, each.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
 /// Bytes of everything large in a git job, so that its start fits one frame.

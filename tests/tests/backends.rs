@@ -249,6 +249,13 @@ fn what_other_programs_publish_becomes_a_job_once_and_nonsense_is_kept_with_the_
     );
     eventually("all of it was taken", || (redis.cli(&["xlen", "reeve:q:work:in"]) == "0").then_some(()));
     assert_eq!(named().len(), 1, "a message id counts once");
+    let audit = server.get("/v1/audit?limit=1000").json();
+    let lines = audit["items"].as_array().unwrap().iter().filter(|l| l["call"] == "ingress");
+    let objects: Vec<&str> = lines.map(|l| l["object"].as_str().unwrap()).collect();
+    let made = objects.iter().filter(|o| o.starts_with(&format!("queue:work jobs:{id}"))).count();
+    let refused: u32 =
+        objects.iter().filter_map(|o| o.split(", ").nth(1)?.split(' ').next()?.parse::<u32>().ok()).sum();
+    assert_eq!((made, refused), (1, 2), "{objects:?}");
     assert_eq!(server.get("/v1/queues/work/count").json()["dead"], 2);
     assert!(server.fails(&["queue", "dead", "work", "--return"]).1.contains("never was a job"));
     server.ok(&["queue", "clean", "work", "--dead"]);

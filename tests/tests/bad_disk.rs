@@ -1,6 +1,7 @@
 //! The coordinator on a disk that loses what was not synced, fails a sync, writes halves, or has no room: what was
 //! acknowledged is there afterwards, what was refused is not, and whatever is in between is settled by the same key.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+use reeve_tests::broker::Redis;
 use reeve_tests::disk::{Fault, power_on};
 use reeve_tests::http::{self, Answer};
 use reeve_tests::machine::{Agent, Coordinator};
@@ -331,4 +332,46 @@ fn a_full_disk_refuses_submits_records_ends_and_recovers_without_a_restart() {
     assert_eq!(c.job(&first)["state"], "COMPLETED");
     c.daemon = None;
     drop(small);
+}
+
+#[test]
+fn a_full_disk_takes_in_nothing_of_a_broker_and_loses_nothing() {
+    const NAME: &str = "a_full_disk_takes_in_nothing_of_a_broker_and_loses_nothing";
+    let Some(redis) = Redis::start() else { return skip(NAME, "redis-server is not installed") };
+    let dir = tempfile::Builder::new().prefix("reeve-test-").tempdir().unwrap();
+    let small = match Small::mount(&dir.path().join("data"), "128m") {
+        Ok(small) => small,
+        Err(why) => return skip(NAME, &format!("a small disk needs root: {why}")),
+    };
+    let mut c = Coordinator::init(dir);
+    c.run("127.0.0.1:0", &[]);
+    let me = http::get(&c.socket(), "/v1/whoami").json()["name"].as_str().unwrap().to_owned();
+    let set = ["queue", "set", "work", "--backend", &redis.url(), "--ingress", &format!("as={me}")];
+    let set = c.reeve(&set);
+    assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+    let jobs =
+        || http::get(&c.socket(), "/v1/jobs?filter=name:outside").json()["items"].as_array().unwrap().len();
+    let publish = |from: u32, to: u32| {
+        for n in from..to {
+            let spec = r#"{"command":["true"],"name":"outside","hold":true}"#;
+            redis.cli(&["xadd", "reeve:q:work:in", "*", "id", &format!("m-{n}"), "body", spec]);
+        }
+    };
+    publish(0, 3);
+    eventually("what is published becomes jobs", || (jobs() == 3).then_some(()));
+    small.fill(4 << 20);
+    let submitted = || http::post(&c.socket(), "/v1/jobs", r#"{"command":["true"]}"#);
+    eventually("the gate to close", || (submitted().status == 507).then_some(()));
+    publish(3, 40);
+    // Room had been given for some before: those are held.
+    eventually("the first to be delivered", || {
+        let pending = redis.cli(&["xpending", "reeve:q:work:in", "reeve"]);
+        pending.lines().next().is_some_and(|n| n != "0").then_some(())
+    });
+    assert_eq!(redis.cli(&["xlen", "reeve:q:work:in"]), "37");
+    assert_eq!(jobs(), 3, "nothing is taken in");
+    std::fs::remove_file(small.place.join("filler")).unwrap();
+    eventually("all of it comes", || (jobs() == 40).then_some(()));
+    eventually("the broker hears it", || (redis.cli(&["xlen", "reeve:q:work:in"]) == "0").then_some(()));
+    assert_eq!(jobs(), 40, "once each");
 }

@@ -163,6 +163,11 @@ const IDS: [&str; 16] = [
     "@%0a",
 ];
 
+/// RabbitMQ has no room for a name of 256 bytes.
+fn long_header() -> String {
+    format!(r#"{{"body":1,"headers":{{"{}":"v"}}}}"#, "h".repeat(256))
+}
+
 fn paths() -> Vec<Case> {
     let mut cases = vec![
         case("GET", "/", None, 404, "unknown-path"),
@@ -206,6 +211,7 @@ fn paths() -> Vec<Case> {
         case("GET", "/v1/queues/nowhere/count", None, 404, "unknown-queue"),
         case("POST", "/v1/queues/nowhere/receive", Some("{}"), 404, "unknown-queue"),
         case("POST", "/v1/queues/%1b/messages", Some("{\"body\":1}"), 400, "bad-name"),
+        case("POST", "/v1/queues/q/messages", Some(&long_header()), 413, "too-large"),
         case("PUT", "/v1/queues/q", Some("{\"weight\":1e300}"), 400, "bad-value"),
         case("PUT", "/v1/queues/q", Some("{\"backend\":\"redis://u:secret@h/\"}"), 400, "bad-value"),
         case("GET", "/v1/machines/nobody", None, 404, "not-found"),

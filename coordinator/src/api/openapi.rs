@@ -52,7 +52,7 @@ operations! {
     "get" "/v1/queues/{queue}" "A queue." [] "" -> "Queue";
     "put" "/v1/queues/{queue}" "Make a queue or change its settings." [] "QueueSettings" -> "Queue";
     "post" "/v1/queues/{queue}/messages" "publish: a message, or a job; the fields say which. As application/x-ndjson, a message a line; the answer is then lines of PublishedLines, and of errors by line." [] "PublishRequest" -> "Published";
-    "post" "/v1/queues/{queue}/receive" "receive_message, waiting for one if asked to." [] "ReceiveRequest" -> "Received";
+    "post" "/v1/queues/{queue}/receive" "receive_message, waiting for one if asked to; at most 8 MiB of bodies and headers, the rest stays." [] "ReceiveRequest" -> "Received";
     "post" "/v1/queues/{queue}/ack" "Done: remove it, or complete the job." [] "LeaseRequest" -> "Settled";
     "post" "/v1/queues/{queue}/nack" "Not done: back into the queue." [] "LeaseRequest" -> "Settled";
     "post" "/v1/queues/{queue}/extend" "More time for a lease." [] "LeaseRequest" -> "Settled";

@@ -15,7 +15,8 @@ use crate::store::read;
 use axum::http::StatusCode;
 use reeve_protocol::api::{LineReply, PublishRequest, Published, PublishedLines};
 use reeve_protocol::error::parse_json;
-use reeve_protocol::spec_check::MAX_MESSAGE;
+use reeve_protocol::spec_check::{MAX_HEADER_NAME, MAX_MESSAGE};
+use reeve_protocol::text::Clean;
 use reeve_protocol::token::sha256_hex;
 use reeve_protocol::{Code, JobSpec, Problem};
 use serde_json::json;
@@ -126,6 +127,14 @@ pub(super) fn message_of(request: PublishRequest, key: Option<Key>) -> Result<Ne
         || request.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() > 16 * 1024
     {
         return Err(Problem::new(Code::TooLarge, "headers take at most 64 pairs and 16 KiB").into());
+    }
+    if let Some(name) = request.headers.keys().find(|name| name.len() > MAX_HEADER_NAME) {
+        let text = format!(
+            "the name of header {} has {} bytes; at most {MAX_HEADER_NAME} are taken",
+            Clean::short(name, 32),
+            name.len()
+        );
+        return Err(Problem::new(Code::TooLarge, text).hint("put what is long into its value").into());
     }
     if !(-1_000_000..=1_000_000).contains(&request.priority) {
         return Err(Problem::new(Code::OutOfRange, "priority must be between -1000000 and 1000000").into());
@@ -356,5 +365,8 @@ mod tests {
         }
         let large = format!(r#"{{"body_text":"{}"}}"#, "x".repeat(MAX_MESSAGE + 1));
         assert_eq!(message(&large).unwrap_err(), "too-large");
+        let named = |n: usize| message(&format!(r#"{{"body":1,"headers":{{"{}":"v"}}}}"#, "n".repeat(n)));
+        assert!(named(MAX_HEADER_NAME).is_ok());
+        assert_eq!(named(MAX_HEADER_NAME + 1).unwrap_err(), "too-large", "bytes that no RabbitMQ takes");
     }
 }

@@ -346,21 +346,13 @@ fn outside_view(queue: &str, m: Incoming) -> Result<MessageView, Failure> {
     let row = MessageRow {
         id: m.id.unwrap_or(0),
         queue: queue.into(),
-        owner_uid: 0,
-        owner: "".into(),
         kind: m.kind,
         body: m.body,
         headers: m.headers,
         priority: m.priority,
-        published_at: 0,
-        run_at: None,
         expires_at: m.expires_at,
-        deliveries: 0,
-        lease: None,
         dead: m.unusable,
-        outgoing: false,
-        source: None,
-        key: None,
+        ..MessageRow::default()
     };
     let mut view = records::view_of(&row)?;
     view.published_at = None;

@@ -1,12 +1,12 @@
 //! Messages that come from brokers: durable hand-over, in one commit, before the broker hears that they are taken. And
 //! messages that come back from the store with a start.
 use super::due::What;
+use super::ingress::IN;
 use super::{Core, LONGEST_LEASE_MS};
 use crate::effect::{Effect, Fact, Step};
 use crate::input::Now;
 use crate::orchestrator::link::{Incoming, Order};
 use crate::orchestrator::messages::{Message, Where};
-use crate::row::MessageRow;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -37,7 +37,41 @@ impl Taken {
     }
 }
 
+/// Broker, queue or place there, and what it delivered.
+pub(super) type Delivered = (Arc<str>, Arc<str>, Vec<Incoming>);
+
 impl Core {
+    /// A broker delivered something: it is taken in, or held while the disk is full. What is held is what was asked for before,
+    /// so that the room that was given bounds it.
+    pub(super) fn delivered(&mut self, now: Now, delivered: Delivered, step: &mut Step) {
+        if let Some(held) = &mut self.held {
+            return held.push(delivered);
+        }
+        let (broker, queue, messages) = delivered;
+        match queue.strip_suffix(IN) {
+            Some(of) => self.ingress(now, &broker, &of.into(), messages, step),
+            None => self.messages_arrived(now, &broker, &queue, messages, step),
+        }
+    }
+
+    /// The disk is full, or has room again: then what was held is taken in, in its order.
+    pub(super) fn disk(&mut self, now: Now, full: bool, step: &mut Step) {
+        if full {
+            self.held.get_or_insert_default();
+            return;
+        }
+        for delivered in self.held.take().into_iter().flatten() {
+            self.delivered(now, delivered, step);
+        }
+    }
+
+    /// A new connection delivers what the one before was never told to be taken.
+    pub(super) fn forget_held(&mut self, broker: &str) {
+        if let Some(held) = &mut self.held {
+            held.retain(|(of, ..)| **of != *broker);
+        }
+    }
+
     /// A message as the store has it.
     pub(super) fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
         let Some(queue) = self.queues.get_mut(&row.queue) else { return };
@@ -65,6 +99,7 @@ impl Core {
         let message = Message {
             priority: row.priority,
             deliveries: row.deliveries,
+            bytes: row.bytes,
             published_at: row.published_at,
             expires_at: row.expires_at,
             place,
@@ -126,60 +161,12 @@ impl Core {
             }
             return;
         }
-        let id = m.id.unwrap_or(self.next_message);
-        self.next_message = self.next_message.max(id + 1);
+        // A number that was never given is a stranger's word.
+        let given = m.id.filter(|id| (1..self.next_message).contains(id));
+        let id = given.unwrap_or_else(|| self.message_number());
         if let Some(q) = self.queues.get_mut(queue) {
             q.depth = q.depth.saturating_sub(1);
         }
         self.enter_incoming(now, queue, id, m, source, step);
-    }
-
-    /// A message of a broker gets a row.
-    pub(super) fn enter_incoming(
-        &mut self,
-        now: Now,
-        queue: &Arc<str>,
-        id: u64,
-        m: Incoming,
-        source: Option<String>,
-        step: &mut Step,
-    ) {
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        let place = if m.unusable.is_some() { Where::Dead } else { Where::Ready };
-        if let Some(at) = m.expires_at {
-            self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
-        }
-        q.messages.insert(
-            id,
-            Message {
-                priority: m.priority,
-                deliveries: 0,
-                published_at: now.wall,
-                expires_at: m.expires_at,
-                place,
-                outgoing: false,
-                kept: None,
-            },
-        );
-        let owner = (q.row.owner_uid, q.row.owner.clone());
-        step.facts.push(Fact::MessageAdded(Box::new(MessageRow {
-            id,
-            queue: queue.clone(),
-            owner_uid: owner.0,
-            owner: owner.1,
-            kind: m.kind,
-            body: m.body,
-            headers: m.headers,
-            priority: m.priority,
-            published_at: now.wall,
-            run_at: None,
-            expires_at: m.expires_at,
-            deliveries: 0,
-            lease: None,
-            dead: m.unusable,
-            outgoing: false,
-            source,
-            key: None,
-        })));
     }
 }

@@ -4,6 +4,7 @@
 use crate::effect::{Effect, Reply, Step};
 use crate::input::{Call, Now, Scale, Settle, Target, Ticket};
 use crate::row::{AuditRow, Caller, Via};
+use reeve_protocol::JobId;
 use std::collections::HashMap;
 
 /// Refusals written per minute. A caller that is refused in a loop must not fill the disk; the rest is counted.
@@ -46,6 +47,27 @@ impl Audit {
     pub(super) fn note(&mut self, now: Now, caller: &Caller, call: &'static str, object: String) {
         let open = Open { caller: caller.clone(), call, object };
         self.extra.push(row(now, open, None, 0));
+    }
+
+    /// A portion of what other programs published was taken in: jobs of that user, and what was no job.
+    pub(super) fn took_in(
+        &mut self,
+        now: Now,
+        user: &Caller,
+        (name, broker): (&str, &str),
+        jobs: Vec<JobId>,
+        refused: usize,
+    ) {
+        // What came twice changes nothing.
+        if jobs.is_empty() && refused == 0 {
+            return;
+        }
+        let done = span(" jobs", jobs.into_iter());
+        let object = match refused {
+            0 => format!("{}{done} from {broker}", queue(name)),
+            n => format!("{}{done} from {broker}, {n} refused", queue(name)),
+        };
+        self.note(now, user, "ingress", object);
     }
 
     /// A request of the socket was refused, by whichever part of the coordinator.

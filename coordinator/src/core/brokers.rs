@@ -50,10 +50,7 @@ impl Core {
                 Said::Confirmed(queue, ids) => self.confirmed(&queue, &ids, step),
                 Said::Messages(queue, messages) => {
                     self.heard(now, name);
-                    match queue.strip_suffix(IN) {
-                        Some(of) => self.ingress(now, name, &of.into(), messages, step),
-                        None => self.messages_arrived(now, name, &queue, messages, step),
-                    }
+                    self.delivered(now, (name.clone(), queue, messages), step);
                 }
                 Said::Depth { queue, depth, coming, .. } if self.is_drained(name, &queue) => {
                     self.drain_heard(now, &queue, (depth, coming), step);
@@ -91,6 +88,7 @@ impl Core {
         version: String,
         capabilities: BTreeMap<String, String>,
     ) {
+        self.forget_held(name);
         let Some(link) = self.queues.links.get_mut(name) else { return };
         *link = Link {
             up: true,
@@ -221,22 +219,22 @@ impl Core {
         let lineage: Arc<str> = self.identity.lineage.as_str().into();
         let links: BTreeMap<Arc<str>, bool> =
             self.queues.links.iter().map(|(name, link)| (name.clone(), link.up)).collect();
-        let (mut waits, mut more) = (false, false);
+        let (mut waits, mut more, full) = (false, false, self.held.is_some());
         for q in self.queues.iter_mut() {
             let keep = q.row.backend.broker().filter(|_| q.row.kind != QueueKind::Unset);
             let keep = keep.map(|broker| (broker.clone(), q.row.kind));
-            super::ingress::tell(q, &links, step);
+            super::ingress::tell(q, &links, full, step);
             if q.told != keep {
                 tell_use(q, keep.clone(), step);
             }
-            super::migrate::tell(q, &links, step);
+            super::migrate::tell(q, &links, full, step);
             let Some((broker, kind)) = keep else { continue };
             let up = links.get(&broker).is_some_and(|up| *up);
             let mut say = |order| step.effects.push(Effect::Broker(broker.clone(), order));
             let name = q.row.name.clone();
             if up && q.trouble.is_none() && !q.is_moving() {
                 match kind {
-                    QueueKind::Messages => tell_messages(q, &mut say),
+                    QueueKind::Messages => tell_messages(q, full, &mut say),
                     QueueKind::Jobs | QueueKind::Unset => {
                         let hints = q.away.publish(now.mono, &lineage, HINTS_A_STEP);
                         if !hints.is_empty() {
@@ -285,7 +283,7 @@ impl Core {
         let Some(q) = self.queues.get(queue) else { return false };
         let Some(broker) = q.row.backend.broker().cloned() else { return false };
         let usable = q.trouble.is_none() && self.queues.link_of(q).is_some_and(Link::is_trusted);
-        if q.row.kind != QueueKind::Messages || q.row.paused || !usable {
+        if q.row.kind != QueueKind::Messages || q.row.paused || !usable || self.held.is_some() {
             return false;
         }
         // Room first: what comes of it overtakes the answer.
@@ -319,7 +317,7 @@ fn tell_use(q: &mut Queue, keep: Option<(Arc<str>, QueueKind)>, step: &mut Step)
     q.told = keep;
 }
 
-fn tell_messages(q: &mut Queue, say: &mut impl FnMut(Order)) {
+fn tell_messages(q: &mut Queue, full: bool, say: &mut impl FnMut(Order)) {
     let name = q.row.name.clone();
     let ids = q.messages.unsent(OUTGOING.saturating_sub(q.messages.in_flight()));
     for id in &ids {
@@ -328,9 +326,9 @@ fn tell_messages(q: &mut Queue, say: &mut impl FnMut(Order)) {
     if !ids.is_empty() {
         say(Order::Forward(name.clone(), ids));
     }
-    // Nothing is taken from the broker but for those who wait.
+    // Nothing is taken from the broker but for those who wait, and nothing while the disk is full.
     let asked: u64 = q.waiters.iter().map(|w| u64::from(w.max)).sum();
-    let wanted = if q.row.paused { 0 } else { asked.saturating_sub(q.messages.at_hand()) };
+    let wanted = if q.row.paused || full { 0 } else { asked.saturating_sub(q.messages.at_hand()) };
     if wanted > q.room {
         say(Order::Room(name, wanted - q.room));
         q.room = wanted;

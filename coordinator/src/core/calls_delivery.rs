@@ -6,9 +6,9 @@ use crate::effect::{Effect, Fact, Leased, Reply, Step};
 use crate::input::{NewMessage, Now, Ticket};
 use crate::job_manager::lifecycle::Move;
 use crate::job_manager::{Body, Holder};
-use crate::orchestrator::messages::{Message, Where};
+use crate::orchestrator::messages::ANSWER_BYTES;
 use crate::orchestrator::queue::Waiter;
-use crate::row::{Caller, MessageRow, QueueKind};
+use crate::row::{Caller, QueueKind};
 use reeve_protocol::api::Published;
 use reeve_protocol::{AttemptId, Code, JobId, Problem, TaskId};
 use std::collections::HashSet;
@@ -92,8 +92,7 @@ impl Core {
         step: &mut Step,
     ) -> Result<u64, Problem> {
         self.check_room(queue, 1)?;
-        let id = self.next_message;
-        self.next_message += 1;
+        let id = self.message_number();
         if let Some(key) = &message.key {
             self.remember(caller.uid, &(format!("{queue}\0{}", key.key), key.digest.clone()), id);
             step.facts.push(Fact::MessageKeyUsed {
@@ -107,59 +106,6 @@ impl Core {
         }
         self.enter_message(now, caller, queue, id, message, step);
         Ok(id)
-    }
-
-    /// Puts a message into a queue that is there: at hand, delayed, or on its way to the queue's broker.
-    pub(super) fn enter_message(
-        &mut self,
-        now: Now,
-        caller: &Caller,
-        queue: &str,
-        id: u64,
-        message: NewMessage,
-        step: &mut Step,
-    ) {
-        let Some(q) = self.queues.get_mut(queue) else { return };
-        let outgoing = q.is_parked();
-        let run_at = (message.delay_ms > 0).then(|| now.wall + message.delay_ms as i64);
-        let row = MessageRow {
-            id,
-            queue: q.row.name.clone(),
-            owner_uid: caller.uid,
-            owner: caller.name.clone(),
-            kind: message.kind,
-            body: message.body,
-            headers: message.headers,
-            priority: message.priority,
-            published_at: now.wall,
-            run_at,
-            expires_at: message.ttl_ms.map(|ms| now.wall + ms as i64),
-            deliveries: 0,
-            lease: None,
-            dead: None,
-            outgoing,
-            source: None,
-            key: None,
-        };
-        let place = match run_at {
-            Some(at) => Where::Delayed(at),
-            None if outgoing => Where::Outgoing(false),
-            None => Where::Ready,
-        };
-        if let Some(at) = run_at {
-            self.due.at(now, at, What::MessageDelay(row.queue.clone(), id));
-        }
-        if let Some(at) = row.expires_at {
-            self.due.at(now, at, What::MessageExpiry(row.queue.clone(), id));
-        }
-        let (priority, expires_at, has_rows) = (row.priority, row.expires_at, q.has_rows());
-        let kept = (!has_rows).then(|| Arc::new(row.clone()));
-        let published_at = now.wall;
-        q.messages
-            .insert(id, Message { priority, deliveries: 0, published_at, expires_at, place, outgoing, kept });
-        if has_rows {
-            step.facts.push(Fact::MessageAdded(Box::new(row)));
-        }
     }
 
     /// `receive_message`: now, or when something comes. `None`: the caller waits.
@@ -248,12 +194,16 @@ impl Core {
     }
 
     fn hand_messages(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
-        let mut out = Vec::new();
+        let (mut out, mut bytes) = (Vec::new(), 0);
         let (until, ends) = (now.wall + waiter.lease_ms as i64, now.mono + waiter.lease_ms);
         while out.len() < waiter.max as usize {
             let Some(id) = self.next_message_of(name, step) else { break };
-            let lease = self.random.word();
             let Some(q) = self.queues.get_mut(name) else { break };
+            bytes += q.messages.get(id).map_or(0, |m| u64::from(m.bytes));
+            if bytes > ANSWER_BYTES && !out.is_empty() {
+                break;
+            }
+            let lease = self.random.word();
             let deliveries = q.messages.lease(id, lease.clone(), ends);
             let mut kept = q.messages.get(id).and_then(|m| m.kept.clone());
             if let Some(row) = &mut kept {

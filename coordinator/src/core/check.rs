@@ -132,8 +132,9 @@ impl Core {
     /// Everything that a restart must bring back, one line each, sorted. What a restart forgets on purpose (sessions,
     /// waiting callers, rates, when leases of jobs end) is left out.
     pub fn picture(&self) -> Vec<String> {
+        let next_message = self.next_message.max(self.numbers_kept);
         let mut lines =
-            vec![format!("next job {} message {} plan {}", self.next_job, self.next_message, self.next_plan)];
+            vec![format!("next job {} message {next_message} plan {}", self.next_job, self.next_plan)];
         for job in self.jobs.iter() {
             match &job.body {
                 Body::Single(t) => lines.push(format!("job {} {}", job.id, shown(t))),

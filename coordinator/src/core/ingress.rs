@@ -8,7 +8,7 @@ use crate::orchestrator::link::{Incoming, Order};
 use crate::orchestrator::queue::Queue;
 use crate::row::{Caller, QueueKind, Via};
 use reeve_protocol::reply_to::{ReplyTo, check};
-use reeve_protocol::{Code, JobSpec, Problem};
+use reeve_protocol::{Code, JobId, JobSpec, Problem};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) const IN: &str = ":in";
 const ROOM: u64 = 256;
 
 /// Keeps that place at the queue's broker, or leaves it, and reads on.
-pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut Step) {
+pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, full: bool, step: &mut Step) {
     let wanted =
         q.row.backend.broker().filter(|_| q.row.ingress.is_some() && q.row.kind == QueueKind::Jobs).cloned();
     let place: Arc<str> = format!("{}{IN}", q.row.name).into();
@@ -33,6 +33,13 @@ pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut S
         q.room_in = 0;
     }
     let Some(broker) = wanted.filter(|b| links.get(b).is_some_and(|up| *up)) else { return };
+    if full {
+        if q.room_in > 0 {
+            step.effects.push(Effect::Broker(broker, Order::Room(place, 0)));
+            q.room_in = 0;
+        }
+        return;
+    }
     // A full queue takes nothing in: what comes waits at the broker.
     let fits = if q.row.max_len > 0 { q.row.max_len.saturating_sub(q.len()) } else { ROOM };
     let more = fits.min(ROOM).saturating_sub(q.room_in);
@@ -89,11 +96,13 @@ impl Core {
         // It was switched off meanwhile: they stay where they are, for the next who reads.
         let Some((uid, user)) = q.row.ingress.clone() else { return };
         let caller = Caller { uid, name: user, via: Via::Inside, request: None };
+        let (mut made, mut refused) = (Vec::new(), 0);
         for message in messages {
             let Some(own) = message.unique.clone() else {
                 // It may come again with a lost connection, and nobody could tell that from another one.
                 let why = "it has no message_id: publish it again with one".to_owned();
                 self.keep_dead(now, queue, message, why, step);
+                refused += 1;
                 continue;
             };
             let source = format!("{broker} {queue}{IN} {own}");
@@ -102,14 +111,19 @@ impl Core {
                 continue;
             }
             step.facts.push(Fact::InboxNoted(source, now.wall));
-            if let Err(problem) = self.ingress_one(now, &caller, (broker, queue), &message, step) {
-                if let Some(reply) = message.reply.as_deref().and_then(|reply| address(broker, reply)) {
-                    self.answer_refusal(now, &caller, &reply, &problem, step);
+            match self.ingress_one(now, &caller, (broker, queue), &message, step) {
+                Ok(job) => made.push(job),
+                Err(problem) => {
+                    if let Some(reply) = message.reply.as_deref().and_then(|reply| address(broker, reply)) {
+                        self.answer_refusal(now, &caller, &reply, &problem, step);
+                    }
+                    let why = reeve_protocol::text::Clean::short(&problem.to_string(), 500).into_string();
+                    self.keep_dead(now, queue, message, why, step);
+                    refused += 1;
                 }
-                let why = reeve_protocol::text::Clean::short(&problem.to_string(), 500).into_string();
-                self.keep_dead(now, queue, message, why, step);
             }
         }
+        self.audit.took_in(now, &caller, (queue, broker), made, refused);
         let place = format!("{queue}{IN}").into();
         step.effects.push(Effect::Broker(broker.clone(), Order::Taken(place, tags)));
     }
@@ -121,7 +135,7 @@ impl Core {
         (broker, queue): (&str, &str),
         message: &Incoming,
         step: &mut Step,
-    ) -> Result<(), Problem> {
+    ) -> Result<JobId, Problem> {
         if let Some(why) = &message.unusable {
             return Err(Problem::new(Code::BadValue, why.clone()));
         }
@@ -135,14 +149,13 @@ impl Core {
             spec.correlation_id = spec.correlation_id.or_else(|| correlation_id.clone());
         }
         spec.validate()?;
-        self.submit(now, caller, spec, None, step).map(|_| ())
+        self.submit(now, caller, spec, None, step).map(|(submitted, _)| submitted.id)
     }
 
     /// A message that is no job stays with its queue.
     fn keep_dead(&mut self, now: Now, queue: &Arc<str>, message: Incoming, why: String, step: &mut Step) {
         self.events.note(now.wall, "queue", queue, "refused", "coordinator");
-        let id = self.next_message;
-        self.next_message += 1;
+        let id = self.message_number();
         self.enter_incoming(now, queue, id, Incoming { unusable: Some(why), ..message }, None, step);
     }
 }

@@ -18,7 +18,7 @@ const AT_ONCE: usize = 2_000;
 const ROOM: u64 = 1_000;
 
 /// Reads on at a broker that is being emptied, and asks it how much is left once nothing comes any more.
-pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut Step) {
+pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, full: bool, step: &mut Step) {
     let Some(old) = q.row.moving_from.clone().filter(|old| links.get(old).is_some_and(|up| *up)) else {
         return;
     };
@@ -29,7 +29,11 @@ pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, step: &mut S
         drain.told = true;
         say(Order::Use(name.clone(), QueueKind::Messages));
     }
-    if drain.room < ROOM / 2 {
+    if full && drain.room > 0 {
+        say(Order::Room(name.clone(), 0));
+        drain.room = 0;
+    }
+    if !full && drain.room < ROOM / 2 {
         say(Order::Room(name.clone(), ROOM - drain.room));
         drain.room = ROOM;
         drain.asked = false;

@@ -30,6 +30,7 @@ mod exits;
 mod gone;
 pub mod idle;
 mod ingress;
+mod messages;
 mod migrate;
 mod moves;
 mod parking;
@@ -101,6 +102,8 @@ pub struct Core {
     events: Events,
     next_job: JobId,
     next_message: u64,
+    /// Numbers of messages below this one are never given again, whatever of them has a row.
+    numbers_kept: u64,
     next_plan: u64,
     recent: HashMap<(u32, String), (String, JobId)>,
     recent_order: VecDeque<(u32, String)>,
@@ -116,6 +119,8 @@ pub struct Core {
     audit: Audit,
     /// Deliveries of brokers that were taken lately, so that what comes again after a lost connection is not taken twice.
     taken: arrivals::Taken,
+    /// What brokers delivered while the disk was full: not taken yet. `None`: there is room.
+    held: Option<Vec<arrivals::Delivered>>,
     /// Rules that say which queues a message goes to, in order.
     routes: Vec<Route>,
     /// Callers that count a queue whose messages are at a broker.
@@ -157,6 +162,7 @@ impl Core {
             events: Events::new(loaded.seq),
             next_job: loaded.next_job,
             next_message: loaded.next_message,
+            numbers_kept: loaded.next_message,
             next_plan: loaded.next_plan,
             recent: HashMap::new(),
             recent_order: VecDeque::new(),
@@ -171,6 +177,7 @@ impl Core {
             random: Random { seed, counter: 0 },
             audit: Audit::default(),
             taken: arrivals::Taken::default(),
+            held: None,
             routes: loaded.routes,
             counting: HashMap::new(),
             absorb_armed: false,
@@ -249,6 +256,7 @@ impl Core {
             }
             Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
             Input::Loaded { queue, need, jobs, rows } => self.loaded(now, &queue, need, &jobs, &rows),
+            Input::Disk { full } => self.disk(now, full, step),
             Input::Broker { name, said } => self.broker_said(now, &name, said, step),
             Input::Agent { machine, session, said } => self.agent(now, &machine, session, said, step),
             Input::Call { ticket, caller, call } => {

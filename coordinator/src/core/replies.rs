@@ -268,8 +268,7 @@ impl Core {
         if !self.queues.get(queue).is_some_and(fits) {
             return self.replies.lost += 1;
         }
-        let id = self.next_message;
-        self.next_message += 1;
+        let id = self.message_number();
         let message = NewMessage {
             kind: 0,
             body: body.to_string().into_bytes().into(),

@@ -14,6 +14,7 @@ mod brokers;
 mod exits;
 mod git;
 mod gpus;
+mod ingress;
 mod jobs;
 mod machines;
 mod moving;

@@ -60,6 +60,7 @@ impl Head {
                     | Input::Tick
                     | Input::Refused { .. }
                     | Input::Broker { .. }
+                    | Input::Disk { .. }
                     | Input::Loaded { .. } => {}
                 }
             }

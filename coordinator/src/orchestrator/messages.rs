@@ -7,6 +7,10 @@ use std::sync::Arc;
 /// Deliveries before a message is given up: the first and three more.
 pub const MAX_DELIVERIES: u32 = 4;
 
+/// Bodies and headers that one answer to a receiver holds, bytes; what comes next stays. One message always fits. Without it
+/// a thousand of the largest would fill a gigabyte, in the coordinator and in its caller.
+pub const ANSWER_BYTES: u64 = 8 * 1024 * 1024;
+
 /// Where a message is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Where {
@@ -29,6 +33,8 @@ pub struct Message {
     pub priority: i32,
     /// Times handed out.
     pub deliveries: u32,
+    /// Of its body and headers.
+    pub bytes: u32,
     /// Wall milliseconds.
     pub published_at: i64,
     /// Wall milliseconds.
@@ -252,6 +258,7 @@ mod tests {
         Message {
             priority,
             deliveries: 0,
+            bytes: 1,
             published_at: 5,
             expires_at: None,
             place,

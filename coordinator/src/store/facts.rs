@@ -110,6 +110,7 @@ pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
             params![owner_uid, &**queue, key, digest, id, at],
             )
         }
+        Fact::MessageNumbersUsed(next) => queue_facts::message_numbers_used(db, *next),
         Fact::InboxNoted(source, at) => {
             queue_facts::forget(db, "DELETE FROM inbox WHERE at < ?1", *at)?;
             one(db, "INSERT INTO inbox (source, at) VALUES (?1, ?2)", params![source, at])

@@ -31,6 +31,8 @@ pub struct MessageMeta {
     pub expires_at: Option<i64>,
     /// Times handed out.
     pub deliveries: u32,
+    /// Of its body and headers.
+    pub bytes: u32,
     /// The holder's lease and its end.
     pub lease: Option<(String, i64)>,
     /// Given up.
@@ -109,7 +111,8 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
             "SELECT max((SELECT coalesce(max(id), 0) + 1 FROM jobs), (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_job'))",
         )?,
         next_message: number(
-            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0) + 1",
+            "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0) + 1,
+               coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'next_message'), 1))",
         )?,
         next_plan: number("SELECT coalesce(max(id), 0) + 1 FROM plans")?,
         machines: machines(db)?,
@@ -212,7 +215,8 @@ fn queue(r: &Row<'_>) -> rusqlite::Result<QueueRow> {
 fn messages(db: &Connection) -> Result<Vec<MessageMeta>, Error> {
     all(
         db,
-        "SELECT id, queue, priority, published_at, run_at, expires_at, deliveries, lease, lease_until, dead, outgoing, source FROM messages",
+        "SELECT id, queue, priority, published_at, run_at, expires_at, deliveries, lease, lease_until, dead, outgoing, source,
+           octet_length(body) + octet_length(headers) FROM messages",
         |r| {
             let lease: Option<String> = r.get(7)?;
             let until: Option<i64> = r.get(8)?;
@@ -228,6 +232,7 @@ fn messages(db: &Connection) -> Result<Vec<MessageMeta>, Error> {
                 dead: r.get::<_, Option<String>>(9)?.is_some(),
                 outgoing: r.get(10)?,
                 source: r.get(11)?,
+                bytes: r.get(12)?,
             })
         },
     )

@@ -51,6 +51,15 @@ pub(super) fn queue_put(db: Sql<'_>, q: &QueueRow) -> Result<(), Error> {
     )
 }
 
+/// What has no row leaves no trace: without this a restart would give its number again.
+pub(super) fn message_numbers_used(db: Sql<'_>, next: u64) -> Result<(), Error> {
+    one(
+        db,
+        "INSERT INTO meta (key, value) VALUES ('next_message', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+        params![next.to_string()],
+    )
+}
+
 pub(super) fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
     one(
         db,

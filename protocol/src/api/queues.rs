@@ -77,7 +77,7 @@ pub struct Received {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReceiveRequest {
-    /// 1 to 1,000.
+    /// 1 to 1,000. An answer holds at most 8 MiB of bodies and headers: beyond that it has fewer, and at least one.
     pub max: u32,
     /// 0 to 3,600 seconds.
     pub wait_s: f64,

@@ -38,6 +38,7 @@ pub(super) fn of_message(row: &MessageRow, lineage: &str) -> BasicProperties {
     let mut table = FieldTable::default();
     let headers: BTreeMap<String, String> = serde_json::from_str(&row.headers).unwrap_or_default();
     for (name, value) in headers {
+        // A longer one is refused where it is published.
         if let Ok(name) = ShortString::try_new(name) {
             table.insert(name, AMQPValue::LongString(value.into()));
         }

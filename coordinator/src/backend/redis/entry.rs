@@ -3,7 +3,7 @@
 use crate::orchestrator::link::{Band, Hint, Incoming, PLACE, Tag};
 use crate::row::MessageRow;
 use ::redis::{Cmd, Value};
-use reeve_protocol::spec_check::MAX_MESSAGE;
+use reeve_protocol::spec_check::{MAX_HEADER_NAME, MAX_MESSAGE};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -141,11 +141,17 @@ fn message(mut entry: Entry, band: Band, lineage: &str) -> Incoming {
     let mut unusable = None;
     let headers = match entry.text("headers") {
         None => "{}".into(),
-        Some(text) if serde_json::from_str::<BTreeMap<String, String>>(text).is_ok() => Arc::from(text),
-        Some(_) => {
-            unusable = Some("its headers are no JSON object of texts".to_owned());
-            "{}".into()
-        }
+        Some(text) => match serde_json::from_str::<BTreeMap<String, String>>(text) {
+            Ok(all) if all.keys().all(|name| name.len() <= MAX_HEADER_NAME) => Arc::from(text),
+            Ok(_) => {
+                unusable = Some(format!("the name of a header has more than {MAX_HEADER_NAME} bytes"));
+                "{}".into()
+            }
+            Err(_) => {
+                unusable = Some("its headers are no JSON object of texts".to_owned());
+                "{}".into()
+            }
+        },
     };
     let kind = entry.text("kind").map(str::to_owned);
     let reply = entry
@@ -245,6 +251,8 @@ mod tests {
         assert_eq!(one(&[("body", "1"), ("id", "other/12")]).id, None);
         assert!(one(&[("text", "x")]).unusable.unwrap().contains("no field named body"));
         assert!(one(&[("body", "x"), ("headers", "[]")]).unusable.unwrap().contains("headers"));
+        let named = format!(r#"{{"{}":"v"}}"#, "n".repeat(MAX_HEADER_NAME + 1));
+        assert!(one(&[("body", "x"), ("headers", &named)]).unusable.unwrap().contains("255 bytes"));
         let large = "x".repeat(MAX_MESSAGE + 1);
         assert!(one(&[("body", &large)]).unusable.unwrap().contains("at most"));
         assert_eq!(kind_of(None, &[0xff, 0]), 2);

@@ -63,7 +63,7 @@ impl World {
     }
 }
 
-fn incoming(name: &str, id: Option<u64>) -> Incoming {
+pub(super) fn incoming(name: &str, id: Option<u64>) -> Incoming {
     let tag = Tag { band: crate::orchestrator::link::Band::Normal, name: name.into() };
     Incoming {
         unique: Some(name.into()),
@@ -429,4 +429,17 @@ fn a_move_is_given_up_by_moving_back_and_goes_on_after_a_restart() {
     w.ask(migrate(BROKER)).unwrap();
     assert_eq!((w.view().moving_from, w.forwarded()), (None, vec![parked]));
     assert_eq!(code(w.ask(migrate("memory"))), "backend-cannot");
+}
+
+#[test]
+fn what_a_broker_delivers_beyond_an_answers_bound_stays_at_hand() {
+    let mut w = World::with_broker("messages", 4);
+    let many = Call::ReceiveMessage { queue: "q".into(), max: 100, wait_ms: 5_000, lease_ms: 10_000 };
+    assert!(w.ask_as(1000, many.clone()).is_none());
+    let large = |n: u32| Incoming { body: vec![b'x'; 1 << 20].into(), ..incoming(&n.to_string(), None) };
+    w.broker(Said::Messages("q".into(), (0..10).map(large).collect()));
+    let at_hand = w.core.queues.get("q").map(|q| q.messages.at_hand());
+    assert_eq!((w.leased.len(), at_hand), (7, Some(3)));
+    assert!(w.ask_as(1000, many).is_none());
+    assert_eq!(w.leased.len(), 10);
 }

@@ -3,7 +3,7 @@ use super::*;
 use reeve_protocol::api::QueueSettings;
 
 #[expect(clippy::unnecessary_box_returns, reason = "the call takes a box")]
-fn message(text: &str) -> Box<NewMessage> {
+pub(super) fn message(text: &str) -> Box<NewMessage> {
     Box::new(NewMessage {
         kind: 1,
         body: text.as_bytes().into(),
@@ -37,6 +37,60 @@ fn a_message_is_leased_and_acked() {
     w.ask(settle(Settle::Ack, &lease)).unwrap();
     assert_eq!(code(w.ask(settle(Settle::Ack, &lease))), "no-lease");
     assert!(w.facts.contains(&Fact::MessageGone(1)));
+}
+
+#[test]
+fn an_answer_has_a_bound_in_bytes_and_the_rest_stays() {
+    let mut w = World::new();
+    let large = "x".repeat(1_000_000);
+    for backend in ["local", "memory"] {
+        let settings = QueueSettings { backend: Some(backend.into()), ..QueueSettings::default() };
+        w.ask(Call::SetQueue { queue: backend.into(), settings, ingress_uid: None }).unwrap();
+        for _ in 0..10 {
+            w.ask(Call::Publish { queue: backend.into(), message: message(&large) }).unwrap();
+        }
+        w.leased.clear();
+        let many = Call::ReceiveMessage { queue: backend.into(), max: 1_000, wait_ms: 0, lease_ms: 10_000 };
+        assert!(w.ask_as(1000, many.clone()).is_none());
+        assert_eq!(w.leased.len(), 8, "of {backend}");
+        assert!(w.ask_as(1000, many).is_none());
+        assert_eq!(w.leased.len(), 10, "the rest of {backend} comes with the next");
+    }
+}
+
+#[test]
+fn a_message_in_memory_never_has_a_number_that_was_given_before_a_restart() {
+    let mut w = World::new();
+    let settings = QueueSettings { backend: Some("memory".into()), ..QueueSettings::default() };
+    w.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
+    let store = crate::store::read::fixture::Fixture::empty();
+    let (mut conn, mut last) = (store.conn, 0);
+    conn.execute_batch("INSERT INTO meta (key, value) VALUES ('next_job', '1')").unwrap();
+    for start in 0..3 {
+        for n in 0..1_500 {
+            let Ok(Reply::Published(published, _)) =
+                w.ask(Call::Publish { queue: "q".into(), message: message("a") })
+            else {
+                panic!()
+            };
+            let id: u64 = published.id.parse().unwrap();
+            assert!(id > last, "message {n} after start {start} has number {id} again");
+            last = id;
+        }
+        let facts = std::mem::take(&mut w.facts);
+        let noted = facts.iter().filter(|f| matches!(f, Fact::MessageNumbersUsed(_))).count();
+        assert_eq!(noted, 2, "not one for each message");
+        let step = Step { facts, ..Step::default() };
+        let head = crate::store::audit::head(&conn).unwrap();
+        crate::store::writer::write(&mut conn, head, &step).unwrap();
+        let identity = w.core.identity.clone();
+        let loaded = crate::store::load::load(&conn, identity, w.core.seq()).unwrap();
+        assert!(loaded.next_message > last && loaded.next_message <= last + 1_000);
+        let restored = Core::restore(loaded, "seed".into(), w.now);
+        let message_line = |core: &Core| core.picture().into_iter().find(|line| line.starts_with("next job"));
+        assert_eq!(message_line(&restored), message_line(&w.core));
+        w.core = restored;
+    }
 }
 
 #[test]

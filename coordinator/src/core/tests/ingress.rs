@@ -1,0 +1,124 @@
+//! What brokers deliver: jobs of other programs, and nothing at all while the disk is full.
+use super::brokers::incoming;
+use super::queues::message;
+use super::*;
+use crate::orchestrator::link::{Incoming, Order, Said};
+use reeve_protocol::api::QueueSettings;
+
+const IN: &str = "q:in";
+
+impl World {
+    fn with_ingress() -> Self {
+        let mut world = Self::with_broker("jobs", 4);
+        let settings = QueueSettings { ingress: Some("as=ana".into()), ..QueueSettings::default() };
+        world.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: Some(1234) }).unwrap();
+        world
+    }
+
+    /// The rooms given for a place since the last look.
+    fn rooms(&mut self, place: &str) -> Vec<u64> {
+        let orders = std::mem::take(&mut self.orders);
+        let room = |o| match o {
+            Order::Room(of, n) if &*of == place => Some(n),
+            _ => None,
+        };
+        orders.into_iter().filter_map(room).collect()
+    }
+
+    fn full(&mut self, full: bool) {
+        self.feed(vec![Input::Disk { full }]);
+    }
+
+    fn deliver(&mut self, messages: Vec<Incoming>) {
+        self.broker(Said::Messages(IN.into(), messages));
+    }
+
+    fn jobs_added(&self) -> usize {
+        self.facts.iter().filter(|f| matches!(f, Fact::JobAdded(_))).count()
+    }
+
+    fn taken(&self) -> usize {
+        let tags = |o: &Order| if let Order::Taken(_, tags) = o { tags.len() } else { 0 };
+        self.orders.iter().map(tags).sum()
+    }
+}
+
+fn job(name: &str) -> Incoming {
+    Incoming { body: (*br#"{"command":["true"]}"#).into(), ..incoming(name, None) }
+}
+
+#[test]
+fn while_the_disk_is_full_jobs_of_other_programs_wait_at_their_broker_and_come_afterwards() {
+    let mut w = World::with_ingress();
+    assert_eq!(w.rooms(IN), [256]);
+    w.full(true);
+    assert_eq!(w.rooms(IN), [0], "nothing more is asked for");
+    // It was on its way.
+    w.deliver(vec![job("a"), job("b")]);
+    w.wait(5_000);
+    assert_eq!((w.jobs_added(), w.taken(), w.rooms(IN)), (0, 0, vec![]));
+    w.full(false);
+    assert_eq!((w.jobs_added(), w.taken(), w.rooms(IN)), (2, 2, vec![256]));
+    w.deliver(vec![job("a")]);
+    assert_eq!(w.jobs_added(), 2, "once each");
+}
+
+#[test]
+fn what_is_taken_in_leaves_one_line_for_each_portion_and_what_comes_again_none() {
+    let mut w = World::with_ingress();
+    let before = w.audit.len();
+    let junk = |name| Incoming { body: (*b"{}").into(), ..incoming(name, None) };
+    w.deliver(vec![job("a"), job("b"), junk("c"), Incoming { unique: None, ..job("d") }]);
+    w.deliver(vec![job("a"), junk("c")]);
+    w.deliver(vec![job("e")]);
+    w.deliver(vec![junk("f")]);
+    let lines: Vec<_> = w.audit[before..].iter().map(|l| (l.call, l.object.as_str(), &*l.name)).collect();
+    let wanted = [
+        "queue:q jobs:1-2 from fast, 2 refused",
+        "queue:q jobs:3 from fast",
+        "queue:q jobs:none from fast, 1 refused",
+    ];
+    assert_eq!(lines, wanted.map(|object| ("ingress", object, "ana")));
+    assert!(w.audit[before..].iter().all(|l| l.via == crate::row::Via::Inside && l.uid.is_none()));
+}
+
+#[test]
+fn what_is_held_comes_again_with_a_new_connection() {
+    let mut w = World::with_ingress();
+    w.full(true);
+    w.deliver(vec![job("a"), Incoming { unique: None, ..job("b") }]);
+    w.broker(Said::Down("gone".into()));
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    assert_eq!(w.rooms(IN), [256, 0]);
+    w.full(false);
+    assert_eq!((w.jobs_added(), w.taken()), (0, 0), "the new connection has them");
+    w.deliver(vec![job("a"), Incoming { unique: None, ..job("b") }]);
+    let dead = w.facts.iter().filter(|f| matches!(f, Fact::MessageAdded(_))).count();
+    assert_eq!((w.jobs_added(), dead, w.taken()), (1, 1, 2));
+}
+
+#[test]
+fn a_number_that_was_never_given_is_not_believed() {
+    let mut w = World::with_broker("messages", 4);
+    let receive = Call::ReceiveMessage { queue: "q".into(), max: 3, wait_ms: 60_000, lease_ms: 10_000 };
+    assert!(w.ask_as(1000, receive).is_none());
+    w.broker(Said::Messages("q".into(), vec![incoming("x", Some(u64::MAX)), incoming("y", Some(0))]));
+    assert_eq!(w.leased.iter().map(|l| l.id).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_full_disk_takes_no_messages_of_a_broker_and_still_gives_it_its_own() {
+    let mut w = World::with_broker("messages", 4);
+    w.full(true);
+    let receive = |wait_ms| Call::ReceiveMessage { queue: "q".into(), max: 3, wait_ms, lease_ms: 10_000 };
+    assert!(matches!(w.ask(receive(0)), Ok(Reply::ReceivedMessages(none)) if none.is_empty()));
+    assert!(w.ask_as(1000, receive(60_000)).is_none());
+    assert!(w.rooms("q").is_empty());
+    w.broker(Said::Messages("q".into(), vec![incoming("x", None)]));
+    assert_eq!(w.leased.len(), 0);
+    w.full(false);
+    assert_eq!((w.leased.len(), w.taken()), (1, 1));
+    w.ask(Call::Publish { queue: "q".into(), message: message("y") }).unwrap();
+    w.full(true);
+    assert!(w.orders.iter().any(|o| matches!(o, Order::Forward(..))), "what it has leaves the store");
+}
