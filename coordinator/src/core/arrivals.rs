@@ -121,6 +121,8 @@ impl Core {
         let tags = messages.iter().map(|m| m.tag.clone()).collect();
         if let Some(q) = self.queues.get_mut(queue) {
             let n = messages.len() as u64;
+            let bytes: usize = messages.iter().map(|m| m.body.len() + m.headers.len()).sum();
+            q.mean_bytes = bytes as u64 / n.max(1);
             match &mut q.drain {
                 Some(drain) if q.row.moving_from.as_ref() == Some(broker) => {
                     drain.room = drain.room.saturating_sub(n);

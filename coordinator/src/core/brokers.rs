@@ -9,7 +9,7 @@ use crate::input::{Now, Ticket};
 use crate::orchestrator::link::{
     Away, HINT_MS, HINTS_A_STEP, Hint, Link, OUTGOING, Order, REPLIES, SILENT_MS, Said, WINDOW,
 };
-use crate::orchestrator::messages::Where;
+use crate::orchestrator::messages::{ANSWER_BYTES, Where};
 use crate::orchestrator::queue::{Drain, Queue};
 use crate::row::{QueueKind, QueueRow};
 use std::collections::{BTreeMap, HashSet};
@@ -327,7 +327,9 @@ fn tell_messages(q: &mut Queue, full: bool, say: &mut impl FnMut(Order)) {
         say(Order::Forward(name.clone(), ids));
     }
     // Nothing is taken from the broker but for those who wait, and nothing while the disk is full.
-    let asked: u64 = q.waiters.iter().map(|w| u64::from(w.max)).sum();
+    // Nor more for anyone than an answer holds, by the size of the last: the rest would lie in the store for nothing.
+    let fit = (ANSWER_BYTES / q.mean_bytes.max(1)).max(1);
+    let asked: u64 = q.waiters.iter().map(|w| u64::from(w.max).min(fit)).sum();
     let wanted = if q.row.paused || full { 0 } else { asked.saturating_sub(q.messages.at_hand()) };
     if wanted > q.room {
         say(Order::Room(name, wanted - q.room));

@@ -35,8 +35,8 @@ impl Core {
         let id = self.next_job;
         self.next_job += 1;
         let row = new_row(id, now, caller, &spec, worker, key)?;
-        if let Some(key) = &row.key {
-            self.remember(caller.uid, key, id);
+        if let Some((key, digest)) = &row.key {
+            self.recent.note(caller.uid, "", (key, digest), id);
         }
         let seq = self.note_new_job(now, &row, &caller.actor());
         let (state, substate) = (row.standing.state, row.standing.substate);
@@ -99,39 +99,31 @@ impl Core {
     /// The job that this key made, if it is remembered here.
     fn replayed(&self, caller: &Caller, key: Option<&Key>) -> Result<Option<Submitted>, Problem> {
         let Some(key) = key else { return Ok(None) };
-        let Some((digest, id)) = self.recent.get(&(caller.uid, key.key.clone())) else { return Ok(None) };
-        if *digest != key.digest {
-            return Err(Problem::new(
-                Code::KeyReused,
-                format!("the key was used for job {id} with another content"),
-            )
-            .hint("use a new key for a new job, or send the same content to get the same job"));
-        }
-        let standing = match self.jobs.get(*id) {
+        let id = match self.recent.used(caller.uid, "", key) {
+            None => return Ok(None),
+            Some(Ok(id)) => id,
+            Some(Err(id)) => {
+                return Err(Problem::new(
+                    Code::KeyReused,
+                    format!("the key was used for job {id} with another content"),
+                )
+                .hint("use a new key for a new job, or send the same content to get the same job"));
+            }
+        };
+        let standing = match self.jobs.get(id) {
             Some(job) => job.standing(),
-            None if self.queues.find_parked(*id).is_some() => {
+            None if self.queues.find_parked(id).is_some() => {
                 Standing::new(State::Queued, Some(Substate::Waiting))
             }
             None => Standing::new(State::Completed, None),
         };
         Ok(Some(Submitted {
-            id: *id,
+            id,
             state: standing.state,
             substate: standing.substate,
             seq: self.seq(),
             created: false,
         }))
-    }
-
-    pub(super) fn remember(&mut self, uid: u32, key: &(String, String), id: u64) {
-        let name = (uid, key.0.clone());
-        self.recent.insert(name.clone(), (key.1.clone(), id));
-        self.recent_order.push_back(name);
-        if self.recent_order.len() > super::RECENT_KEYS
-            && let Some(old) = self.recent_order.pop_front()
-        {
-            self.recent.remove(&old);
-        }
     }
 
     /// The queue of that name, made if it does not exist; true if it was.

@@ -74,10 +74,10 @@ impl Core {
         message: &NewMessage,
     ) -> Result<Option<u64>, Problem> {
         let Some(key) = &message.key else { return Ok(None) };
-        match self.recent.get(&(caller.uid, format!("{queue}\0{}", key.key))) {
+        match self.recent.used(caller.uid, queue, key) {
             None => Ok(None),
-            Some((digest, id)) if *digest == key.digest => Ok(Some(*id)),
-            Some(_) => Err(Problem::new(Code::KeyReused, "the key was used for another message")
+            Some(Ok(id)) => Ok(Some(id)),
+            Some(Err(_)) => Err(Problem::new(Code::KeyReused, "the key was used for another message")
                 .hint("use a new key for a new message")),
         }
     }
@@ -94,7 +94,7 @@ impl Core {
         self.check_room(queue, 1)?;
         let id = self.message_number();
         if let Some(key) = &message.key {
-            self.remember(caller.uid, &(format!("{queue}\0{}", key.key), key.digest.clone()), id);
+            self.recent.note(caller.uid, queue, (&key.key, &key.digest), id);
             step.facts.push(Fact::MessageKeyUsed {
                 owner_uid: caller.uid,
                 queue: queue.into(),

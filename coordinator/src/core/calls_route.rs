@@ -79,8 +79,8 @@ impl Core {
                 }
                 _ => self.check_room(queue, 1)?,
             }
-            if let (Some(key), Some((digest, _))) = (&message.key, self.recent_key(caller, queue, &message))
-                && digest != key.digest
+            if let Some(key) = &message.key
+                && let Some(Err(_)) = self.recent.used(caller.uid, queue, key)
             {
                 return Err(Problem::new(Code::KeyReused, "the key was used for another message")
                     .hint("use a new key for a new message"));
@@ -97,10 +97,5 @@ impl Core {
             all.push(published);
         }
         Ok(Reply::Fanned(all, replayed))
-    }
-
-    fn recent_key(&self, caller: &Caller, queue: &str, message: &NewMessage) -> Option<(String, u64)> {
-        let key = message.key.as_ref()?;
-        self.recent.get(&(caller.uid, format!("{queue}\0{}", key.key))).cloned()
     }
 }

@@ -36,6 +36,7 @@ mod moves;
 mod parking;
 mod place;
 mod random;
+mod recent;
 mod replicas;
 pub mod replies;
 mod requests;
@@ -61,11 +62,8 @@ use events::Events;
 use random::Random;
 use reeve_protocol::api::Route;
 use reeve_protocol::{AttemptId, Code, JobId, Problem, TaskId};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-
-/// Submissions remembered by key: far more than a step holds, so that a key is found either here or in the store.
-const RECENT_KEYS: usize = 65_536;
 
 /// The longest lease that can be asked for.
 const LONGEST_LEASE_MS: i64 = 86_400_000;
@@ -105,8 +103,7 @@ pub struct Core {
     /// Numbers of messages below this one are never given again, whatever of them has a row.
     numbers_kept: u64,
     next_plan: u64,
-    recent: HashMap<(u32, String), (String, JobId)>,
-    recent_order: VecDeque<(u32, String)>,
+    recent: recent::Recent,
     dirty_tasks: BTreeSet<TaskId>,
     ended_tasks: Vec<(TaskId, crate::row::Standing)>,
     gone: gone::Gone,
@@ -164,8 +161,7 @@ impl Core {
             next_message: loaded.next_message,
             numbers_kept: loaded.next_message,
             next_plan: loaded.next_plan,
-            recent: HashMap::new(),
-            recent_order: VecDeque::new(),
+            recent: recent::Recent::default(),
             dirty_tasks: BTreeSet::new(),
             ended_tasks: Vec::new(),
             gone: gone::Gone::default(),

@@ -84,6 +84,8 @@ pub struct Queue {
     pub told_in: Option<Arc<str>>,
     /// See `told_in`.
     pub room_in: u64,
+    /// Bytes of a message that its broker delivered, on the average of the last portion.
+    pub mean_bytes: u64,
     /// Ordered by need, so that a need that fits nowhere hides nothing behind it.
     ready: BTreeMap<u32, BTreeSet<(Reverse<i32>, JobId)>>,
     /// See [`Queue::beyond`].
@@ -121,6 +123,7 @@ impl Queue {
             drain: None,
             told_in: None,
             room_in: 0,
+            mean_bytes: 0,
             ready: BTreeMap::new(),
             crowds: BTreeMap::new(),
         }

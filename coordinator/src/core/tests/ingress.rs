@@ -107,6 +107,25 @@ fn a_number_that_was_never_given_is_not_believed() {
 }
 
 #[test]
+fn no_more_is_asked_of_a_broker_than_answers_hold_by_the_size_of_the_last() {
+    let mut w = World::with_broker("messages", 4);
+    let receive = Call::ReceiveMessage { queue: "q".into(), max: 900, wait_ms: 60_000, lease_ms: 10_000 };
+    let deliver = |w: &mut World, name: &str, bytes: usize| {
+        let message = Incoming { body: vec![b'x'; bytes].into(), ..incoming(name, None) };
+        w.broker(Said::Messages("q".into(), vec![message]));
+    };
+    assert!(w.ask_as(1000, receive.clone()).is_none());
+    assert_eq!(w.rooms("q"), [900], "nothing is known");
+    deliver(&mut w, "x", 1 << 20);
+    assert_eq!(w.rooms("q"), [0], "it was served");
+    assert!(w.ask_as(1000, receive.clone()).is_none());
+    assert!(w.ask_as(1000, receive.clone()).is_none());
+    assert_eq!(w.rooms("q"), [7, 7]);
+    deliver(&mut w, "y", 10);
+    assert_eq!(w.rooms("q"), [887], "small ones: all that the one who still waits has asked for");
+}
+
+#[test]
 fn a_full_disk_takes_no_messages_of_a_broker_and_still_gives_it_its_own() {
     let mut w = World::with_broker("messages", 4);
     w.full(true);
