@@ -4,7 +4,7 @@ use crate::rabbitmq::RabbitServer;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Both brokers, and an ordinary client of each.
 pub(super) struct Brokers {
@@ -42,7 +42,13 @@ impl Brokers {
 
     /// Waits until so much lies there.
     pub(super) fn until(&self, backend: &str, name: &str, n: u64) {
-        while self.depth(backend, name) != n {
+        let end = Instant::now() + Duration::from_mins(3);
+        loop {
+            let there = self.depth(backend, name);
+            if there >= n {
+                return;
+            }
+            assert!(Instant::now() < end, "{there} of {n} are there");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
