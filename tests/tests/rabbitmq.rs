@@ -375,7 +375,7 @@ fn a_restarted_rabbitmq_still_has_what_was_confirmed_and_tls_is_checked() {
     let mut had = Vec::new();
     let mut up = std::time::Instant::now();
     let is_all = || {
-        if up.elapsed() > Duration::from_secs(25) {
+        if up.elapsed() > std::time::Duration::from_secs(25) {
             // Seen on a busy machine, about once in five: after the kill the server answers, but nothing about this queue
             // ("counting: no answer"), on every new connection. Whose fault that is was not found; said, not hidden.
             eprintln!("the queue did not come back with the server: it is started once more");
