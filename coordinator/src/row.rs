@@ -204,6 +204,33 @@ pub struct QueueRow {
     pub created_at: i64,
 }
 
+impl QueueRow {
+    /// A new one, with no bounds and a weight of 1. `owner`: uid and name; `created_at`: wall milliseconds.
+    pub fn new(
+        name: Arc<str>,
+        kind: QueueKind,
+        backend: Backend,
+        (owner_uid, owner): (u32, &Arc<str>),
+        created_at: i64,
+    ) -> Self {
+        Self {
+            name,
+            kind,
+            backend,
+            paused: false,
+            paused_by: None,
+            moving_from: None,
+            ingress: None,
+            weight: 1,
+            limit: 0,
+            max_len: 0,
+            owner_uid,
+            owner: owner.clone(),
+            created_at,
+        }
+    }
+}
+
 /// Who keeps a queue from handing out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paused {

@@ -74,6 +74,7 @@ impl RabbitServer {
             .env("RABBITMQ_MNESIA_BASE", at("data"))
             .env("RABBITMQ_LOG_BASE", at("log"))
             .env("RABBITMQ_PID_FILE", at("pid"))
+            .env("ERL_CRASH_DUMP", at("crash"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", at("plugins"))
             .env("RABBITMQ_CONFIG_FILE", at("rabbitmq.conf"))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")

@@ -147,21 +147,7 @@ impl Core {
             };
         }
         check_name("queue", name)?;
-        let row = QueueRow {
-            name: name.into(),
-            kind,
-            backend: Backend::Local,
-            paused: false,
-            paused_by: None,
-            moving_from: None,
-            ingress: None,
-            weight: 1,
-            limit: 0,
-            max_len: 0,
-            owner_uid: caller.uid,
-            owner: caller.name.clone(),
-            created_at: now.wall,
-        };
+        let row = QueueRow::new(name.into(), kind, Backend::Local, (caller.uid, &caller.name), now.wall);
         step.facts.push(Fact::QueuePut(Box::new(row.clone())));
         self.events.note(now.wall, "queue", name, "created", &caller.actor());
         self.insert_queue(row);

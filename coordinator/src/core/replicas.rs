@@ -330,21 +330,9 @@ impl Core {
         if self.queues.get(REPLICAS).is_some() {
             return;
         }
-        let row = QueueRow {
-            name: REPLICAS.into(),
-            kind: QueueKind::Jobs,
-            backend: Backend::Local,
-            paused: false,
-            paused_by: None,
-            moving_from: None,
-            ingress: None,
-            weight: WEIGHT,
-            limit: 0,
-            max_len: 0,
-            owner_uid: 0,
-            owner: "coordinator".into(),
-            created_at: now.wall,
-        };
+        let own = (0, &"coordinator".into());
+        let mut row = QueueRow::new(REPLICAS.into(), QueueKind::Jobs, Backend::Local, own, now.wall);
+        row.weight = WEIGHT;
         step.facts.push(Fact::QueuePut(Box::new(row.clone())));
         self.queues.insert(Queue::new(row));
     }

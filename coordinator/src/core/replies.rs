@@ -219,21 +219,9 @@ impl Core {
     fn outbox(&mut self, now: Now, backend: &str, step: &mut Step) -> String {
         let name = format!("{REPLIES}{backend}");
         if self.queues.get(&name).is_none() {
-            let row = QueueRow {
-                name: name.as_str().into(),
-                kind: QueueKind::Messages,
-                backend: Backend::Broker(backend.into()),
-                paused: false,
-                paused_by: None,
-                moving_from: None,
-                ingress: None,
-                weight: 1,
-                limit: 0,
-                max_len: 0,
-                owner_uid: 0,
-                owner: "coordinator".into(),
-                created_at: now.wall,
-            };
+            let backend = Backend::Broker(backend.into());
+            let own = (0, &"coordinator".into());
+            let row = QueueRow::new(name.as_str().into(), QueueKind::Messages, backend, own, now.wall);
             step.facts.push(Fact::QueuePut(Box::new(row.clone())));
             self.insert_queue(row);
         }

@@ -112,19 +112,8 @@ mod tests {
 
     fn queue(name: &str, weight: u32) -> Queue {
         Queue::new(QueueRow {
-            name: name.into(),
-            kind: QueueKind::Jobs,
-            backend: crate::row::Backend::Local,
-            paused: false,
-            paused_by: None,
-            moving_from: None,
-            ingress: None,
             weight,
-            limit: 0,
-            max_len: 0,
-            owner_uid: 0,
-            owner: "a".into(),
-            created_at: 0,
+            ..QueueRow::new(name.into(), QueueKind::Jobs, crate::row::Backend::Local, (0, &"a".into()), 0)
         })
     }
 

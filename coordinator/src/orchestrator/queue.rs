@@ -428,19 +428,8 @@ mod tests {
     #[test]
     fn higher_priority_first_then_older() {
         let mut q = Queue::new(QueueRow {
-            name: "q".into(),
-            kind: QueueKind::Jobs,
-            backend: crate::row::Backend::Local,
-            paused: false,
-            paused_by: None,
-            moving_from: None,
-            ingress: None,
-            weight: 1,
             limit: 2,
-            max_len: 0,
-            owner_uid: 0,
-            owner: "a".into(),
-            created_at: 0,
+            ..QueueRow::new("q".into(), QueueKind::Jobs, crate::row::Backend::Local, (0, &"a".into()), 0)
         });
         for (priority, job, need) in [(0, 5, 1), (0, 3, 2), (7, 9, 1)] {
             q.offer(Place { priority, job, need });

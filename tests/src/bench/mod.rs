@@ -1,7 +1,6 @@
 //! What the benchmark's figures share, and the figures of survival.
 #![allow(clippy::print_stdout, reason = "a benchmark, not the product")]
 pub mod agents;
-pub mod backlog;
 pub mod brokers;
 pub mod git;
 pub mod outage;

@@ -9,8 +9,7 @@
 )]
 
 use reeve_tests::bench::{
-    Table, agents, backlog, brokers, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds,
-    workers,
+    Table, agents, brokers, cpu_ticks, git, keeper_of, median, outage, pss, restart, seconds, workers,
 };
 use reeve_tests::server::Server;
 use std::io::Write as _;
@@ -37,9 +36,6 @@ fn main() {
     }
     if only("million") {
         million(&mut table);
-    }
-    if only("backlog") {
-        backlog::backlog(&mut table);
     }
     if only("idle") {
         idle(&mut table);
