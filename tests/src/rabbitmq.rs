@@ -106,6 +106,14 @@ impl RabbitServer {
         );
     }
 
+    /// The end of its own log.
+    pub fn said(&self) -> String {
+        let name = format!("log/reeve{}@localhost.log", self.port);
+        let text = std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_else(|e| e.to_string());
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
     /// As queues name it.
     pub fn url(&self) -> String {
         format!("amqp://127.0.0.1:{}", self.port)

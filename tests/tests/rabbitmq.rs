@@ -378,7 +378,10 @@ fn a_restarted_rabbitmq_still_has_what_was_confirmed_and_tls_is_checked() {
         if up.elapsed() > std::time::Duration::from_secs(25) {
             // Seen on a busy machine, about once in five: after the kill the server answers, but nothing about this queue
             // ("counting: no answer"), on every new connection. Whose fault that is was not found; said, not hidden.
-            eprintln!("the queue did not come back with the server: it is started once more");
+            let said = rabbit.said();
+            eprintln!(
+                "the queue did not come back with the server: it is started once more. It said:\n{said}"
+            );
             rabbit.kill();
             rabbit.up();
             up = std::time::Instant::now();
