@@ -376,8 +376,8 @@ fn a_restarted_rabbitmq_still_has_what_was_confirmed_and_tls_is_checked() {
     let mut up = std::time::Instant::now();
     let is_all = || {
         if up.elapsed() > std::time::Duration::from_secs(25) {
-            // Seen on a busy machine, about once in five: after the kill the server answers, but nothing about this queue
-            // ("counting: no answer"), on every new connection. Whose fault that is was not found; said, not hidden.
+            // A queue may be left without a leader by the server itself ("leader not known" in its log, for ever), when it
+            // is asked while it recovers. reeve waits before it asks; what other reason there may be is said here.
             let said = rabbit.said();
             eprintln!(
                 "the queue did not come back with the server: it is started once more. It said:\n{said}"

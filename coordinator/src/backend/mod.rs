@@ -55,6 +55,8 @@ pub enum Heard {
 /// One kind of broker, connected. Whatever fails with [`Trouble::Broker`] ends the connection; the next one begins from
 /// nothing.
 pub trait Backend: Sized + Send + 'static {
+    /// After a start of the server nothing is asked of it for so long.
+    const SETTLES: Duration = Duration::ZERO;
     /// Connects, and asks who is there.
     fn connect(settings: &Settings, lineage: &str) -> impl Future<Output = Result<Self, Trouble>> + Send;
     /// The server and its version.

@@ -42,9 +42,16 @@ impl Supervisor {
         let Ok(settings) = &self.settings else { return };
         let mut kept = Kept::new();
         let mut pause = PAUSE.0;
+        // What it said when there was nobody to connect to.
+        let mut away = None;
         loop {
             let trouble = match within(B::connect(settings, &self.lineage), "connecting").await {
                 Ok(mut backend) => {
+                    if let Some(trouble) = away.take()
+                        && idle(&mut work, &mut kept, B::SETTLES, &trouble).await.is_err()
+                    {
+                        return;
+                    }
                     tracing::info!(broker = %self.name, version = backend.version(), "connected");
                     let begun = Instant::now();
                     let Err(trouble) = self.serve(&mut backend, &mut work, &mut kept).await else { return };
@@ -53,7 +60,7 @@ impl Supervisor {
                     }
                     trouble
                 }
-                Err(trouble) => trouble,
+                Err(trouble) => away.insert(trouble).clone(),
             };
             tracing::warn!(broker = %self.name, %trouble, "the broker cannot be used");
             if self.say(Said::Down(trouble.to_string())).await.is_err() {
