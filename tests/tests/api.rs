@@ -279,3 +279,21 @@ fn events_have_no_gap_and_a_follower_from_a_submit_misses_nothing() {
     assert_eq!(states, ["QUEUED", "QUEUED", "RUNNING", "COMPLETED"]);
     let _ = post;
 }
+
+#[test]
+fn publish_of_a_job_and_receive_of_one_do_what_they_say_on_a_fresh_server() {
+    let s = Server::start();
+    let id = s.ok(&["queue", "publish", "jobs.vbrain", r#"{"command":["echo","seen"]}"#]);
+    s.ok(&["wait", id.trim()]);
+    assert_eq!(s.ok(&["logs", id.trim()]).trim(), "seen");
+    // Nothing here has so much: it waits for whoever takes it.
+    let big = r#"{"command":["detect"],"resources":{"cpus":999}}"#;
+    let id = s.ok(&["queue", "publish", "jobs.detection", big]);
+    let taken = s.ok(&["queue", "receive", "jobs.detection", "--ack"]);
+    assert!(taken.starts_with(id.trim()) && taken.contains("detect"), "{taken}");
+    let job = s.get(&format!("/v1/jobs/{}", id.trim())).json();
+    assert_eq!(job["state"], "COMPLETED");
+    // A message says so where the name speaks for jobs.
+    s.ok(&["queue", "publish", "jobs.text", "no object", "--kind", "messages"]);
+    assert_eq!(s.get("/v1/queues/jobs.text").json()["kind"], "messages");
+}

@@ -94,11 +94,19 @@ pub async fn publish(publish: Publish, context: &mut Context) -> Result<(), Erro
     }
 }
 
-/// A body is a message unless the queue is known to hold jobs. Only an object can be a job, so nothing is asked for
-/// other bodies.
+/// What the names of queues of jobs begin with, a worker's queue for one.
+const OF_JOBS: &str = "jobs.";
+
+/// A body is a message unless the queue is known to hold jobs, or holds nothing yet and is named like one that does. Only an
+/// object can be a job, so nothing is asked for other bodies.
 async fn is_of_jobs(client: &Client, queue: &str, text: &str) -> bool {
-    text.trim_start().starts_with('{')
-        && client.get::<QueueView>(&path(queue, "")).await.is_ok_and(|view| view.kind == "jobs")
+    if !text.trim_start().starts_with('{') {
+        return false;
+    }
+    match client.get::<QueueView>(&path(queue, "")).await {
+        Ok(view) if view.kind != "unset" => view.kind == "jobs",
+        _ => queue.starts_with(OF_JOBS),
+    }
 }
 
 fn job_body(text: String, publish: &Publish) -> Result<Bytes, Error> {
