@@ -133,7 +133,11 @@ impl<'a> Collector<'a> {
     }
 
     fn walk_root(&mut self, root: &str) {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // The directory that we made for it, and no other: the job may have put a link in its place.
+        if root == self.order.out_dir {
+            flags |= OFlags::NOFOLLOW;
+        }
         match openat(rustix::fs::CWD, root, flags, Mode::empty()) {
             Ok(dir) => self.walk(root, &dir, "", 0),
             // A job may remove its directories.

@@ -20,4 +20,5 @@ pub use agent::{
     DialError, Error, JoinError, KeeperError, LeaveError, StopError, join, leave, run, stop_jobs,
 };
 pub use config::Config;
+pub use guardian::zygote;
 pub use identity::Identity;

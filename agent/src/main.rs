@@ -2,7 +2,7 @@
 use clap::{Parser, Subcommand};
 use reeve_agent::config::Config;
 use reeve_agent::doctor::{self, Grade};
-use reeve_agent::{JoinError, jobs, keeper};
+use reeve_agent::{JoinError, jobs, keeper, zygote};
 use reeve_protocol::token::Token;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -110,6 +110,10 @@ fn main() -> ExitCode {
     }
     if std::env::args().skip(1).eq(reeve_agent::collect::WORDS) {
         return ExitCode::from(reeve_agent::collect::run());
+    }
+    if std::env::args().skip(1).take(2).eq(zygote::WORDS) {
+        log();
+        return ExitCode::from(zygote::run());
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

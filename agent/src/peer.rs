@@ -77,6 +77,15 @@ impl Peer {
         true
     }
 
+    /// Keeps no more memory than what is in it needs.
+    pub(crate) fn shrink(&mut self) {
+        let rest = std::mem::take(&mut self.reader).take_rest();
+        if !rest.is_empty() {
+            self.reader.feed(&rest);
+        }
+        self.out.shrink_to_fit();
+    }
+
     /// Bytes that were said and not yet written.
     pub(crate) fn pending(&self) -> usize {
         self.out.len() - self.sent
@@ -111,6 +120,12 @@ mod tests {
         assert!(b.fill(&mut scratch));
         let frame = b.next_frame().unwrap().unwrap();
         assert_eq!((frame.kind, frame.flags, frame.decode::<String>().unwrap()), (7, 1, "hello".to_owned()));
+        a.say(8, 0, &"half".to_owned());
+        let (half, rest) = a.out.split_at(6);
+        b.feed(half);
+        b.shrink();
+        b.feed(rest);
+        assert_eq!(b.next_frame().unwrap().unwrap().decode::<String>().unwrap(), "half");
         drop(a);
         assert!(!b.fill(&mut scratch));
     }

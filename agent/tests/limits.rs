@@ -8,8 +8,8 @@ use reeve_protocol::wire::{Enforced, Stop, kind};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Uses 300 MiB and says so, if it can.
-const EATER: &str = "head -c 300000000 /dev/zero | tail | wc -c; echo ate";
+/// Uses 300 MB and says so, if it can. One process: of a pipe's, the kernel may kill one, and the shell goes on.
+const EATER: &str = "dd if=/dev/zero of=/dev/null bs=300000000 count=1 2>&1 && echo ate";
 
 fn enforced(rig: &mut Rig) -> BTreeMap<String, String> {
     rig.send(kind::INVENTORY_ASK, &());
@@ -68,7 +68,7 @@ fn an_attempt_above_its_memory_limit_ends_as_oom_with_its_tree_and_neighbours_no
     let hidden: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
     assert!(!lives(hidden) && lives(neighbour_pid));
     assert!(!common::stdout(&end).contains("ate"));
-    let mut modest = rig.sh("head -c 1000000 /dev/zero | tail | wc -c; echo ate");
+    let mut modest = rig.sh("dd if=/dev/zero of=/dev/null bs=1000000 count=1");
     modest.memory_bytes = 64 << 20;
     assert_eq!(Cause::from_wire(rig.run(&modest).cause), Cause::Ok, "what was before does not count");
     let free = rig.sh(EATER);
@@ -113,10 +113,8 @@ fn cpus_are_a_weight_and_a_quota_where_that_is_asked_for() {
 #[test]
 fn a_quiet_attempt_finds_a_guardian_that_is_in_its_slot_already() {
     let Some(mut rig) = confined("a_quiet_attempt_finds_a_guardian", &[]) else { return };
-    let keeper = rig.keeper_pid();
     let spare = until("a guardian is ready", || {
-        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
-        let pid: u32 = children.trim().parse().ok()?;
+        let [pid] = rig.guardians()[..] else { return None };
         said(group(pid, "pids"), "pids.max").parse::<u64>().is_ok().then_some(pid)
     });
     let job = rig.sh("exec sleep 1000");
@@ -124,10 +122,7 @@ fn a_quiet_attempt_finds_a_guardian_that_is_in_its_slot_already() {
     let parent = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(parent.contains(&format!("PPid:\t{spare}\n")), "it was given to the guardian that was ready");
     assert_eq!(group(pid, "pids"), group(spare, "pids"));
-    until("another is ready", || {
-        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
-        (children.split_whitespace().count() == 2).then_some(())
-    });
+    until("another is ready", || (rig.guardians().len() == 2).then_some(()));
 }
 
 #[test]
@@ -160,7 +155,10 @@ fn limits_hold_after_the_keeper_was_killed_and_what_a_killed_guardian_leaves_is_
 fn without_control_groups_reeve_watches_itself_and_says_so() {
     let mut rig = Rig::with(|_| vec!["--cgroups".into(), "off".into()]);
     let words = enforced(&mut rig);
-    assert_eq!(words["memory_limit"], "reeve's own watch, sampled (cgroups = \"off\" in agent.toml)");
+    assert_eq!(
+        words["memory_limit"],
+        "reeve's own watch, sampled, and a data limit per process (cgroups = \"off\" in agent.toml)"
+    );
     assert!(words["process_limit"].starts_with("no (") && words["cpu_limit"].starts_with("no ("));
     // Holds 300 MB in a shell variable's worth of memory, and stays.
     let mut job = rig.sh("head -c 300000000 /dev/zero | tail -c 300000000 | sleep 1000");
@@ -171,6 +169,17 @@ fn without_control_groups_reeve_watches_itself_and_says_so() {
     let mut modest = rig.sh("sleep 0.5; echo fine");
     modest.memory_bytes = 64 << 20;
     assert_eq!(Cause::from_wire(rig.run(&modest).cause), Cause::Ok);
+    // Faster than any watch: all of it at once.
+    let mut greedy =
+        rig.sh("grep 'Max data size' /proc/self/limits; dd if=/dev/zero of=/dev/null bs=3G count=1 2>&1");
+    greedy.memory_bytes = 64 << 20;
+    let end = rig.run(&greedy);
+    let said = common::stdout(&end);
+    let limit = ((2 << 26) + (1 << 30)).to_string();
+    assert_eq!(said.matches(&limit).count(), 2, "as soft and as hard limit: {said}");
+    assert!(said.contains("memory exhausted") && Cause::from_wire(end.cause) != Cause::Ok, "{said}");
+    let free = rig.sh("grep 'Max data size' /proc/self/limits");
+    assert!(common::stdout(&rig.run(&free)).contains("unlimited"), "without a limit there is none");
 }
 
 #[test]

@@ -21,7 +21,10 @@ const RARELY: Duration = Duration::from_secs(5);
 const BALLAST_BYTES: usize = 4 * 1024 * 1024;
 
 /// Refuses a call that would add to a full disk.
-pub(crate) fn check(full: &Full, call: &Call) -> Result<(), Problem> {
+///
+/// # Errors
+/// `storage-full`: nothing was decided or changed.
+pub fn check(full: &Full, call: &Call) -> Result<(), Problem> {
     if !full.load(Ordering::Relaxed) || !adds(call) {
         return Ok(());
     }

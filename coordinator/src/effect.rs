@@ -10,6 +10,7 @@ use reeve_protocol::api::{
 };
 use reeve_protocol::wire;
 use reeve_protocol::{AttemptId, Cause, JobId, Problem, Substate, TaskId};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What one batch of inputs led to.
@@ -23,9 +24,36 @@ pub struct Step {
     pub audit: Vec<AuditRow>,
     /// Released in this order once both are on disk.
     pub effects: Vec<Effect>,
+    /// Where in `facts` the messages stand that can be handed out since this step.
+    pub(crate) ready: HashMap<u64, usize>,
 }
 
 impl Step {
+    /// A message that can be handed out gets a row.
+    pub(crate) fn add_ready(&mut self, row: MessageRow) {
+        self.ready.insert(row.id, self.facts.len());
+        self.facts.push(Fact::MessageAdded(Box::new(row)));
+    }
+
+    /// Something else is written about a message: what follows stands after that.
+    pub(crate) fn touch(&mut self, id: u64) {
+        self.ready.remove(&id);
+    }
+
+    /// A message was handed out: one that came with this step is written once, as it is then.
+    pub(crate) fn hand_out(&mut self, id: u64, deliveries: u32, lease: (String, i64)) {
+        let at = self.ready.get(&id).copied();
+        if let Some(Fact::MessageAdded(row)) = at.and_then(|at| self.facts.get_mut(at))
+            && row.id == id
+            && row.lease.is_none()
+            && row.dead.is_none()
+        {
+            (row.deliveries, row.lease) = (deliveries, Some(lease));
+            return;
+        }
+        self.facts.push(Fact::MessageMoved { id, deliveries, lease: Some(lease), run_at: None, dead: None });
+    }
+
     /// Whether nothing has to be written.
     pub fn is_read_only(&self) -> bool {
         self.facts.is_empty() && self.events.is_empty() && self.audit.is_empty()
@@ -42,6 +70,12 @@ impl Step {
             _ => (0, "other"),
         };
         self.facts.iter().map(rank).max().map_or("other", |(_, kind)| kind)
+    }
+}
+
+impl From<Vec<Fact>> for Step {
+    fn from(facts: Vec<Fact>) -> Self {
+        Self { facts, ..Self::default() }
     }
 }
 
@@ -237,8 +271,17 @@ pub enum Effect {
     Close(String, u64, u32, String),
     /// Tell whoever speaks to this broker.
     Broker(Arc<str>, Order),
-    /// Read parked jobs of a queue and need, and hand them in: [`crate::input::Input::Loaded`].
-    Load(Arc<str>, u32, Vec<JobId>),
+    /// Read parked jobs of a queue, and hand them in: [`crate::input::Input::Loaded`].
+    Load(Arc<str>, Portion, Vec<JobId>),
+}
+
+/// What parked jobs are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Portion {
+    /// Those with this need come next.
+    Need(u32),
+    /// They are to be cancelled for this caller.
+    Clean(Ticket),
 }
 
 /// A message that was handed out.

@@ -1,4 +1,5 @@
 //! Everything that can come in. Inputs are plain comparable data: a run can be written down and replayed.
+use crate::effect::Portion;
 use crate::orchestrator::link::Said;
 use crate::row::{Caller, JobRow, TaskRow};
 use reeve_protocol::api::{
@@ -70,9 +71,9 @@ pub enum Input {
     Loaded {
         /// Their queue.
         queue: Arc<str>,
-        /// Their need.
-        need: u32,
-        /// Those that were asked for.
+        /// What for.
+        portion: Portion,
+        /// Those of them that were read; the others of those that were asked for were too large to come along.
         jobs: Vec<JobId>,
         /// The rows that there are.
         rows: Vec<JobRow>,

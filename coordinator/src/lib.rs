@@ -8,7 +8,7 @@
 //! together; `admission`, `config`, `logging`, `watchdog` and `clock` belong to the process. Each ring looks only inwards.
 #![forbid(unsafe_code)]
 
-mod admission;
+pub mod admission;
 pub mod api;
 pub mod backend;
 pub mod clock;

@@ -1,6 +1,7 @@
 //! Reads parked jobs for the engine, on a thread of its own with a connection of its own: the engine goes on meanwhile.
 //!
 //! What is asked for was released after its commit, so the rows are there.
+use crate::effect::Portion;
 use crate::engine::Weak;
 use crate::input::Input;
 use crate::store::Error;
@@ -14,10 +15,13 @@ use std::time::Duration;
 /// Between two tries to read. Whatever needs other jobs goes on.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Parked jobs of a queue and need that are wanted.
-type Wanted = (Arc<str>, u32, Vec<JobId>);
+/// Read at once: with more than so many bytes of them the rest is wanted again.
+const BYTES: usize = 8 * 1024 * 1024;
 
-/// Where wishes are left. One per queue and need at most: the core waits for the answer to the last.
+/// Parked jobs of a queue that are wanted, and what for.
+type Wanted = (Arc<str>, Portion, Vec<JobId>);
+
+/// Where wishes are left. One per queue and need, and per caller, at most: the core waits for the answer to the last.
 pub struct Loader(mpsc::Sender<Wanted>);
 
 /// Wishes, before somebody reads them.
@@ -31,8 +35,8 @@ pub fn channel() -> (Loader, Wishes) {
 
 impl Loader {
     /// Wants these jobs.
-    pub fn load(&self, queue: Arc<str>, need: u32, jobs: Vec<JobId>) {
-        let _ = self.0.send((queue, need, jobs));
+    pub fn load(&self, queue: Arc<str>, portion: Portion, jobs: Vec<JobId>) {
+        let _ = self.0.send((queue, portion, jobs));
     }
 }
 
@@ -44,10 +48,13 @@ pub(crate) fn start(wishes: Wishes, store: PathBuf, engine: Weak) -> Result<(), 
     let conn = read::connect(&store)?;
     let thread = std::thread::Builder::new().name("loader".to_owned());
     let spawned = thread.spawn(move || {
-        for (queue, need, jobs) in wishes.0 {
+        for (queue, portion, mut jobs) in wishes.0 {
             let rows = loop {
-                match read::job_rows(&conn, &jobs) {
-                    Ok(rows) => break rows,
+                match read::job_rows(&conn, &jobs, BYTES) {
+                    Ok((rows, read)) => {
+                        jobs.truncate(read);
+                        break rows;
+                    }
                     Err(error) => tracing::error!(%error, %queue, "parked jobs cannot be read"),
                 }
                 std::thread::sleep(AGAIN);
@@ -55,7 +62,7 @@ pub(crate) fn start(wishes: Wishes, store: PathBuf, engine: Weak) -> Result<(), 
                     return;
                 }
             };
-            if !engine.put(Input::Loaded { queue, need, jobs, rows }) {
+            if !engine.put(Input::Loaded { queue, portion, jobs, rows }) {
                 return;
             }
         }

@@ -6,7 +6,7 @@ use crate::engine::Callers;
 use crate::hub::Hub;
 use crate::loader::Loader;
 use crate::net::sessions::Sessions;
-use crate::orchestrator::link::Order;
+use crate::orchestrator::link::{Forwarded, Order};
 use crate::row::MessageRow;
 use crate::store::Error;
 use crate::store::query::records;
@@ -76,7 +76,7 @@ impl Recorder {
                     frames.entry((machine, session)).or_default().push(frame);
                 }
                 Effect::Broker(name, order) => self.tell_broker(&name, order),
-                Effect::Load(queue, need, jobs) => self.loader.load(queue, need, jobs),
+                Effect::Load(queue, portion, jobs) => self.loader.load(queue, portion, jobs),
                 Effect::Close(machine, session, code, reason) => {
                     self.sessions.close(&machine, session, code, reason);
                 }
@@ -89,10 +89,10 @@ impl Recorder {
         }
     }
 
-    /// Messages to forward are read here: their rows were written by this step or one before.
+    /// Messages to forward that have rows are read here: these were written by this step or one before.
     fn tell_broker(&self, name: &Arc<str>, order: Order) {
         let work = match order {
-            Order::Forward(queue, ids) => match self.rows(&ids) {
+            Order::Forward(queue, messages) => match self.rows(messages) {
                 Ok(rows) => Work::Forward(queue, rows),
                 Err(error) => {
                     tracing::error!(%error, "messages could not be read for their broker");
@@ -104,16 +104,21 @@ impl Recorder {
         self.backends.tell(name, work);
     }
 
-    fn rows(&self, ids: &[u64]) -> Result<Vec<MessageRow>, Error> {
-        let mut rows = Vec::with_capacity(ids.len());
-        for id in ids {
-            rows.extend(records::message_row(self.writer.conn(), *id)?);
+    fn rows(&self, messages: Vec<Forwarded>) -> Result<Vec<MessageRow>, Error> {
+        let _once = self.writer.read_once()?;
+        let mut rows = Vec::with_capacity(messages.len());
+        for message in messages {
+            match message {
+                Forwarded::Row(id) => rows.extend(records::message_row(self.writer.conn(), id)?),
+                Forwarded::Whole(row) => rows.push(Arc::unwrap_or_clone(row)),
+            }
         }
         Ok(rows)
     }
 
     /// The bodies of messages that were just handed out.
     fn messages(&self, leased: &[Leased]) -> Result<Vec<MessageView>, Error> {
+        let _once = self.writer.read_once()?;
         let mut views = Vec::with_capacity(leased.len());
         for l in leased {
             if let Some(row) = &l.kept {

@@ -103,8 +103,16 @@ pub fn processes_with(words: &[&str]) -> Vec<u32> {
         .collect()
 }
 
-/// The process that holds the lock of this file. Keeper and guardians have the same command line; only this tells them
-/// apart.
+/// Children of a process that have this name in lists of processes.
+pub fn children_named(parent: u32, name: &str) -> Vec<u32> {
+    let all = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let is_it = |pid: &u32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    all.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_it).collect()
+}
+
+/// The process that holds the lock of this file: the keeper, whatever else has the same words in its command line.
 pub fn lock_holder(path: &Path) -> Option<Pid> {
     use std::os::unix::fs::MetadataExt as _;
     let inode = format!(":{}", std::fs::metadata(path).ok()?.ino());

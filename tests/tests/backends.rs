@@ -322,6 +322,17 @@ fn queues_move_between_backends_with_what_waits_in_them_though_the_coordinator_i
         ids.extend(submit(&server, 5));
     }
     ran_once(&server, &ids);
+    // What waits leaves nothing at the broker that it has left.
+    server.ok(&["queue", "pause", "work"]);
+    let waiting = submit(&server, 20);
+    let lies = |n: &str| (redis.cli(&["xlen", "reeve:jobs:work"]) == n).then_some(());
+    eventually("their hints lie at the broker", || lies("20"));
+    server.ok(&["queue", "migrate", "work", "--to", "local"]);
+    eventually("the hints are gone", || lies("0"));
+    server.ok(&["queue", "migrate", "work", "--to", &redis.url()]);
+    eventually("they lie there again", || lies("20"));
+    server.ok(&["queue", "resume", "work"]);
+    ran_once(&server, &waiting);
     // Messages: from Redis to the store, killed in between, and back.
     for n in 0..300 {
         let body = format!(r#"{{"body":{n}}}"#);

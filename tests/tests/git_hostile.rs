@@ -162,6 +162,14 @@ fn a_failed_jobs_checkout_is_kept_and_a_set_up_runs_once_for_the_same_lock_files
     failing["setup"] = "exit 3".into();
     let (ended, output) = run(&site, failing, "true");
     assert_eq!(ended["cause"]["kind"], "setup", "{output}");
+    // A set-up is held to what the job may use, or to what git may need.
+    let mut greedy = git.clone();
+    greedy["setup"] = "dd if=/dev/zero of=/dev/null bs=4G count=1; sleep 1000".into();
+    let id =
+        site.submit(&json!({"command": ["true"], "git": greedy, "resources": {"memory_bytes": 64 << 20}}));
+    let ended = site.ended(&id);
+    assert_eq!(ended["cause"]["kind"], "oom", "{ended} {}", site.output(&id));
+    assert!(ended["cause"]["detail"].as_str().unwrap().contains("2.0 GiB"), "{ended}");
     let (_, output) = run(&site, git, "echo partial > result; exit 1");
     let place = output.lines().find_map(|l| l.strip_prefix("reeve: the checkout is kept for a day: "));
     let place = place.expect(&output).split(" on machine").next().unwrap();

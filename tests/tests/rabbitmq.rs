@@ -131,6 +131,7 @@ fn rabbitmq_conforms_and_programs_with_an_ordinary_client_work_beside_reeve() {
     others_take_what_was_counted(&server, &Client::of(&rabbit));
     what_is_no_usable_broker_is_refused(&server, &rabbit);
     others_publish_jobs(&server, &Client::of(&rabbit));
+    hints_go_with_their_queue(&server, &rabbit);
     a_password_is_changed(&rabbit);
 }
 
@@ -223,7 +224,7 @@ fn what_is_no_usable_broker_is_refused(server: &Server, rabbit: &RabbitServer) {
         ("x", format!("amqp://127.0.0.1:{}", reeve_tests::broker::free_port()), "refused"),
         ("x", format!("{}/nowhere", rabbit.url()), "nowhere"),
         ("x", format!("amqps://127.0.0.1:{}", port(&rabbit.url())), "TLS"),
-        ("x", format!("redis://127.0.0.1:{}", port(&rabbit.url())), "tried redis://"),
+        ("x", format!("redis://127.0.0.1:{}", port(&rabbit.url())), "does not speak"),
         ("taken", rabbit.url(), "inequivalent arg"),
     ];
     if let Some(redis) = &redis {
@@ -235,6 +236,29 @@ fn what_is_no_usable_broker_is_refused(server: &Server, rabbit: &RabbitServer) {
         assert!(said.contains(wanted), "{backend}: {said}");
     }
     assert_eq!(server.get("/v1/queues/x").status, 404, "nothing was made");
+}
+
+fn hints_go_with_their_queue(server: &Server, rabbit: &RabbitServer) {
+    server.ok(&["queue", "set", "left", "--kind", "jobs", "--backend", &rabbit.url()]);
+    server.ok(&["queue", "pause", "left"]);
+    let submit = |n: usize| {
+        (0..n).map(|_| server.ok(&["submit", "--queue", "left", "--", "true"])).collect::<Vec<_>>()
+    };
+    let waiting = submit(20);
+    let listed = || rabbit.ctl(&["list_queues", "name", "messages"]);
+    let lie = |wanted: bool| {
+        let there = || listed().lines().any(|line| line == "reeve:jobs:left\t20");
+        eventually_or(listed, || {
+            (there() == wanted && listed().contains("jobs:left") == wanted).then_some(())
+        });
+    };
+    lie(true);
+    server.ok(&["queue", "migrate", "left", "--to", "local"]);
+    lie(false);
+    server.ok(&["queue", "migrate", "left", "--to", &rabbit.url()]);
+    lie(true);
+    server.ok(&["queue", "resume", "left"]);
+    ran_once(server, &waiting);
 }
 
 fn a_password_is_changed(rabbit: &RabbitServer) {

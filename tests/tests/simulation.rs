@@ -6,7 +6,7 @@ use reeve_tests::sim::count::Count;
 use reeve_tests::sim::{Options, Sabotage, run};
 
 /// Histories of the ordinary run.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 300;
 
 /// Runs seeds on this thread; the first that breaks ends the test with its history.
 fn hold(seeds: impl Iterator<Item = u64>) -> Count {
@@ -60,9 +60,14 @@ fn deliberate_mistakes_are_noticed() {
         Sabotage::DropFact("AttemptEnded"),
         Sabotage::DropFact("MessageMoved"),
         Sabotage::DropFact("JobAdded"),
+        Sabotage::DropFact("JobRequeued"),
+        Sabotage::DropFact("MessagesMoved"),
+        Sabotage::DropFact("InboxNoted"),
         Sabotage::DoubleStart,
         Sabotage::StaleEnd,
         Sabotage::ReleaseBeforeRecord,
+        Sabotage::DiskUntold,
+        Sabotage::WrongGpu,
     ];
     for sabotage in cases {
         let mut struck = 0;

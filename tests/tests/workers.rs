@@ -86,6 +86,27 @@ fn nonsense_from_a_worker_touches_only_its_own_request() {
 }
 
 #[test]
+fn a_worker_that_closes_its_output_and_lives_on_is_started_again() {
+    let server = Server::start();
+    let script = "echo '{\"ready\":true}'; read line; exec >&-; while read line; do :; done; sleep 1000";
+    server.ok(&["worker", "register", "mute", "--static", "--retries", "0", "--", "sh", "-c", script]);
+    server.ok(&["worker", "launch", "mute"]);
+    let id = server.ok(&["submit", "--worker", "mute", "--payload", "1"]);
+    let job = server.until(&id, "FAILED");
+    assert_eq!(job["cause"]["kind"], "worker_lost", "{job}");
+    let view = || server.get("/v1/workers/mute").json();
+    reeve_tests::eventually_or(
+        || view().to_string(),
+        || {
+            view()["status"]["replicas"][0]["reason"]
+                .as_str()?
+                .contains("closed its standard output")
+                .then_some(())
+        },
+    );
+}
+
+#[test]
 fn a_worker_that_never_loads_or_dies_at_once_says_why() {
     let server = Server::start();
     let stuck = Bank::launch(&server, "stuck", &["--never-ready"], &["--stall", "1s"]);

@@ -94,20 +94,35 @@ fn what_ruins_its_batch_fails_alone_and_its_neighbours_are_done() {
     bank.until(|s| s["ready"] == 1);
     let submit = |payload: Value| {
         let payload = payload.to_string();
-        server.ok(&["submit", "--worker", "bank", "--retries", "1", "--payload", &payload])
+        server.ok(&["submit", "--worker", "bank", "--retries", "0", "--payload", &payload])
     };
-    for bad in [json!({"poison": 1}), json!({"short": 1})] {
-        let (one, bad, two) = (submit(json!({"x": 1})), submit(bad), submit(json!({"x": 2})));
+    for (bad, why) in
+        [(json!({"poison": 1}), "a bad image"), (json!({"short": 1}), "1 requests with 0 results")]
+    {
+        let (one, bad, two) = (submit(json!({"x": 1})), submit(bad.clone()), submit(json!({"x": 2})));
         for (id, x) in [(&one, 1), (&two, 2)] {
             let job = server.until(id, "COMPLETED");
-            assert_eq!((&job["result"], &job["attempt"]), (&json!({"x": x}), &json!(2)), "{job}");
-            let cause = job["attempts"][0]["cause"].to_string();
-            assert!(cause.contains("batch of 3 failed"), "{cause}");
+            assert_eq!((&job["result"], &job["attempt"]), (&json!({"x": x}), &json!(1)), "{job}");
         }
         let job = server.until(&bad, "FAILED");
-        let last = job["cause"].to_string();
-        assert!(!last.contains("batch of"), "the second time it was alone: {job}");
+        assert!(job["cause"].to_string().contains(why) && job["attempt"] == 1, "{job}");
     }
+    std::thread::scope(|scope| {
+        let good = [1, 2].map(|x| {
+            (
+                x,
+                scope.spawn({
+                    let bank = &bank;
+                    move || bank.call(json!({"x": x}))
+                }),
+            )
+        });
+        let bad = scope.spawn(|| bank.refused(&json!({"poison": 1})));
+        for (x, answer) in good {
+            assert_eq!(answer.join().unwrap(), json!({"x": x}));
+        }
+        assert!(bad.join().unwrap()["detail"].to_string().contains("a bad image"));
+    });
 }
 
 #[test]

@@ -112,7 +112,9 @@ const ADVICE: &str = "start one here with `reeve up`, or name one with `--host` 
 pub fn pointer_paths() -> Vec<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute());
-    runtime.map(|dir| dir.join("reeve/up")).into_iter().chain([temporary_dir(uid).join("up")]).collect()
+    // Not `up`: that is the data directory's name, and the two base directories may be the same.
+    let runtime = runtime.map(|dir| dir.join("reeve/up.host"));
+    runtime.into_iter().chain([temporary_dir(uid).join("up.host")]).collect()
 }
 
 /// The runtime directory of a user who has none.

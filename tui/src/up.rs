@@ -73,9 +73,14 @@ impl ServerError {
     }
 }
 
-/// The processes that a guardian starts for a job, if these words mean one: for its checkout, or its artifacts.
+/// The processes that a machine's side starts for itself, if these words mean one: what forks guardians, and what a guardian
+/// starts for a job, for its checkout or its artifacts.
 pub fn of_guardian(words: &[OsString]) -> Option<u8> {
     let own = words.get(1..)?;
+    if own.get(..2).is_some_and(|own| own == reeve_agent::zygote::WORDS) {
+        log();
+        return Some(reeve_agent::zygote::run());
+    }
     if own == reeve_agent::git::WORDS {
         return Some(reeve_agent::git::run());
     }

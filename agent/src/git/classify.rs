@@ -103,13 +103,16 @@ pub(super) fn classify(words: &str, asked_a_server: bool) -> What {
     found.map_or(if asked_a_server { What::Network } else { What::Corrupt }, |(what, _)| *what)
 }
 
-/// The line worth showing: the first that says fatal or error, else the last.
+/// The line worth showing: the first that says fatal or error, else the last. One that ends in a colon has its reason in
+/// the next line.
 pub(super) fn gist(words: &str) -> String {
     let lines = || words.lines().map(str::trim).filter(|line| !line.is_empty());
     let telling =
         lines().find(|l| l.starts_with("fatal: ") || l.starts_with("error: ") || l.contains("ERROR"));
     let line = telling.or_else(|| lines().next_back()).unwrap_or("git said nothing");
-    line.trim_start_matches("fatal: ").trim_start_matches("error: ").to_owned()
+    let reason = lines().skip_while(|l| *l != line).nth(1).filter(|_| line.ends_with(':'));
+    let reason = reason.map_or_else(String::new, |reason| format!(" {reason}"));
+    format!("{}{reason}", line.trim_start_matches("fatal: ").trim_start_matches("error: "))
 }
 
 #[cfg(test)]
@@ -159,6 +162,8 @@ mod tests {
     fn the_line_worth_showing_is_the_first_complaint() {
         assert_eq!(gist("remote: hello\nfatal: early EOF\nfatal: x failed"), "early EOF");
         assert_eq!(gist("something\nlast\n"), "last");
+        let refused = "fatal: unable to connect to h:\nh[0: ::1]: errno=Connection refused\n\n";
+        assert_eq!(gist(refused), "unable to connect to h: h[0: ::1]: errno=Connection refused");
         assert_eq!(gist(""), "git said nothing");
     }
 }

@@ -146,6 +146,9 @@ impl Mirror {
 
     fn remove(&self) -> Result<(), Failure> {
         match fs::remove_dir_all(&self.dir) {
+            // Something else lies in its place.
+            Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => fs::remove_file(&self.dir)
+                .map_err(|e| Failure::disk("a damaged mirror cannot be removed", &e)),
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(Failure::disk("a damaged mirror cannot be removed", &e))
             }

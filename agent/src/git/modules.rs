@@ -92,28 +92,37 @@ fn place(tree: &Path, path: &str) -> Result<PathBuf, Failure> {
     Ok(place)
 }
 
-/// The submodules that both `.gitmodules` and the tree name. A tree that is no link is needed for the file itself.
+/// The submodules that both `.gitmodules` and the tree name; what only the tree names is said. The file itself must be no link.
 fn modules(git: &Git<'_>, tree: &Path) -> Result<Vec<Module>, Failure> {
-    let file = tree.join(".gitmodules");
-    if !file.symlink_metadata().is_ok_and(|m| m.is_file()) {
-        return Ok(Vec::new());
-    }
-    let words = [
-        "config",
-        "--no-includes",
-        "--file",
-        ".gitmodules",
-        "-z",
-        "--get-regexp",
-        r"^submodule\..*\.(path|url)$",
-    ];
-    let settings = git.in_tree(tree, &words, None)?;
     let listing = git.in_tree(tree, &["ls-files", "--stage", "-z"], None)?;
-    Ok(pair(&String::from_utf8_lossy(&settings), &String::from_utf8_lossy(&listing)))
+    let listing = String::from_utf8_lossy(&listing);
+    let file = tree.join(".gitmodules");
+    let settings = if file.symlink_metadata().is_ok_and(|m| m.is_file()) {
+        git.in_tree(tree, &SETTINGS, None)?
+    } else {
+        Vec::new()
+    };
+    let (found, unnamed) = pair(&String::from_utf8_lossy(&settings), &listing);
+    for path in unnamed {
+        super::say(&format!("submodule {path:?} has no URL in .gitmodules: its directory stays empty"));
+    }
+    Ok(found)
 }
 
-/// From `submodule.NAME.path<LF>VALUE<NUL>` and `160000 COMMIT 0<TAB>PATH<NUL>` to modules.
-fn pair(settings: &str, listing: &str) -> Vec<Module> {
+/// What asks `.gitmodules` for places and addresses.
+const SETTINGS: [&str; 7] = [
+    "config",
+    "--no-includes",
+    "--file",
+    ".gitmodules",
+    "-z",
+    "--get-regexp",
+    r"^submodule\..*\.(path|url)$",
+];
+
+/// From `submodule.NAME.path<LF>VALUE<NUL>` and `160000 COMMIT 0<TAB>PATH<NUL>` to modules, and the paths that
+/// have no address.
+fn pair(settings: &str, listing: &str) -> (Vec<Module>, Vec<String>) {
     let pairs: Vec<(&str, &str)> = settings.split('\0').filter_map(|entry| entry.split_once('\n')).collect();
     let url_of = |path: &str| {
         let name = pairs.iter().find(|(key, value)| *value == path && key.strip_suffix(".path").is_some())?.0;
@@ -121,12 +130,16 @@ fn pair(settings: &str, listing: &str) -> Vec<Module> {
         pairs.iter().find(|(found, _)| *found == key).map(|(_, url)| (*url).to_owned())
     };
     let links = listing.split('\0').filter_map(|entry| entry.strip_prefix("160000 ")?.split_once('\t'));
-    links
-        .filter_map(|(head, path)| {
-            let commit = head.split(' ').next()?.to_owned();
-            Some(Module { path: path.to_owned(), url: url_of(path)?, commit })
-        })
-        .collect()
+    let (mut modules, mut unnamed) = (Vec::new(), Vec::new());
+    for (head, path) in links {
+        match (head.split(' ').next(), url_of(path)) {
+            (Some(commit), Some(url)) => {
+                modules.push(Module { path: path.to_owned(), url, commit: commit.to_owned() });
+            }
+            _ => unnamed.push(path.to_owned()),
+        }
+    }
+    (modules, unnamed)
 }
 
 /// Whether `git version X.Y.Z` has the corrections of July 2025.
@@ -188,8 +201,8 @@ mod tests {
         let settings = "submodule.a.path\nlib/a\0submodule.a.url\n../a\0submodule.x.path\nnot/there\0submodule.x.url\nu\0";
         let listing = "100644 0 0\tfile\x00160000 c1 0\tlib/a\x00160000 c2 0\tunnamed\0";
         let wanted = Module { path: "lib/a".into(), url: "../a".into(), commit: "c1".into() };
-        assert_eq!(pair(settings, listing), [wanted]);
-        assert_eq!(pair("", ""), []);
+        assert_eq!(pair(settings, listing), (vec![wanted], vec!["unnamed".to_owned()]));
+        assert_eq!(pair("", ""), (vec![], vec![]));
     }
 
     #[test]
@@ -201,7 +214,7 @@ mod tests {
     #[test]
     fn a_path_with_a_carriage_return_or_a_dash_is_kept_as_it_is_and_refused_later() {
         let settings = "submodule.a.path\nsub\r\0submodule.a.url\n-u./x\0";
-        let found = pair(settings, "160000 c 0\tsub\r\0");
+        let (found, _) = pair(settings, "160000 c 0\tsub\r\0");
         assert_eq!(found[0].path, "sub\r");
         assert!(check_subdir(&found[0].path).is_err());
         assert!(Url::parse("https://h/r").unwrap().join(&found[0].url).is_err());

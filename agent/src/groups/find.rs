@@ -1,12 +1,13 @@
 //! Where groups of attempts can be made: below the group that `reeve-agent jobs` holds (version 2, delegated), below this
 //! process's own group of version 2, or in the hierarchies of version 1. It tries by making what it would use.
 use super::{PROCS, members};
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Which kind of control groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Version {
     /// A hierarchy per controller.
     #[default]
@@ -25,7 +26,7 @@ impl Version {
 }
 
 /// The keeper's directory per controller; slots are numbered directories below.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hierarchies {
     pub(crate) version: Version,
     pub(crate) memory: Option<PathBuf>,

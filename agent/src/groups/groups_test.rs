@@ -81,7 +81,7 @@ fn a_memory_limit_of_version_two_kills_the_whole_group_and_is_told_with_its_peak
 #[test]
 fn slots_are_used_again_once_they_are_empty_and_the_next_keeper_finds_them() {
     let (dir, found) = played();
-    let mut groups = Groups { found: found.clone(), why_not: String::new(), free: Vec::new(), next: 0 };
+    let mut groups = Groups { found: found.clone(), ..Groups::none("") };
     assert_eq!((groups.take(), groups.take()), (Some(0), Some(1)));
     for number in [0, 1] {
         let leaf = dir.path().join(format!("reeve-x/{number}/{LEAF}"));
@@ -95,7 +95,7 @@ fn slots_are_used_again_once_they_are_empty_and_the_next_keeper_finds_them() {
     assert_eq!((groups.take(), groups.take()), (Some(0), Some(3)));
     assert_eq!((groups.slot_of(4242), groups.slot_of(7)), (Some(1), None));
 
-    let mut next = Groups { found, why_not: String::new(), free: Vec::new(), next: 0 };
+    let mut next = Groups { found, ..Groups::none("") };
     next.take_over();
     assert_eq!((next.next, next.free.as_slice()), (2, [0].as_slice()));
 }
@@ -106,11 +106,14 @@ fn the_words_say_what_is_enforced_and_why_not() {
         groups.words(bounds).into_iter().collect::<std::collections::BTreeMap<_, _>>()
     };
     let none = words(&Groups::none("cgroups = \"off\""), &Bounds::default());
-    assert_eq!(none["memory_limit"], "reeve's own watch, sampled (cgroups = \"off\")");
+    assert_eq!(
+        none["memory_limit"],
+        "reeve's own watch, sampled, and a data limit per process (cgroups = \"off\")"
+    );
     assert_eq!(none["process_limit"], "no (cgroups = \"off\")");
     assert_eq!(none["tree_kill"], "guardian");
     let (_dir, found) = played();
-    let groups = Groups { found, why_not: String::new(), free: Vec::new(), next: 0 };
+    let groups = Groups { found, ..Groups::none("") };
     let some = words(&groups, &Bounds { processes: 7, cpu_quota: true });
     assert_eq!(some["memory_limit"], "kernel, cgroup v2");
     assert_eq!(some["process_limit"], "7 per attempt, cgroup v2");
@@ -155,7 +158,7 @@ fn what_a_dead_guardian_left_in_its_slot_is_ended_however_it_hides() {
 }
 
 #[test]
-fn groups_of_a_keeper_that_is_gone_are_removed_by_another() {
+fn groups_of_a_keeper_that_is_gone_are_removed_by_another_and_those_of_one_that_lives_are_not() {
     let gone = match real("testgonexxxxxxxx") {
         Ok(groups) => groups,
         Err(why) => return println!("SKIPPED: groups_of_a_keeper_that_is_gone_are_removed: {why}"),
@@ -164,7 +167,32 @@ fn groups_of_a_keeper_that_is_gone_are_removed_by_another() {
     for dir in &left {
         fs::create_dir_all(dir).unwrap();
     }
+    real("testnextxxxxxxxx").unwrap().close();
+    assert!(left.iter().all(|dir| dir.exists()), "its next attempt is about to enter what is empty now");
+    // Its guardian lives on without it, in one hierarchy of several.
+    let procs = gone.found.pids.as_ref().unwrap().join("0").join(PROCS);
+    let mut guardian = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    fs::write(procs, guardian.id().to_string()).unwrap();
+    drop(gone);
+    real("testnextxxxxxxxx").unwrap().close();
+    assert!(left.iter().all(|dir| dir.exists()), "its guardian may be about to enter the others");
+    guardian.kill().unwrap();
+    guardian.wait().unwrap();
     let other = real("testnextxxxxxxxx").unwrap();
     assert!(left.iter().all(|dir| !dir.exists()));
     other.close();
+}
+
+#[test]
+fn a_group_is_held_by_one_alone_and_only_while_it_is_there() {
+    let parent = tempfile::tempdir().unwrap();
+    let base = parent.path().join("reeve-x");
+    fs::create_dir(&base).unwrap();
+    let sweeper = hold(std::slice::from_ref(&base)).unwrap();
+    assert!(hold(std::slice::from_ref(&base)).is_none(), "it waits for whoever sweeps");
+    remove_empty(&base);
+    drop(sweeper);
+    assert!(hold(std::slice::from_ref(&base)).is_none(), "there is nothing to hold");
+    fs::create_dir(&base).unwrap();
+    assert!(hold(std::slice::from_ref(&base)).is_some());
 }

@@ -8,6 +8,10 @@ mod slot;
 pub(crate) use find::{Hierarchies, Version};
 pub(crate) use slot::{Bounds, MemoryGroup, Slot};
 
+use rustix::fs::{FlockOperation, flock};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +21,8 @@ const PREFIX: &str = "reeve-";
 const ROUNDS: usize = 400;
 /// Rounds until a keeper that leaves has no group left; 5 ms each.
 const LAST_ROUNDS: usize = 40;
+/// Rounds in which a keeper takes hold of its groups: another may be about to remove them for a dead one's; 5 ms each.
+const HOLD_ROUNDS: usize = 100;
 /// The kernel's list of processes of a group; writing `0` moves the writer in.
 pub(crate) const PROCS: &str = "cgroup.procs";
 
@@ -28,20 +34,40 @@ pub(crate) struct Groups {
     /// Numbers of slots that nobody uses.
     free: Vec<u32>,
     next: u32,
+    /// Locks on the bases, for as long as their keeper lives: the others must not remove what is empty only for now.
+    _held: Vec<File>,
 }
 
 impl Groups {
     /// No groups at all.
     pub(crate) fn none(why: &str) -> Self {
-        Self { found: Hierarchies::default(), why_not: why.to_owned(), free: Vec::new(), next: 0 }
+        Self {
+            found: Hierarchies::default(),
+            why_not: why.to_owned(),
+            free: Vec::new(),
+            next: 0,
+            _held: Vec::new(),
+        }
     }
 
     /// Looks where this process, or whoever holds the group `jobs` for attempts, may make groups. `word` names the keeper,
     /// for whoever cleans up after it.
     pub(crate) fn open(word: &str, jobs: &[PathBuf], cpus: u32) -> Self {
         let name = format!("{PREFIX}{}", &word[..word.len().min(16)]);
-        let (found, why_not) = find::find(&name, jobs, cpus);
-        let mut groups = Self { found, why_not, free: Vec::new(), next: 0 };
+        let mut rounds = 0;
+        let mut groups = loop {
+            let (found, why_not) = find::find(&name, jobs, cpus);
+            let held = hold(&found.bases());
+            rounds += 1;
+            if held.is_none() && rounds < HOLD_ROUNDS {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            }
+            if held.is_none() {
+                tracing::warn!(group = %name, "somebody else holds the control groups of this keeper");
+            }
+            break Self { found, why_not, _held: held.unwrap_or_default(), free: Vec::new(), next: 0 };
+        };
         groups.take_over();
         groups.sweep(&name);
         groups
@@ -120,15 +146,23 @@ impl Groups {
         self.free = known.into_iter().filter(|n| self.found.members(*n).is_empty()).collect();
     }
 
-    /// Groups of keepers that are gone, with nobody in them. One that lives and is idle makes its slots again.
+    /// Groups of keepers that are gone, with nobody in them. What is empty may be about to be entered: a keeper that lives
+    /// holds its lock, and guardians without a keeper are in one of the hierarchies.
     fn sweep(&self, own: &str) {
-        for parent in self.found.bases().iter().filter_map(|base| base.parent()) {
-            let Ok(entries) = std::fs::read_dir(parent) else { continue };
-            for entry in entries.flatten() {
-                let name = entry.file_name();
-                let name = name.to_string_lossy();
-                if name.starts_with(PREFIX) && name != own {
-                    remove_empty(&entry.path());
+        let bases = self.found.bases();
+        let parents: Vec<&Path> = bases.iter().filter_map(|base| base.parent()).collect();
+        let entries = parents.iter().filter_map(|parent| std::fs::read_dir(parent).ok()).flatten().flatten();
+        let names: BTreeSet<_> = entries
+            .map(|entry| entry.file_name())
+            .filter(|name| name != own && name.to_string_lossy().starts_with(PREFIX))
+            .collect();
+        for name in names {
+            let dirs: Vec<PathBuf> = parents.iter().map(|parent| parent.join(&name)).collect();
+            let dirs: Vec<PathBuf> = dirs.into_iter().filter(|dir| dir.exists()).collect();
+            let Some(_held) = hold(&dirs) else { continue };
+            if dirs.iter().all(|dir| members(dir).is_empty()) {
+                for dir in dirs {
+                    remove_empty(&dir);
                 }
             }
         }
@@ -156,7 +190,7 @@ impl Groups {
         let memory = if self.found.memory.is_some() {
             format!("kernel, {by}")
         } else {
-            format!("reeve's own watch, sampled ({})", self.why_not)
+            format!("reeve's own watch, sampled, and a data limit per process ({})", self.why_not)
         };
         let cpu = if bounds.cpu_quota {
             format!("quota: never more than asked for, {by}")
@@ -180,6 +214,17 @@ impl Groups {
             ),
         ]
     }
+}
+
+/// Locks on these directories; `None`: somebody has one, or one of them was removed meanwhile.
+fn hold(dirs: &[PathBuf]) -> Option<Vec<File>> {
+    let held = dirs.iter().map(|dir| {
+        let file = File::open(dir).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        (file.metadata().ok().map(id) == std::fs::metadata(dir).ok().map(id)).then_some(file)
+    });
+    held.collect()
 }
 
 /// The numbered directories of a base.

@@ -5,13 +5,14 @@ use super::find::{LEAF, LIMITED, SHARES, WEIGHT, turn_on};
 use super::{Hierarchies, PROCS, Version};
 use crate::machine::cgroup::{field, number};
 use rustix::event::{EventfdFlags, eventfd};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What holds for every attempt of a keeper.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bounds {
     /// Processes and threads of one attempt.
     pub(crate) processes: u64,

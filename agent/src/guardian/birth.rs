@@ -1,13 +1,12 @@
-//! How a copy of the keeper becomes a guardian: its control groups, its descriptors, its session, its signals.
+//! How a copy of the zygote becomes a guardian: its control groups, its descriptors, its session, its signals.
 use super::confine::Confinement;
 use super::serve::Client;
-use super::{Setting, sys};
+use super::{Birth, Setting, sys};
 use crate::peer::Peer;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::net::UnixStream;
 
 /// Where a guardian keeps its end of the socket pair while every other descriptor is closed.
 const KEEPER_FD: i32 = 3;
@@ -19,15 +18,17 @@ pub(super) struct Fresh {
     pub(super) confined: Confinement,
 }
 
-pub(super) fn become_guardian(setting: &Setting<'_>, keeper: UnixStream) -> io::Result<Fresh> {
+pub(super) fn become_guardian(setting: &Setting, birth: Birth) -> io::Result<Fresh> {
     // Before anything else: whoever stops the keeper's own group must not find us there.
-    for mut door in setting.cgroups.iter().copied() {
-        door.write_all(b"0")?;
+    for door in &birth.doors {
+        rustix::io::write(door, b"0")?;
     }
-    sys::move_fd(keeper.as_raw_fd(), KEEPER_FD)?;
-    std::mem::forget(keeper);
+    sys::move_fd(birth.keeper.as_raw_fd(), KEEPER_FD)?;
+    std::mem::forget((birth.keeper, birth.doors));
     sys::close_from(KEEPER_FD + 1);
     let keeper = sys::adopt_stream(KEEPER_FD);
+    // What it is called in lists of processes; only that.
+    let _ = rustix::thread::set_name(c"reeve-guardian");
     sys::guardian_signals();
     rustix::process::setsid()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -40,5 +41,6 @@ pub(super) fn become_guardian(setting: &Setting<'_>, keeper: UnixStream) -> io::
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    Ok(Fresh { keeper: Client::keeper(Peer::new(keeper)?), signals, confined: Confinement::enter(setting) })
+    let confined = Confinement::enter(setting, birth.slot);
+    Ok(Fresh { keeper: Client::keeper(Peer::new(keeper)?), signals, confined })
 }

@@ -127,6 +127,7 @@ impl Guardian<'_> {
             groups: &[],
             user: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
+            data_limit: None,
         };
         let pid = sys::spawn(&spec).map_err(|failure| io::Error::from_raw_os_error(failure.errno))?;
         (self.stdout, self.stderr) = (None, Some(stderr));
@@ -143,7 +144,7 @@ impl Guardian<'_> {
         let cwd = self.task.start.cwd.as_deref().unwrap_or(own);
         let wanted = collect.map_or(DEFAULT_MAX_BYTES, |c| c.max_bytes);
         // Never more than half of what is free: other attempts spool on this disk, too.
-        let free = rustix::fs::statvfs(self.setting.work)
+        let free = rustix::fs::statvfs(self.setting.work.as_str())
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize) / 2);
         Order {
             cwd: cwd.to_owned(),

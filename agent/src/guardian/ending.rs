@@ -117,6 +117,7 @@ impl Ending {
 
 impl Guardian<'_> {
     /// Takes note of every child that has ended.
+    #[inline(never)]
     pub(super) fn reap(&mut self) {
         if self.ending.phase == Phase::Ended {
             return;
@@ -239,6 +240,7 @@ impl Guardian<'_> {
     }
 
     /// Deadline, lease, grace.
+    #[inline(never)]
     pub(super) fn check_clocks(&mut self) {
         if self.ending.phase == Phase::Ended {
             return;
@@ -271,6 +273,7 @@ impl Guardian<'_> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn finish_if_empty(&mut self) {
         if self.ending.phase == Phase::Ended {
             return;
@@ -283,6 +286,7 @@ impl Guardian<'_> {
     }
 
     /// Nobody of the tree is left: takes the rest of the output and tells the end.
+    #[inline(never)]
     pub(super) fn finish(&mut self, cause: &Cause) {
         crash::point("guardian.ended");
         self.drain_all();

@@ -19,6 +19,8 @@ pub(crate) struct Order<'a> {
     /// `None`: as the keeper's own user.
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) no_new_privs: bool,
+    /// As of [`ChildSpec`].
+    pub(crate) data_limit: Option<u64>,
     /// The lists of control groups that it enters.
     pub(crate) groups: &'a [i32],
     pub(crate) facts: Facts<'a>,
@@ -75,6 +77,7 @@ pub(crate) fn launch(order: &Order<'_>) -> Result<Running, Cause> {
         groups: order.groups,
         user: order.identity,
         no_new_privs: order.no_new_privs,
+        data_limit: order.data_limit,
     };
     match sys::spawn(&spec) {
         Ok(pid) => Ok(Running { pid, stdout, stderr }),

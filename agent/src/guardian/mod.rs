@@ -2,15 +2,16 @@
 //! remembers the end until it is told to forget. It outlives keeper, agent and coordinator, and speaks only the five
 //! messages of [`reeve_protocol::guardian`], so it never needs to be restarted for an upgrade.
 //!
-//! Forked from the single-threaded keeper without exec: everything it needs is in its memory already. When its attempt
-//! is forgotten it may hold another one, which saves a fork: the message for that, [`NEXT`], is taken only from the keeper
-//! that forked it, so it may change with any version.
+//! Forked from the keeper's [`zygote`] without exec: what all guardians share is in its memory already. Its attempt comes
+//! over a socket pair, as [`NEXT`]; when that is forgotten it may hold another one, which saves a fork. Only the keeper that
+//! had it made is at the other end, so what is said there may change with any version.
 pub(crate) mod collecting;
 mod confine;
 mod ending;
 pub(crate) mod environment;
 mod launch;
 mod lease;
+mod memory;
 pub(crate) mod prepare;
 pub(crate) mod replica;
 pub(crate) mod result;
@@ -20,10 +21,12 @@ mod serve;
 mod spool;
 pub(crate) mod sys;
 pub(crate) mod tree;
+mod waiting;
 pub(crate) mod workdir;
+pub mod zygote;
 
 use crate::groups::{Bounds, Hierarchies};
-use crate::peer::{Peer, SCRATCH, is_trusted};
+use crate::peer::{Peer, is_trusted};
 use confine::Confinement;
 use ending::{Ending, Phase};
 use environment::Account;
@@ -39,42 +42,54 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use serve::Client;
 use spool::Tape;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 use sys::Identity;
+use waiting::Ready;
 use workdir::Workdir;
 
-/// Keeper -> guardian, after Forget: another [`Task`].
+/// Keeper -> guardian, just before [`NEXT`]: the Start of that task. In a frame of its own, since it may fill one.
+pub(crate) const NEXT_START: u16 = 190;
+/// Keeper -> guardian, first of all and after Forget: a [`Task`].
 pub(crate) const NEXT: u16 = 191;
 /// How the sockets of guardians that hold nothing are named, beside the directory of those that hold something.
 pub(crate) const RESTING: &str = "resting-";
 
 /// What all attempts of a keeper have in common. The working directory of everybody is the runtime directory.
-pub(crate) struct Setting<'a> {
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Setting {
     /// Where programs are looked for.
-    pub(crate) path: &'a str,
+    pub(crate) path: String,
     /// The runtime directory, absolute.
-    pub(crate) root: &'a str,
+    pub(crate) root: String,
     /// Below it the directories of attempts are made, absolute.
-    pub(crate) work: &'a str,
-    pub(crate) nonce: &'a str,
+    pub(crate) work: String,
+    pub(crate) nonce: String,
     /// Users besides our own and root whose processes may ask.
-    pub(crate) trusted: &'a [u32],
+    pub(crate) trusted: Vec<u32>,
+    /// Where slots of control groups are.
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) bounds: Bounds,
+}
+
+/// What one guardian is born with.
+pub(crate) struct Birth {
+    /// Its end of a socket pair.
+    pub(crate) keeper: UnixStream,
     /// Writing `0` to these moves the writer into the control group of attempts.
-    pub(crate) cgroups: Vec<&'a File>,
+    pub(crate) doors: Vec<OwnedFd>,
     /// The slot of control groups that this guardian and its attempts live in.
-    pub(crate) slot: Option<(&'a Hierarchies, u32)>,
-    pub(crate) bounds: &'a Bounds,
+    pub(crate) slot: Option<u32>,
 }
 
 /// One attempt, as the keeper gives it to a guardian.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Task {
+    /// Comes ahead of the rest, as [`NEXT_START`].
+    #[serde(skip)]
     pub(crate) start: Start,
     pub(crate) account: Account,
     /// `None`: as the keeper's own user.
@@ -100,8 +115,8 @@ pub(crate) struct Task {
 
 /// A guardian at work.
 pub(crate) struct Guardian<'a> {
-    setting: &'a Setting<'a>,
-    task: Task,
+    setting: &'a Setting,
+    task: Box<Task>,
     workdir: Workdir,
     state: State,
     tape: Tape,
@@ -120,23 +135,28 @@ pub(crate) struct Guardian<'a> {
     listener: UnixListener,
     signals: SignalFd,
     lease: Option<Lease>,
+    /// Empty until something is read.
     scratch: Vec<u8>,
+    calm: memory::Calm,
     confined: Confinement,
 }
 
-/// The life of a guardian; `keeper` is its end of a socket pair. Without a task it waits for one: it has entered its
-/// control groups by then, which takes longer than starting a command.
-pub(crate) fn run(setting: &Setting<'_>, task: Option<Task>, keeper: UnixStream) -> ! {
-    let attempt = task.as_ref().map(|task| task.start.attempt);
-    let held = birth::become_guardian(setting, keeper).and_then(|mut fresh| {
-        let first = task.or_else(|| serve::next_task(&mut fresh.keeper, &mut vec![0; UNTOUCHED]));
-        let Some(task) = first else { return Ok(()) };
-        let mut guardian = Guardian::new(setting, task, fresh)?;
-        let result = guardian.hold_all();
-        guardian.workdir.remove();
-        let _ = std::fs::remove_file(resting_place());
-        result
-    });
+/// The life of a guardian. It waits for its task in its control groups: entering them takes longer than starting a command.
+///
+/// What happens once or rarely is kept out of line here and below: what this function and [`Guardian::hold`] have on the
+/// stack is in memory for as long as the command runs, once for each.
+fn run(setting: &Setting, birth: Birth) -> ! {
+    let mut attempt = None;
+    let held = match begin(setting, birth, &mut attempt) {
+        Ok(Some(mut guardian)) => {
+            let result = guardian.hold_all();
+            guardian.workdir.remove();
+            let _ = std::fs::remove_file(resting_place());
+            result
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
     // The keeper sees the socket pair end without a State and answers for the attempt.
     if let Err(error) = &held {
         tracing::error!(?attempt, %error, "a guardian could not be set up");
@@ -144,13 +164,21 @@ pub(crate) fn run(setting: &Setting<'_>, task: Option<Task>, keeper: UnixStream)
     sys::exit_now(i32::from(held.is_err()))
 }
 
-/// Bytes per read of a pipe. Memory of this size comes from the kernel as zeroes: only what is used costs anything.
-const UNTOUCHED: usize = 4 * SCRATCH;
-/// Between two looks whether anybody could still come.
-const UNVISITED: Duration = Duration::from_mins(1);
+/// Up to the first task. `None`: there is none.
+#[inline(never)]
+fn begin<'a>(
+    setting: &'a Setting,
+    birth: Birth,
+    attempt: &mut Option<AttemptId>,
+) -> io::Result<Option<Box<Guardian<'a>>>> {
+    let mut fresh = birth::become_guardian(setting, birth)?;
+    let Some(task) = serve::next_task(&mut fresh.keeper, &mut Vec::new()) else { return Ok(None) };
+    *attempt = Some(task.start.attempt);
+    Ok(Some(Box::new(Guardian::new(setting, task, fresh)?)))
+}
 
 impl<'a> Guardian<'a> {
-    fn new(setting: &'a Setting<'a>, task: Task, fresh: birth::Fresh) -> io::Result<Self> {
+    fn new(setting: &'a Setting, task: Box<Task>, fresh: birth::Fresh) -> io::Result<Self> {
         let start = &task.start;
         Ok(Self {
             setting,
@@ -168,7 +196,8 @@ impl<'a> Guardian<'a> {
             listener: listen(start.attempt, setting)?,
             signals: fresh.signals,
             lease: Lease::new(start.stop_after_ms, task.heard)?,
-            scratch: vec![0; UNTOUCHED],
+            scratch: Vec::new(),
+            calm: memory::Calm::new(),
             confined: fresh.confined,
             task,
         })
@@ -200,7 +229,8 @@ impl<'a> Guardian<'a> {
 
     /// Becomes the guardian of another attempt. The socket got another name in between, so that whoever was about to ask
     /// for the attempt before does not get this one's answers.
-    fn assume(&mut self, task: Task) -> io::Result<()> {
+    #[inline(never)]
+    fn assume(&mut self, task: Box<Task>) -> io::Result<()> {
         let start = &task.start;
         if std::fs::rename(resting_place(), environment::socket_path(start.attempt)).is_err() {
             self.listener = listen(start.attempt, self.setting)?;
@@ -212,9 +242,11 @@ impl<'a> Guardian<'a> {
         self.preparation = None;
         self.collecting = collecting::Collecting::default();
         self.task = task;
+        self.calm = memory::Calm::new();
         Ok(())
     }
 
+    #[inline(never)]
     fn start_command(&mut self) {
         crash::point("guardian.start");
         let lent = self.workdir.lend(self.task.identity.as_ref());
@@ -238,17 +270,23 @@ impl<'a> Guardian<'a> {
             start: &self.task.start,
             identity: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
+            data_limit: self.confined.data_limit(),
             groups: &self.confined.doors(),
             facts: self.facts(&socket),
             pipes: self.pipes.as_ref(),
         };
         let running = launch::launch(&order)?;
+        if let Some(pipes) = &mut self.pipes {
+            pipes.given();
+        }
         crash::point("guardian.started");
         self.state.pid = running.pid;
         self.state.started_ms = Wall::now().0;
         self.stdout = running.stdout;
         self.stderr = Some(running.stderr);
         self.ending.run_until(self.task.start.timeout_ms);
+        // The command has them by now, and this process may live for months.
+        (self.task.start.payload, self.task.start.stdin, self.task.start.env) = (None, None, Vec::new());
         Ok(())
     }
 
@@ -259,7 +297,7 @@ impl<'a> Guardian<'a> {
     fn facts<'f>(&'f self, socket: &'f str) -> environment::Facts<'f> {
         environment::Facts {
             account: &self.task.account,
-            path: self.setting.path,
+            path: &self.setting.path,
             machine: &self.task.machine,
             workdir: self.workdir.path(),
             out_dir: self.workdir.out_path(),
@@ -271,6 +309,7 @@ impl<'a> Guardian<'a> {
     fn hold(&mut self) {
         loop {
             let ready = self.wait();
+            self.rest(&ready);
             let has_child = self.state.pid != 0 || self.preparation.is_some();
             if ready.signals || has_child && self.ending.is_pressing() {
                 self.reap();
@@ -304,66 +343,11 @@ impl<'a> Guardian<'a> {
             && !Path::new(&environment::socket_path(self.task.start.attempt)).exists()
     }
 
-    fn wait(&self) -> Ready {
-        let running = self.ending.phase() != Phase::Ended;
-        let mut fds = Vec::with_capacity(5 + self.clients.len());
-        fds.push(PollFd::new(&self.listener, PollFlags::IN));
-        for client in &self.clients {
-            let flags =
-                if client.peer.pending() > 0 { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-            fds.push(PollFd::new(&client.peer, flags));
-        }
-        let base = fds.len();
-        if running {
-            fds.push(PollFd::new(&self.signals, PollFlags::IN));
-            let streams = [self.watched(STDOUT), self.watched(STDERR), self.lease.as_ref().map(|l| &l.timer)];
-            fds.extend(streams.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        }
-        let alarm_at = fds.len();
-        let alarm = self.confined.alarm().filter(|_| running);
-        fds.extend(alarm.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let timeout = if running {
-            [self.ending.next_check(), self.confined.next_look(), self.collecting.until()]
-                .into_iter()
-                .flatten()
-                .min()
-        } else {
-            self.clients.is_empty().then(|| Instant::now() + UNVISITED)
-        };
-        let timeout = timeout.map(|at| {
-            // Rounded up: a poll that returns early would be repeated for nothing.
-            let left = at.saturating_duration_since(Instant::now()) + Duration::from_micros(500);
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
-        });
-        if poll(&mut fds, timeout.as_ref()).is_err() {
-            return Ready::default();
-        }
-        let is = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let mut at = base;
-        let mut next = |present: bool| {
-            let ready = present && is(at);
-            at += usize::from(present);
-            ready
-        };
-        Ready {
-            signals: next(running),
-            stdout: next(running && self.watched(STDOUT).is_some()),
-            stderr: next(running && self.watched(STDERR).is_some()),
-            listener: is(0),
-            alarm: alarm.is_some() && is(alarm_at),
-            clients: (1..base).map(is).collect(),
-        }
-    }
-
-    /// A pipe that has to be looked at.
-    fn watched(&self, stream: u8) -> Option<&OwnedFd> {
-        let pipe = if stream == STDOUT { &self.stdout } else { &self.stderr };
-        pipe.as_ref().filter(|_| !self.ending.is_young())
-    }
-
     /// Reads one stream, `rounds` times at most, so that a flood on one never starves the rest.
+    #[inline(never)]
     fn drain(&mut self, stream: u8, rounds: usize) {
         let source = if stream == STDOUT { &mut self.stdout } else { &mut self.stderr };
+        memory::make(&mut self.scratch);
         for _ in 0..rounds {
             let Some(fd) = source.as_ref() else { return };
             match rustix::io::read(fd, self.scratch.as_mut_slice()) {
@@ -384,6 +368,7 @@ impl<'a> Guardian<'a> {
     }
 
     /// Removes what is on disk of the attempt; its end is known elsewhere.
+    #[inline(never)]
     fn clean_up(&mut self) {
         crash::point("guardian.forgotten");
         self.tape.remove();
@@ -407,7 +392,7 @@ fn resting_place() -> String {
 }
 
 /// The socket of an attempt.
-fn listen(attempt: AttemptId, setting: &Setting<'_>) -> io::Result<UnixListener> {
+fn listen(attempt: AttemptId, setting: &Setting) -> io::Result<UnixListener> {
     crash::point("guardian.unbound");
     let path = environment::socket_path(attempt);
     let listener = match UnixListener::bind(&path) {
@@ -443,15 +428,4 @@ fn first_state(start: &Start) -> State {
         cpu_milli: start.cpu_milli,
         memory_bytes: start.memory_bytes,
     }
-}
-
-/// What poll said.
-#[derive(Default)]
-struct Ready {
-    listener: bool,
-    alarm: bool,
-    clients: Vec<bool>,
-    signals: bool,
-    stdout: bool,
-    stderr: bool,
 }

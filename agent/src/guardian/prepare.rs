@@ -19,6 +19,8 @@ use std::time::{Duration, SystemTime};
 const MAX_REPORT: u64 = 64 * 1024;
 /// How long the work tree of a failed attempt is kept.
 const KEPT: Duration = Duration::from_hours(24);
+/// What a checkout and its set-up may use, bytes, where the job may use less: how much git needs depends on the repository.
+const MEMORY: u64 = 2 << 30;
 /// With less than this share of the disk free, and fewer bytes than the next, nothing is kept.
 const FREE_SHARE: f64 = 0.1;
 const FREE_BYTES: f64 = (10u64 << 30) as f64;
@@ -44,6 +46,9 @@ impl Guardian<'_> {
         let socket = self.socket();
         let env = environment::complete(&self.task.start, &self.facts(&socket));
         let name = |word: &str| CString::new(word).map_err(|e| refused(io::Error::other(e)));
+        let start = &self.task.start;
+        let memory = if start.memory_bytes == 0 { 0 } else { start.memory_bytes.max(MEMORY) };
+        self.confined.prepare(start.cpu_milli, memory);
         let argv =
             ["reeve-agent", WORDS[0], WORDS[1]].map(name).into_iter().collect::<Result<Vec<_>, _>>()?;
         let spec = ChildSpec {
@@ -53,9 +58,10 @@ impl Guardian<'_> {
             env: &environment::strings(&env),
             cwd: &name(self.workdir.path())?,
             stdio: [stdin.as_raw_fd(), stdout_end.as_raw_fd(), stderr_end.as_raw_fd()],
-            groups: &[],
+            groups: &self.confined.doors(),
             user: self.task.identity.as_ref(),
             no_new_privs: self.task.no_new_privs,
+            data_limit: self.confined.data_limit(),
         };
         let pid =
             sys::spawn(&spec).map_err(|failure| refused(io::Error::from_raw_os_error(failure.errno)))?;
@@ -117,7 +123,7 @@ impl Guardian<'_> {
     pub(super) fn promise_tree(&mut self, cause: &Cause) {
         let tree = Path::new(self.workdir.path()).join(TREE);
         let failed = !matches!(cause, Cause::Ok | Cause::Cancelled | Cause::Fenced | Cause::Checkout { .. });
-        if self.preparation.is_none() || !failed || !tree.is_dir() || is_low(Path::new(self.setting.work)) {
+        if self.preparation.is_none() || !failed || !tree.is_dir() || is_low(Path::new(&self.setting.work)) {
             return;
         }
         let place = self.kept_dir().join(self.task.start.attempt.file_name());
@@ -137,7 +143,7 @@ impl Guardian<'_> {
         let tree = Path::new(self.workdir.path()).join(TREE);
         let moved = std::fs::create_dir_all(&kept).and_then(|()| {
             // Others must be able to pass through to what is theirs, as through the attempts' directories.
-            let mode = std::fs::metadata(self.setting.work)?.permissions();
+            let mode = std::fs::metadata(&self.setting.work)?.permissions();
             std::fs::set_permissions(&kept, mode)?;
             std::fs::rename(tree, place)
         });
@@ -148,7 +154,7 @@ impl Guardian<'_> {
     }
 
     fn kept_dir(&self) -> PathBuf {
-        Path::new(self.setting.work).with_file_name("kept")
+        Path::new(&self.setting.work).with_file_name("kept")
     }
 }
 

@@ -1,6 +1,6 @@
 //! The pipes of a replica of a static worker: two named pipes in a directory of the attempt. The guardian holds both ends of
-//! both open, so that neither the agent's end nor its next life is seen by the replica. The agent opens them by path. What
-//! the replica writes to its standard error is its log, as for any attempt.
+//! the one and the agent's end of the other open, so that neither the agent's end nor its next life is seen by the replica,
+//! and the agent sees when the replica closes its standard output. The agent opens them by path. What the replica writes to its standard error is its log, as for any attempt.
 use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::{Batch, Replica};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
@@ -37,10 +37,11 @@ pub(crate) struct About {
     pub(crate) batch: Batch,
 }
 
-/// Both ends of both pipes.
+/// The ends of both pipes.
 pub(crate) struct Pipes {
     stdin: OwnedFd,
-    stdout: OwnedFd,
+    /// Until the command has it.
+    stdout: Option<OwnedFd>,
     _held: [OwnedFd; 2],
 }
 
@@ -52,7 +53,12 @@ impl Pipes {
 
     /// What becomes its standard output.
     pub(crate) fn stdout(&self) -> RawFd {
-        self.stdout.as_raw_fd()
+        self.stdout.as_ref().map_or(1, std::os::fd::AsRawFd::as_raw_fd)
+    }
+
+    /// The command has its ends.
+    pub(crate) fn given(&mut self) {
+        self.stdout = None;
     }
 }
 
@@ -88,11 +94,11 @@ pub(crate) fn make(attempt: AttemptId, about: &Spoken, shared: bool) -> io::Resu
         Ok((path, held))
     };
     let (input, output) = (pipe(IN)?, pipe(OUT)?);
-    Ok(Some(Pipes {
-        stdin: open(&input.0, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
-        stdout: open(&output.0, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?,
-        _held: [input.1, output.1],
-    }))
+    let stdin = open(&input.0, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let stdout = open(&output.0, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // Held so that the replica can write while no agent is there.
+    let reading = open(&output.0, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(Some(Pipes { stdin, stdout: Some(stdout), _held: [input.1, reading] }))
 }
 
 /// Nothing of it stays.

@@ -2,10 +2,11 @@
 //! [`super::ending`].
 use super::ending::Phase;
 use super::spool::CHUNK;
-use super::{Guardian, NEXT, Peer, Ready, Task, is_trusted, tree};
+use super::{Guardian, NEXT, NEXT_START, Peer, Ready, Task, is_trusted, memory, tree};
 use reeve_protocol::cause::Cause;
 use reeve_protocol::frame::Frame;
 use reeve_protocol::guardian::{Forget, Hello, Output, Signal, kind};
+use reeve_protocol::wire::Start;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal as Sig;
 
@@ -42,18 +43,23 @@ impl Client {
 }
 
 /// Waits for a task of the keeper that forked us. `None`: it has none, or it is gone.
-pub(super) fn next_task(parent: &mut Client, scratch: &mut [u8]) -> Option<Task> {
+#[inline(never)]
+pub(super) fn next_task(parent: &mut Client, scratch: &mut Vec<u8>) -> Option<Box<Task>> {
+    let mut start = None;
     loop {
         while let Some(frame) = parent.peer.next_frame().ok()? {
             // Anything else was about the attempt that is forgotten.
-            if frame.kind == NEXT {
-                return frame.decode().ok();
+            match frame.kind {
+                NEXT_START => start = Some(frame.decode::<Start>().ok()?),
+                NEXT => return Some(Box::new(Task { start: start?, ..frame.decode().ok()? })),
+                _ => {}
             }
         }
         if !parent.peer.flush() {
             return None;
         }
         poll(&mut [PollFd::new(&parent.peer, PollFlags::IN)], None).ok()?;
+        memory::make(scratch);
         if !parent.peer.fill(scratch) {
             return None;
         }
@@ -62,6 +68,7 @@ pub(super) fn next_task(parent: &mut Client, scratch: &mut [u8]) -> Option<Task>
 
 impl Guardian<'_> {
     /// Takes what clients said. `true`: forgotten.
+    #[inline(never)]
     pub(super) fn serve(&mut self, ready: &Ready) -> bool {
         let mut keep = Vec::with_capacity(self.clients.len());
         let mut forgotten = false;
@@ -89,14 +96,15 @@ impl Guardian<'_> {
 
     /// Says goodbye to everybody but the keeper that forked us, and waits for its next task, which may have come already.
     /// `None`: it has none, or it is gone.
-    pub(super) fn wait_for_task(&mut self) -> Option<Task> {
+    #[inline(never)]
+    pub(super) fn wait_for_task(&mut self) -> Option<Box<Task>> {
         self.clients.retain(|client| client.is_parent);
         next_task(self.clients.first_mut()?, &mut self.scratch)
     }
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if !is_trusted(&stream, self.setting.trusted) {
+            if !is_trusted(&stream, &self.setting.trusted) {
                 continue;
             }
             if self.clients.len() >= MAX_CLIENTS {
@@ -118,6 +126,7 @@ impl Guardian<'_> {
     }
 
     fn listen(&mut self, client: &mut Client) -> Turn {
+        memory::make(&mut self.scratch);
         let open = client.peer.fill(&mut self.scratch);
         loop {
             match client.peer.next_frame() {
@@ -203,6 +212,7 @@ impl Guardian<'_> {
     }
 
     /// Says what is due: states, output that has come, the end of output.
+    #[inline(never)]
     pub(super) fn answer(&mut self) {
         self.state.tape = self.tape.len();
         let ended = self.ending.phase() == Phase::Ended;

@@ -1,4 +1,4 @@
-//! The system calls that no safe crate offers: fork without exec, `clone(CLONE_VM | CLONE_VFORK)` with a child that makes
+//! The system calls that no safe crate offers: fork without exec, memory given back, `clone(CLONE_VM | CLONE_VFORK)` with a child that makes
 //! raw system calls only, signal dispositions, resource use of children. The one place with `unsafe`; no policy here.
 #![expect(
     unsafe_code,
@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, c_int, c_long, c_void};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{FromRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
@@ -33,6 +34,8 @@ pub(crate) struct ChildSpec<'a> {
     /// `None`: stay who we are.
     pub(crate) user: Option<&'a Identity>,
     pub(crate) no_new_privs: bool,
+    /// Bytes of RLIMIT_DATA, the most that one process may have of memory of its own.
+    pub(crate) data_limit: Option<u64>,
 }
 
 /// Where a child failed.
@@ -68,15 +71,59 @@ pub(crate) struct Used {
 const CHANGED: [c_int; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGPIPE, libc::SIGCHLD];
 /// More than [`child`] needs: memory of this size comes from the kernel as zeroes, and only the touched page costs.
 const STACK: usize = 256 * 1024;
+/// How far a guardian's calls reach down at most; what lies deeper stays as it is.
+const DEEP: usize = 256 * 1024;
+/// Below the stack pointer, more than a function without calls may use unasked, and than this one's frame has.
+const RED: usize = 1024;
+/// The smallest page there is; where pages are larger the kernel refuses what is not a multiple, and nothing is given back.
+const PAGE: usize = 4096;
 
-/// A copy of this process: `None` in the copy.
-pub(crate) fn fork() -> io::Result<Option<u32>> {
-    // SAFETY: the callers, keeper and tests of it, have one thread, so the copy may use the whole library.
-    match unsafe { libc::fork() } {
+/// A copy of this process, `None` in the copy. It is a child of our parent: the keeper finds its guardians among its own
+/// children, whichever zygote has forked them.
+pub(crate) fn fork_sibling() -> io::Result<Option<u32>> {
+    let flags = c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    // SAFETY: as fork, for which the library has no name with this flag: no memory is shared, the stack is copied, and no
+    // pointer is passed. The caller, the zygote, has one thread, so the copy may use the whole library. What the library's
+    // fork does besides, such as making its locks anew, is for processes with several threads.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
-        pid => Ok(Some(pid.unsigned_abs())),
+        pid => Ok(Some(pid as u32)),
     }
+}
+
+/// Gives what is free on the heap back to the kernel.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer and touches only memory that the allocator knows to be free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Unmaps the pages of these parts of the program; whatever is used again comes back from its file.
+///
+/// Only for mappings of files that cannot be written and of which no page was changed.
+pub(crate) fn unmap_program(parts: &[Range<usize>]) {
+    for part in parts {
+        let start = ptr::with_exposed_provenance_mut(part.start);
+        // SAFETY: such a page has the same bytes before and after, from the file that it is mapped from.
+        unsafe { libc::madvise(start, part.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// Gives back the pages of the stack below the caller's: calls that have returned have left them behind. For a process's
+/// first thread alone.
+#[inline(never)]
+pub(crate) fn release_stack() {
+    let here = 0u8;
+    let here = (&raw const here).expose_provenance();
+    // This call's own frame, and the red zone below it.
+    let end = here.saturating_sub(RED) & !(PAGE - 1);
+    let start = ptr::with_exposed_provenance_mut(end.saturating_sub(DEEP));
+    // SAFETY: below the frame of the last call of the only thread there is nothing in use, and the kernel keeps more free
+    // addresses below a first thread's stack than DEEP.
+    unsafe { libc::madvise(start, DEEP, libc::MADV_DONTNEED) };
 }
 
 /// Ends this process without running anything else, destructors of the copied keeper least of all.
@@ -228,6 +275,12 @@ fn become_command(shared: &Shared<'_>) -> Result<(), Failure> {
             libc::syscall(libc::SYS_rt_sigaction, signal, default_action.as_ptr(), ptr::null::<c_void>(), 8);
         }
         libc::syscall(libc::SYS_umask, 0o022);
+        if let Some(bytes) = spec.data_limit {
+            let limit = libc::rlimit64 { rlim_cur: bytes, rlim_max: bytes };
+            // One that is lower already stays, and cannot be raised: that is no error.
+            let old = ptr::null_mut::<c_void>();
+            libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_DATA, &raw const limit, old);
+        }
         // While we are still who may do so.
         for group in spec.groups {
             check(libc::syscall(libc::SYS_write, *group, c"0".as_ptr(), 1), Stage::Group)?;

@@ -61,10 +61,8 @@ impl Keeper {
     pub(super) fn say_to<T: Serialize>(&mut self, link: u64, kind: u16, body: &T) {
         if let Some(link) = self.links.get_mut(&link) {
             link.peer.say(kind, 0, body);
-            if !link.peer.flush() {
-                tracing::debug!(attempt = %link.attempt, "a guardian is gone");
-            }
         }
+        self.flush_to(link);
     }
 
     /// One frame of the agent.

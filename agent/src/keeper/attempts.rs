@@ -34,6 +34,8 @@ pub(super) struct Keeper {
     pub(super) trusted: Vec<u32>,
     pub(super) jobs: JobsCgroup,
     pub(super) groups: Groups,
+    /// What forks guardians; `None`: another is started when one is needed.
+    pub(super) zygote: Option<super::zygote::Zygote>,
     pub(super) bounds: Bounds,
     pub(super) life: String,
     pub(super) machine: String,
@@ -86,7 +88,9 @@ pub(super) struct Link {
     /// What it holds, or held last.
     pub(super) attempt: AttemptId,
     pub(super) guardian_pid: u32,
-    /// Forked by this very keeper, so that it takes another attempt from it.
+    /// Not all that was said to it is written yet.
+    pub(super) writing: bool,
+    /// Forked for this very keeper, so that it takes another attempt from it.
     pub(super) is_own: bool,
     /// The slot of control groups that it and its attempts live in.
     pub(super) slot: Option<u32>,
@@ -137,6 +141,7 @@ impl Keeper {
             trusted,
             jobs: JobsCgroup::new(args.jobs_cgroup.clone()),
             groups,
+            zygote: None,
             bounds,
             life,
             machine: crate::machine::os::hostname(),

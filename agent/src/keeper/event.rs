@@ -128,6 +128,9 @@ impl Keeper {
     }
 
     pub(super) fn hear_guardian(&mut self, token: u64) {
+        if self.links.get(&token).is_some_and(|link| link.writing) {
+            self.flush_to(token);
+        }
         let Some(link) = self.links.get_mut(&token) else { return };
         let mut open = link.peer.fill(&mut self.scratch);
         while let Some(link) = self.links.get_mut(&token) {

@@ -1,10 +1,11 @@
-//! The guardians of a keeper: forks them, gives them attempts, keeps a few that hold nothing, lets them go.
+//! The guardians of a keeper: has them forked, gives them attempts, keeps a few that hold nothing, lets them go.
 use super::attempts::{Attempt, Keeper, Link};
 use super::place::Place;
 use super::queue::Size;
 use super::users::Person;
 use super::watch::Watch;
-use crate::guardian::{NEXT, Setting, Task, run as guardian, sys};
+use super::zygote::Failure;
+use crate::guardian::{NEXT, NEXT_START, Task};
 use crate::machine::memory;
 use crate::peer::Peer;
 use reeve_protocol::artifact::MOST_BYTES;
@@ -14,6 +15,7 @@ use reeve_protocol::ids::AttemptId;
 use reeve_protocol::wire::Start;
 use rustix::event::epoll;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -23,8 +25,8 @@ const OOM_COUNT_AGE: Duration = Duration::from_secs(1);
 const MAX_IDLE: usize = 16;
 /// How long a guardian may wait to hear that it may forget.
 pub(super) const SOON: Duration = Duration::from_millis(10);
-/// Bytes of a task that are certain to go into a socket at once.
-const SMALL: usize = 32 * 1024;
+/// Zygotes that are asked for one guardian, each after the one before was gone.
+const ZYGOTES: usize = 2;
 
 impl Keeper {
     /// Gives an attempt whose turn it is to a guardian.
@@ -51,10 +53,7 @@ impl Keeper {
             collect: self.collects.remove(&start.attempt),
             out_max: self.args.out_max.unwrap_or(MOST_BYTES),
         };
-        let (link, guardian_pid) = match self.employ(&task) {
-            Some(employed) => employed,
-            None => self.fork(Some(task))?,
-        };
+        let (link, guardian_pid) = self.employ(&task)?;
         let attempt = Attempt {
             link: Some(link),
             guardian_pid,
@@ -75,46 +74,64 @@ impl Keeper {
         Ok(())
     }
 
-    /// Gives the task to a guardian that holds nothing, if there is one and the task fits into its socket at once.
-    fn employ(&mut self, task: &Task) -> Option<(u64, u32)> {
-        let size = |start: &Start| {
-            let parts = [start.payload.as_ref(), start.stdin.as_ref()].into_iter().flatten().map(Vec::len);
-            let env = start.env.iter().map(|(name, value)| name.len() + value.len());
-            parts.chain(env).chain(start.command.iter().map(String::len)).sum::<usize>()
-        };
-        let patch = task.checkout.as_ref().and_then(|c| c.checkout.patch.as_ref()).map_or(0, Vec::len);
-        let globs = task.collect.iter().flat_map(|c| &c.globs).map(String::len).sum::<usize>();
-        if size(&task.start) + patch + globs > SMALL {
-            return None;
+    /// Gives the task to a guardian that holds nothing, or to a new one.
+    fn employ(&mut self, task: &Task) -> io::Result<(u64, u32)> {
+        let idle = self.idle.pop().and_then(|token| Some((token, self.links.get(&token)?.guardian_pid)));
+        let (token, guardian_pid) = idle.map_or_else(|| self.fork(), Ok)?;
+        if let Some(link) = self.links.get_mut(&token) {
+            link.attempt = task.start.attempt;
+            link.peer.say(NEXT_START, 0, &task.start);
         }
-        let token = self.idle.pop()?;
-        let link = self.links.get_mut(&token)?;
-        link.attempt = task.start.attempt;
-        let guardian_pid = link.guardian_pid;
         self.say_to(token, NEXT, task);
-        Some((token, guardian_pid))
+        if idle.is_none() {
+            crash::point("keeper.forked");
+        }
+        Ok((token, guardian_pid))
     }
 
-    /// A new guardian; without a task it waits for its first.
-    pub(super) fn fork(&mut self, task: Option<Task>) -> io::Result<(u64, u32)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let slot = self.groups.take();
-        let setting = Setting {
-            path: self.args.path.as_deref().unwrap_or(super::DEFAULT_PATH),
-            root: &self.place.root,
-            work: &self.place.work,
-            nonce: &self.place.nonce,
-            trusted: &self.trusted,
-            cgroups: self.jobs.doors(self.groups.hierarchies().divided()),
-            slot: slot.map(|number| (self.groups.hierarchies(), number)),
-            bounds: &self.bounds,
-        };
-        let attempt = task.as_ref().map(|task| task.start.attempt).unwrap_or_default();
-        let Some(guardian_pid) = sys::fork()? else { guardian(&setting, task, theirs) };
-        drop(theirs);
-        crash::point("keeper.forked");
-        self.forked_at = Instant::now();
-        Ok((self.add_link(ours, attempt, guardian_pid, true, slot)?, guardian_pid))
+    /// A new guardian, which waits for its first task.
+    ///
+    /// A zygote that is gone may have forked one before, and nobody knows: that one leaves, since it never gets a task, and
+    /// is given none because its socket pair is closed and each try has its own.
+    pub(super) fn fork(&mut self) -> io::Result<(u64, u32)> {
+        let mut left = ZYGOTES;
+        loop {
+            left -= 1;
+            let (ours, theirs) = UnixStream::pair()?;
+            let slot = self.groups.take();
+            let forked = self.fork_with(theirs.as_fd(), slot);
+            if forked.is_err() {
+                self.groups.give_back(slot);
+            }
+            match forked {
+                Ok(guardian_pid) => {
+                    self.forked_at = Instant::now();
+                    let token = self.add_link(ours, AttemptId::default(), guardian_pid, true, slot)?;
+                    return Ok((token, guardian_pid));
+                }
+                Err(Failure::Zygote(_)) if left > 0 => {}
+                Err(Failure::Zygote(error) | Failure::Fork(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes what was said to a guardian; what does not fit into its socket goes when it has read.
+    pub(super) fn flush_to(&mut self, token: u64) {
+        let Some(link) = self.links.get_mut(&token) else { return };
+        if !link.peer.flush() {
+            tracing::debug!(attempt = %link.attempt, "a guardian is gone");
+        }
+        let writing = link.peer.pending() > 0;
+        if writing != link.writing {
+            link.writing = writing;
+            let mut flags = epoll::EventFlags::IN;
+            flags.set(epoll::EventFlags::OUT, writing);
+            if let Err(error) =
+                epoll::modify(&self.epoll, &link.peer, epoll::EventData::new_u64(token), flags)
+            {
+                tracing::warn!(attempt = %link.attempt, %error, "a guardian's socket cannot be watched");
+            }
+        }
     }
 
     pub(super) fn add_link(
@@ -128,7 +145,10 @@ impl Keeper {
         let token = self.token();
         let data = epoll::EventData::new_u64(token);
         epoll::add(&self.epoll, &stream, data, epoll::EventFlags::IN)?;
-        self.links.insert(token, Link { peer: Peer::new(stream)?, attempt, guardian_pid, is_own, slot });
+        self.links.insert(
+            token,
+            Link { peer: Peer::new(stream)?, attempt, guardian_pid, writing: false, is_own, slot },
+        );
         Ok(token)
     }
 
@@ -137,7 +157,7 @@ impl Keeper {
         let Some(link) = self.links.get_mut(&token) else { return };
         link.peer.say(kind::FORGET, 0, &Forget { reason: 1 });
         if !link.is_own {
-            link.peer.flush();
+            self.flush_to(token);
             return;
         }
         if self.untold.1.is_empty() {
@@ -150,9 +170,7 @@ impl Keeper {
     pub(super) fn tell_if_due(&mut self) {
         if !self.untold.1.is_empty() && self.untold.0.elapsed() >= SOON {
             for token in std::mem::take(&mut self.untold.1) {
-                if let Some(link) = self.links.get_mut(&token) {
-                    link.peer.flush();
-                }
+                self.flush_to(token);
             }
         }
     }

@@ -15,6 +15,7 @@ mod remains;
 mod slots;
 mod users;
 mod watch;
+mod zygote;
 
 use crate::config::{CgroupUse, CpuLimit, Settings};
 use crate::guardian::sys;
@@ -124,6 +125,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         Keeper::new(place, life, args, agent.map(|(uid, _)| uid).into_iter().collect(), listener)?;
     keeper.adopt();
     keeper.clean_slots();
+    keeper.start_zygote();
     // Outside a service nobody waits for this.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     keeper.serve()?;

@@ -35,7 +35,8 @@ impl Keeper {
         let own = std::process::id();
         let guardians: Vec<u32> = self.links.values().map(|link| link.guardian_pid).collect();
         let mut found = Vec::new();
-        for child in tree::children(own).into_iter().filter(|child| !guardians.contains(child)) {
+        let is_ours = |child: &u32| guardians.contains(child) || self.zygote_pid() == Some(*child);
+        for child in tree::children(own).into_iter().filter(|child| !is_ours(child)) {
             found.push(child);
             found.extend(tree::descendants(child));
         }

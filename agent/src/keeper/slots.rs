@@ -35,11 +35,15 @@ impl Keeper {
         if self.args.cgroups == Some(CgroupUse::Off) {
             return;
         }
+        // Its locks go first: they may be on the same directories.
+        self.groups = Groups::none("they are opened again");
         self.groups = Groups::open(&self.place.word, self.jobs.dirs(), cpus());
         for link in self.links.values_mut() {
             link.slot = self.groups.slot_of(link.guardian_pid);
         }
         self.clean_slots();
+        // Its guardians would look for their slots where they were before.
+        self.start_zygote();
         self.tell_enforced();
     }
 
@@ -74,7 +78,7 @@ impl Keeper {
     /// Has a guardian ready in its slot before it is needed.
     pub(super) fn spare_if_due(&mut self) {
         if self.spare_due().is_some_and(|due| due.is_zero()) && self.place.is_in_place() {
-            match self.fork(None) {
+            match self.fork() {
                 Ok((token, _)) => self.idle.push(token),
                 Err(error) => {
                     tracing::warn!(%error, "no guardian can be made ahead");

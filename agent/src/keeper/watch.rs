@@ -160,16 +160,14 @@ fn last_progress(attempt: AttemptId, bytes: &[u8]) -> Option<Progress> {
     let whole = &bytes[..bytes.iter().rposition(|b| *b == b'\n')?];
     whole.rsplit(|b| *b == b'\n').find_map(|line| {
         let value: serde_json::Value = serde_json::from_slice(line).ok()?;
+        // Out of its range it is no fraction: most likely a percentage, and 100 % would be a lie.
         let fraction = value.get("progress").and_then(serde_json::Value::as_f64);
+        let fraction = fraction.filter(|f| (0.0..=1.0).contains(f));
         let message = value.get("message").and_then(serde_json::Value::as_str).map(|text| {
             let end = text.floor_char_boundary(MESSAGE);
             text[..end].to_owned()
         });
-        (fraction.is_some() || message.is_some()).then(|| Progress {
-            attempt,
-            fraction: fraction.map(|f| f.clamp(0.0, 1.0)),
-            message,
-        })
+        (fraction.is_some() || message.is_some()).then_some(Progress { attempt, fraction, message })
     })
 }
 
@@ -204,8 +202,12 @@ mod tests {
         assert_eq!(said("{\"progress\":0.4,\"message\":\"a\"}\n"), Some((Some(0.4), Some("a".into()))));
         assert_eq!(said("{\"progress\":0.4}\n{\"progress\":0.5"), Some((Some(0.4), None)));
         assert_eq!(said("{\"progress\":0.4}\ngarbage\n[1]\n"), Some((Some(0.4), None)));
-        assert_eq!(said("{\"progress\":7}\n"), Some((Some(1.0), None)));
-        for nothing in ["", "\n", "{}", "{}\n", "{\"progress\":\"x\"}\n"] {
+        assert_eq!(
+            said("{\"progress\":42,\"message\":\"a\"}\n"),
+            Some((None, Some("a".into()))),
+            "a percentage"
+        );
+        for nothing in ["", "\n", "{}", "{}\n", "{\"progress\":7}\n", "{\"progress\":\"x\"}\n"] {
             assert_eq!(said(nothing), None, "{nothing}");
         }
         let long = format!("{{\"message\":\"{}\"}}\n", "\u{e9}".repeat(2000));

@@ -44,12 +44,20 @@ impl Rig {
 
     /// With more arguments for its keeper, made of the runtime directory.
     pub fn with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
+        Self::with_env(arguments, |_| Vec::new())
+    }
+
+    /// The same, with variables in its environment.
+    pub fn with_env(
+        arguments: impl Fn(&Path) -> Vec<String>,
+        variables: impl Fn(&Path) -> Vec<(String, String)>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Longer than a socket's address may be.
         let root = dir.path().join("d".repeat(60)).join("e".repeat(60)).join("rt");
         std::fs::create_dir_all(&root).unwrap();
         let arguments = arguments(&root);
-        let keeper = spawn_keeper_with(&root, 60, &arguments);
+        let keeper = spawn_keeper_with(&root, 60, &arguments, variables(&root));
         let (stream, reader) = connect(&root);
         let mut rig = Self { root, keeper: Some(keeper), stream, reader, next_job: 1, _dir: dir };
         rig.limits(4000);
@@ -84,6 +92,29 @@ impl Rig {
 
     pub fn keeper_pid(&self) -> u32 {
         self.keeper.as_ref().unwrap().id()
+    }
+
+    /// Children of the keeper with this name.
+    fn named(&self, name: &str) -> Vec<u32> {
+        let keeper = self.keeper_pid();
+        let all = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+        let is_it = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        all.split_whitespace().map(|pid| pid.parse().unwrap()).filter(is_it).collect()
+    }
+
+    /// The guardians that the keeper has had made.
+    pub fn guardians(&self) -> Vec<u32> {
+        self.named("reeve-guardian")
+    }
+
+    /// What forks its guardians. A guardian that was just born still has its name.
+    pub fn zygote(&self) -> u32 {
+        until("there is a zygote", || match self.named("reeve-zygote")[..] {
+            [pid] => Some(pid),
+            _ => None,
+        })
     }
 
     /// Kills the keeper, as a full memory would.
@@ -234,14 +265,20 @@ pub fn processes_with(root: &Path) -> Vec<u32> {
 }
 
 pub fn spawn_keeper(root: &Path, linger_s: u32) -> Child {
-    spawn_keeper_with(root, linger_s, &[])
+    spawn_keeper_with(root, linger_s, &[], Vec::new())
 }
 
-fn spawn_keeper_with(root: &Path, linger_s: u32, arguments: &[String]) -> Child {
+fn spawn_keeper_with(
+    root: &Path,
+    linger_s: u32,
+    arguments: &[String],
+    variables: Vec<(String, String)>,
+) -> Child {
     Command::new(env!("CARGO_BIN_EXE_reeve-agent"))
         .args(["keeper", "--allow-root", "--linger-s", &linger_s.to_string(), "--dir"])
         .arg(root)
         .args(arguments)
+        .envs(variables)
         .stdin(Stdio::null())
         .spawn()
         .unwrap()

@@ -57,6 +57,8 @@ pub enum Heard {
 pub trait Backend: Sized + Send + 'static {
     /// After a start of the server nothing is asked of it for so long.
     const SETTLES: Duration = Duration::ZERO;
+    /// Whether it takes messages at least as fast as the store does: then they pass without a row (`core::passing`).
+    const CONFIRMS_FAST: bool = false;
     /// Connects, and asks who is there.
     fn connect(settings: &Settings, lineage: &str) -> impl Future<Output = Result<Self, Trouble>> + Send;
     /// The server and its version.
@@ -71,6 +73,8 @@ pub trait Backend: Sized + Send + 'static {
     ) -> impl Future<Output = Result<bool, Trouble>> + Send;
     /// Reads no more of a queue.
     fn leave(&mut self, queue: &str);
+    /// Removes the hints of a queue of jobs that is left: nobody will need them.
+    fn abandon(&mut self, queue: &str) -> impl Future<Output = Result<(), Trouble>> + Send;
     /// Publishes hints.
     fn hint(&mut self, queue: &str, hints: &[Hint]) -> impl Future<Output = Result<(), Trouble>> + Send;
     /// Publishes messages; they lie there once this returns.

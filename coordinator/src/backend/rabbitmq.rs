@@ -175,6 +175,10 @@ impl Backend for Rabbit {
         let _ = self.commands.try_send(Command::Leave(queue.into()));
     }
 
+    async fn abandon(&mut self, queue: &str) -> Result<(), Trouble> {
+        self.ask(|answer| Command::Abandon(queue.into(), answer)).await
+    }
+
     async fn hint(&mut self, queue: &str, hints: &[Hint]) -> Result<(), Trouble> {
         let names = self.names(queue)?;
         for some in hints.chunks(PUBLISH) {

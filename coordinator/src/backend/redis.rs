@@ -13,9 +13,10 @@ use crate::orchestrator::link::{Band, Hint, Incoming, Tag};
 use crate::row::{MessageRow, QueueKind};
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisError, TlsCertificates, Value, cmd,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, Pipeline,
+    ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, Value, cmd,
 };
+use futures_util::future::try_join_all;
 use reader::Reader;
 use reeve_protocol::text::Clean;
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ const GROUP: &str = "reeve";
 const ANSWER: Duration = Duration::from_secs(4);
 /// Entries removed at once.
 const PURGE: usize = 1_000;
+/// Messages of one pipeline; fewer than 50 pipelines go at once, which is what a connection takes without waiting.
+const PART: usize = 250;
 
 /// The names of a queue's streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,9 @@ pub struct Redis {
 fn broker(error: &RedisError) -> Trouble {
     if error.is_timeout() {
         return Trouble::Broker(format!("no answer within {} s", ANSWER.as_secs()));
+    }
+    if error.kind() == ErrorKind::Parse {
+        return Trouble::Broker("what answers there does not speak the protocol of Redis".to_owned());
     }
     // What a server answers is text from outside.
     Trouble::Broker(Clean::short(&error.to_string(), 300).into_string())
@@ -157,7 +163,7 @@ fn judge(told: &str, append: Option<&str>, policy: Option<&str>) -> Result<(Stri
     let mut durable = match append {
         Some("yes") => capability::REDIS[3].1.to_owned(),
         _ => {
-            "in the store until Redis has it; then this Redis has no append-only file: a restart may lose it"
+            "answered when Redis or the store has it; this Redis has no append-only file: a restart may lose it"
                 .to_owned()
         }
     };
@@ -174,6 +180,8 @@ async fn setting(conn: &mut MultiplexedConnection, name: &str) -> Option<String>
 }
 
 impl Backend for Redis {
+    const CONFIRMS_FAST: bool = true;
+
     async fn connect(settings: &Settings, lineage: &str) -> Result<Self, Trouble> {
         let client = client(settings)?;
         let config = AsyncConnectionConfig::new()
@@ -226,6 +234,17 @@ impl Backend for Redis {
         self.reader.wants.leave(queue);
     }
 
+    async fn abandon(&mut self, queue: &str) -> Result<(), Trouble> {
+        let streams = self.streams(queue)?.clone();
+        self.reader.wants.leave(queue);
+        let mut pipe = Pipeline::new();
+        // A stream that went away altogether would end the wait of whoever reads several.
+        for key in &streams.keys {
+            pipe.cmd("XTRIM").arg(&**key).arg("MAXLEN").arg(0).ignore();
+        }
+        self.run(queue, streams.key(Band::Normal), &pipe).await
+    }
+
     async fn hint(&mut self, queue: &str, hints: &[Hint]) -> Result<(), Trouble> {
         let streams = self.streams(queue)?;
         let mut pipe = Pipeline::new();
@@ -241,15 +260,20 @@ impl Backend for Redis {
     }
 
     async fn publish(&mut self, queue: &str, rows: &[MessageRow]) -> Result<(), Trouble> {
-        let streams = self.streams(queue)?;
-        let mut pipe = Pipeline::new();
-        for row in rows {
-            let mut add = cmd("XADD");
-            add.arg(streams.key(Band::of(row.priority))).arg("*");
-            entry::of_message(&mut add, row, &self.lineage);
-            pipe.add_command(add).ignore();
-        }
-        self.run(queue, streams.key(Band::Normal), &pipe).await
+        let this = &*self;
+        let streams = this.streams(queue)?;
+        // The connection writes them in this order; the server works on one while the next is put into bytes.
+        let parts = rows.chunks(PART).map(|part| async move {
+            let mut pipe = Pipeline::with_capacity(part.len());
+            for row in part {
+                let mut add = cmd("XADD");
+                add.arg(streams.key(Band::of(row.priority))).arg("*");
+                entry::of_message(&mut add, row, &this.lineage);
+                pipe.add_command(add).ignore();
+            }
+            this.run::<()>(queue, streams.key(Band::Normal), &pipe).await
+        });
+        try_join_all(parts).await.map(drop)
     }
 
     async fn answer(&mut self, rows: &[MessageRow]) -> Result<(u64, String), Trouble> {

@@ -103,7 +103,11 @@ impl Supervisor {
         kept: &mut Kept,
     ) -> Result<(), Trouble> {
         self.overrun.store(false, Ordering::Relaxed);
-        let up = Said::Up { version: backend.version(), capabilities: backend.capabilities() };
+        let up = Said::Up {
+            version: backend.version(),
+            capabilities: backend.capabilities(),
+            confirms_fast: B::CONFIRMS_FAST,
+        };
         self.tell(up).await?;
         let mut troubled: Vec<Arc<str>> = Vec::new();
         for (queue, kind) in kept.iter() {
@@ -184,9 +188,15 @@ impl Supervisor {
                 return self.keep(backend, &queue, kind, troubled).await;
             }
             Work::Order(Order::Leave(queue)) => {
-                kept.remove(&queue);
+                let hints = kept.remove(&queue) == Some(QueueKind::Jobs);
+                let left = if hints && !troubled.contains(&queue) {
+                    within(backend.abandon(&queue), "removing hints").await
+                } else {
+                    Ok(())
+                };
                 backend.leave(&queue);
-                Ok(())
+                // A trouble of this queue alone is nobody's any more.
+                return if let Err(trouble @ Trouble::Broker(_)) = left { Err(trouble) } else { Ok(()) };
             }
             Work::Order(Order::Hints(queue, hints)) => {
                 within(backend.hint(&queue, &hints), "publishing").await
@@ -335,3 +345,7 @@ impl Canary {
         self.since = None;
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_test.rs"]
+mod tests;

@@ -373,6 +373,27 @@ impl Machine {
         self.promote();
     }
 
+    /// The keeper has told which attempts wait there, in their order. Of those that hold more than there is the last wait
+    /// ahead of a slot: they hold nothing, and are taken back when they wait long. Where what was handed ahead is not
+    /// known any more, nobody else would.
+    pub fn wait_ahead(&mut self, waiting: &[AttemptId]) {
+        self.recount();
+        for attempt in waiting.iter().rev() {
+            let plain = |h: &&mut Held| h.has_share() && h.gpus.is_empty() && h.ask.named.is_empty();
+            let Some(held) = self.held.get_mut(attempt).filter(|_| self.short).filter(plain) else {
+                continue;
+            };
+            held.ahead = true;
+            self.ahead.push_front(*attempt);
+            self.recount();
+        }
+    }
+
+    /// What waits ahead of a slot.
+    pub fn waiting_ahead(&self) -> impl Iterator<Item = AttemptId> {
+        self.ahead.iter().copied()
+    }
+
     /// An attempt handed ahead has started: it holds its share from now on.
     pub fn started(&mut self, attempt: AttemptId) {
         if let Some(held) = self.held.get_mut(&attempt).filter(|h| h.ahead) {
@@ -386,6 +407,13 @@ impl Machine {
     /// Learns how long things run here.
     pub fn learn(&mut self, run_ms: f64) {
         self.mean_ms = Some(self.mean_ms.map_or(run_ms, |mean| mean * 0.9 + run_ms * 0.1));
+    }
+
+    /// What was handed ahead has waited in vain: what runs here now is not short, whatever has ended before.
+    pub const fn waited_in_vain(&mut self) {
+        if let Some(mean) = self.mean_ms {
+            self.mean_ms = Some(mean.max(AHEAD_MEAN_MS));
+        }
     }
 
     /// How many more attempts may be handed ahead: none for jobs that run long; for short ones as many as end within
@@ -582,11 +610,36 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_in_a_keeper_beyond_what_there_is_holds_nothing() {
+        let mut m = machine();
+        let ids: Vec<AttemptId> = (1..=4).map(|job| TaskId::single(job).attempt(1)).collect();
+        let ask = |cpu_milli| Arc::new(Resources { cpu_milli, ..Resources::default() });
+        let total = m.total().cpu_milli;
+        for (id, cpus) in ids.iter().zip([total / 2, total / 2, total / 2, total / 2]) {
+            m.reserve(*id, ask(cpus), vec![], false);
+        }
+        m.wait_ahead(&ids[1..]);
+        let ahead: Vec<AttemptId> = m.waiting_ahead().collect();
+        assert_eq!((ahead, m.free().cpu_milli), (ids[2..].to_vec(), 0));
+        m.wait_ahead(&ids[1..]);
+        assert_eq!(m.ahead_len(), 2, "told again, nothing changes");
+        m.release(ids[0]);
+        assert!(!m.held()[&ids[2]].ahead && m.held()[&ids[3]].ahead, "in the keeper's order");
+        let mut wrong = Vec::new();
+        m.check(&mut wrong);
+        assert_eq!(wrong, Vec::<String>::new());
+    }
+
+    #[test]
     fn only_short_jobs_are_handed_ahead() {
         let mut m = machine();
         assert_eq!(m.ahead_room(), 0);
         m.learn(1.0);
         assert_eq!(m.ahead_room(), AHEAD_MAX);
+        m.waited_in_vain();
+        assert_eq!(m.ahead_room(), 0);
+        m.learn(1.0);
+        assert_eq!(m.ahead_room(), 1, "it begins again, carefully");
         for _ in 0..200 {
             m.learn(5000.0);
         }

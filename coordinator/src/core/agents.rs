@@ -2,6 +2,7 @@
 //! effect), or, in the net layer, refused.
 use super::Core;
 use super::calls_cluster::{arc, ended};
+use super::due::What;
 use super::time::DISCONNECTED_MS;
 use crate::cluster::reconcile;
 pub(super) use crate::cluster::reconcile::Record;
@@ -118,9 +119,21 @@ impl Core {
                 s.reconciled = true;
             }
         }
+        let waiting = items.iter().filter(|item| item.phase == 0).map(|item| item.attempt).collect();
+        self.wait_in_keeper(now, machine, waiting);
+        self.await_in_flight(now, machine, session);
         step.effects.push(Effect::Send(machine.to_owned(), session, ToAgent::Reconcile(verdicts)));
         self.resend_stops(now, machine, step);
         self.up(now, machine);
+    }
+
+    /// What waits there ahead of a slot is taken back when it waits long: whoever was told to has perhaps not heard of it.
+    fn wait_in_keeper(&mut self, now: Now, machine: &str, waiting: Vec<AttemptId>) {
+        let Some(m) = self.cluster.get_mut(machine) else { return };
+        m.wait_ahead(&waiting);
+        for attempt in m.waiting_ahead() {
+            self.due.after(now, super::place::REVOKE_AFTER_MS, What::Revoke(attempt));
+        }
     }
 
     pub(super) fn record_of(&self, machine: &str, attempt: AttemptId) -> Record {
@@ -353,7 +366,7 @@ impl Core {
         if silent {
             self.show_disconnected(now, machine);
         } else {
-            self.due.push(since + DISCONNECTED_MS, super::due::What::Disconnect(arc(machine)));
+            self.due.push(since + DISCONNECTED_MS, What::Disconnect(arc(machine)));
         }
     }
 
@@ -369,9 +382,12 @@ impl Core {
     }
 
     /// Beats come again in a session that was silent. When something of it was taken for lost meanwhile, only an
-    /// inventory tells what became of that: the machine is asked to come again.
+    /// inventory tells what became of that: the machine is asked to come again. It has heard us, too, and counts from now
+    /// when it has to stop what it runs; so do we with what it has not lost yet.
     fn heard_again(&mut self, now: Now, machine: &str, session: u64, step: &mut Step) {
-        if self.cluster.get(machine).is_some_and(|m| m.must_tell) {
+        if let Some(m) = self.cluster.get_mut(machine).filter(|m| m.must_tell) {
+            m.down_since = Some(now.mono);
+            self.arm_machine(now, machine, now.mono);
             let why = "attempts were taken for lost meanwhile; tell what runs".to_owned();
             step.effects.push(Effect::Close(machine.to_owned(), session, wire::close::DONE, why));
         } else {

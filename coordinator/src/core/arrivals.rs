@@ -35,6 +35,11 @@ impl Taken {
         }
         true
     }
+
+    /// It was given to a broker again: it may come again.
+    pub(super) fn forget(&mut self, source: &str) {
+        self.known.remove(source);
+    }
 }
 
 /// Broker, queue or place there, and what it delivered.
@@ -54,7 +59,8 @@ impl Core {
         }
     }
 
-    /// The disk is full, or has room again: then what was held is taken in, in its order.
+    /// The disk is full, or has room again: then what was held is taken in, in its order, and replicas that are missing are
+    /// made.
     pub(super) fn disk(&mut self, now: Now, full: bool, step: &mut Step) {
         if full {
             self.held.get_or_insert_default();
@@ -63,6 +69,12 @@ impl Core {
         for delivered in self.held.take().into_iter().flatten() {
             self.delivered(now, delivered, step);
         }
+        self.deployments.look_at_all();
+    }
+
+    /// Whether nothing may be added to the store that can wait.
+    pub(super) const fn is_full(&self) -> bool {
+        self.held.is_some()
     }
 
     /// A new connection delivers what the one before was never told to be taken.
@@ -75,8 +87,9 @@ impl Core {
     /// A message as the store has it.
     pub(super) fn restore_message(&mut self, row: crate::store::load::MessageMeta, now: Now) {
         let Some(queue) = self.queues.get_mut(&row.queue) else { return };
-        if let Some(source) = row.source {
-            self.taken.note(source);
+        let source: Option<Arc<str>> = row.source.map(Arc::from);
+        if let Some(source) = &source {
+            self.taken.note(source.clone());
         }
         let place = match (row.dead, row.lease, row.run_at) {
             (true, _, _) => Where::Dead,
@@ -105,6 +118,8 @@ impl Core {
             place,
             outgoing: row.outgoing,
             kept: None,
+            publisher: None,
+            source,
         };
         queue.messages.insert(row.id, message);
     }
@@ -146,6 +161,7 @@ impl Core {
         match known {
             // Faster than the word that the broker has it.
             Some((id, Where::Outgoing(_))) => {
+                self.store_passing(now, queue, Some(id), step);
                 if let Some(q) = self.queues.get_mut(queue) {
                     q.messages.arrived(id);
                 }

@@ -7,7 +7,7 @@ use super::ingress::IN;
 use crate::effect::{Effect, Fact, Reply, Step};
 use crate::input::{Now, Ticket};
 use crate::orchestrator::link::{
-    Away, HINT_MS, HINTS_A_STEP, Hint, Link, OUTGOING, Order, REPLIES, SILENT_MS, Said, WINDOW,
+    Away, HINT_MS, HINTS_A_STEP, Hint, Link, OUTGOING, Order, PORTION, REPLIES, SILENT_MS, Said, WINDOW,
 };
 use crate::orchestrator::messages::{ANSWER_BYTES, Where};
 use crate::orchestrator::queue::{Drain, Queue};
@@ -39,15 +39,20 @@ impl Core {
     pub(super) fn broker_said(&mut self, now: Now, name: &Arc<str>, said: Vec<Said>, step: &mut Step) {
         for word in said {
             match word {
-                Said::Up { version, capabilities } => self.broker_up(now, name, version, capabilities),
-                Said::Down(reason) => self.broker_down(now, name, reason),
+                Said::Up { version, capabilities, confirms_fast } => {
+                    self.broker_up(now, name, version, (capabilities, confirms_fast));
+                }
+                Said::Down(reason) => {
+                    self.broker_down(now, name, reason);
+                    self.store_passing_at(now, name, step);
+                }
                 Said::Heard => self.heard(now, name),
                 Said::Hints(queue, hints) => {
                     self.heard(now, name);
                     self.hints_arrived(&queue, &hints);
                 }
                 Said::Lost(queue) => self.hints_lost(now, &queue),
-                Said::Confirmed(queue, ids) => self.confirmed(&queue, &ids, step),
+                Said::Confirmed(queue, ids) => self.confirmed(now, &queue, &ids, step),
                 Said::Messages(queue, messages) => {
                     self.heard(now, name);
                     self.delivered(now, (name.clone(), queue, messages), step);
@@ -60,6 +65,9 @@ impl Core {
                         q.depth = depth;
                     }
                     match ticket {
+                        Some(ticket) if self.moving.contains_key(&ticket) => {
+                            self.move_counted(now, ticket, coming, step);
+                        }
                         Some(ticket) if self.counting.contains_key(&ticket) => {
                             self.counted(now, ticket, step);
                         }
@@ -69,7 +77,12 @@ impl Core {
                     }
                 }
                 Said::Unroutable(n, why) => self.unroutable(now, name, n, why),
-                Said::Trouble(queue, why) => self.queue_trouble(now, &queue, why),
+                Said::Trouble(queue, why) => {
+                    if why.is_some() {
+                        self.store_passing(now, &queue, None, step);
+                    }
+                    self.queue_trouble(now, &queue, why);
+                }
             }
         }
     }
@@ -86,7 +99,7 @@ impl Core {
         now: Now,
         name: &Arc<str>,
         version: String,
-        capabilities: BTreeMap<String, String>,
+        (capabilities, confirms_fast): (BTreeMap<String, String>, bool),
     ) {
         self.forget_held(name);
         let Some(link) = self.queues.links.get_mut(name) else { return };
@@ -96,6 +109,7 @@ impl Core {
             since: Some(now.wall),
             version,
             capabilities,
+            confirms_fast,
             heard: now.mono,
             silent: false,
         };
@@ -155,15 +169,22 @@ impl Core {
         }
     }
 
-    /// Messages that the broker has are no longer the store's.
-    fn confirmed(&mut self, queue: &str, ids: &[u64], step: &mut Step) {
-        let Some(q) = self.queues.get_mut(queue) else { return };
+    /// Messages that the broker has are no longer the store's, and no longer awaited.
+    fn confirmed(&mut self, now: Now, queue: &str, ids: &[u64], step: &mut Step) {
         for id in ids {
-            if q.messages.get(*id).is_some_and(|m| matches!(m.place, Where::Outgoing(_))) {
-                q.messages.remove(*id);
-                q.depth += u64::from(!queue.starts_with(REPLIES));
+            let Some(q) = self.queues.get_mut(queue) else { return };
+            if !q.messages.get(*id).is_some_and(|m| matches!(m.place, Where::Outgoing(_))) {
+                continue;
+            }
+            let Some(message) = q.messages.remove(*id) else { continue };
+            q.depth += u64::from(!queue.starts_with(REPLIES));
+            if let Some(source) = &message.source {
+                self.taken.forget(source);
+            }
+            if message.kept.is_none() {
                 step.facts.push(Fact::MessageGone(*id));
             }
+            self.passed(now, message.publisher, step);
         }
     }
 
@@ -319,18 +340,17 @@ fn tell_use(q: &mut Queue, keep: Option<(Arc<str>, QueueKind)>, step: &mut Step)
 
 fn tell_messages(q: &mut Queue, full: bool, say: &mut impl FnMut(Order)) {
     let name = q.row.name.clone();
-    let ids = q.messages.unsent(OUTGOING.saturating_sub(q.messages.in_flight()));
-    for id in &ids {
-        q.messages.put(*id, Where::Outgoing(true));
-    }
-    if !ids.is_empty() {
-        say(Order::Forward(name.clone(), ids));
+    let forwarded = q.messages.send(OUTGOING.saturating_sub(q.messages.in_flight()));
+    for portion in forwarded.chunks(PORTION) {
+        say(Order::Forward(name.clone(), portion.to_vec()));
     }
     // Nothing is taken from the broker but for those who wait, and nothing while the disk is full.
     // Nor more for anyone than an answer holds, by the size of the last: the rest would lie in the store for nothing.
     let fit = (ANSWER_BYTES / q.mean_bytes.max(1)).max(1);
     let asked: u64 = q.waiters.iter().map(|w| u64::from(w.max).min(fit)).sum();
-    let wanted = if q.row.paused || full { 0 } else { asked.saturating_sub(q.messages.at_hand()) };
+    let received = if q.row.paused { 0 } else { asked.saturating_sub(q.messages.at_hand()) };
+    // What is moved passes by the pause.
+    let wanted = if full { 0 } else { received + q.wanted.min(fit) };
     if wanted > q.room {
         say(Order::Room(name, wanted - q.room));
         q.room = wanted;

@@ -52,7 +52,7 @@ impl Core {
     /// Hands waiting calls to replicas.
     pub(super) fn serve_calls(&mut self, now: Now, name: &str, step: &mut Step) {
         while self.deployments.get(name).is_some_and(|d| !d.calls.is_empty()) {
-            let Some((replica, machine, session)) = self.choose_replica(name) else {
+            let Some((replica, machine, session)) = self.choose_replica(now, name, false) else {
                 return self.note_hungry(name);
             };
             let Some(waiting) = self.deployments.get_mut(name).and_then(|d| d.calls.pop_front()) else {

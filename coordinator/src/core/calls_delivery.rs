@@ -1,7 +1,7 @@
 //! The Orchestrator's calls that move things: `publish` and `receive_message`. A queue of jobs
 //! hands the next job to a consumer as a new attempt; a queue of messages hands out messages.
-use super::Core;
 use super::due::What;
+use super::{Core, passing};
 use crate::effect::{Effect, Fact, Leased, Reply, Step};
 use crate::input::{NewMessage, Now, Ticket};
 use crate::job_manager::lifecycle::Move;
@@ -18,8 +18,33 @@ use std::sync::Arc;
 const READ_MS: u64 = 2_000;
 
 impl Core {
-    /// `publish` of a message: durable before the answer.
+    /// `publish` of a message: with the queue's backend before the answer. `None`: the caller waits until the broker has it.
     pub(super) fn publish(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        caller: &Caller,
+        queue: &str,
+        message: NewMessage,
+        step: &mut Step,
+    ) -> Result<Option<Reply>, Problem> {
+        let passes = message.key.is_none() && message.delay_ms == 0;
+        if !passes {
+            return self.publish_stored(now, caller, queue, message, step).map(Some);
+        }
+        let created = self.queue_for(now, caller, queue, QueueKind::Messages, step)?;
+        let passes = Some(ticket).filter(|_| self.may_pass(queue));
+        let id = self.publish_one(now, caller, queue, (message, passes), step)?;
+        if passes.is_some() {
+            let answer = (1, passing::Answer::One { id, created });
+            self.await_passing(now, ticket, (queue, caller.actor()), answer);
+            return Ok(None);
+        }
+        Ok(Some(self.published(now, caller, queue, (id, created))))
+    }
+
+    /// The same with a row whatever the queue's backend is.
+    pub(super) fn publish_stored(
         &mut self,
         now: Now,
         caller: &Caller,
@@ -33,37 +58,52 @@ impl Core {
             return Ok(Reply::Published(published, true));
         }
         let created = self.queue_for(now, caller, queue, QueueKind::Messages, step)?;
-        let id = self.publish_one(now, caller, queue, message, step)?;
-        let seq = self.events.note(now.wall, "message", queue, "published", &caller.actor());
-        Ok(Reply::Published(Published { id: id.to_string(), queue: queue.to_owned(), seq, created }, false))
+        let id = self.publish_one(now, caller, queue, (message, None), step)?;
+        Ok(self.published(now, caller, queue, (id, created)))
     }
 
-    /// `publish` of many, each for itself: what the queue has no room for is refused, the others are taken.
+    fn published(&mut self, now: Now, caller: &Caller, queue: &str, (id, created): (u64, bool)) -> Reply {
+        let seq = self.events.note(now.wall, "message", queue, "published", &caller.actor());
+        Reply::Published(Published { id: id.to_string(), queue: queue.to_owned(), seq, created }, false)
+    }
+
+    /// `publish` of many, each for itself: what the queue has no room for is refused, the others are taken. `None`: as with one.
     pub(super) fn publish_many(
         &mut self,
         now: Now,
+        ticket: Ticket,
         caller: &Caller,
         queue: &str,
         messages: Vec<NewMessage>,
         step: &mut Step,
-    ) -> Result<Reply, Problem> {
+    ) -> Result<Option<Reply>, Problem> {
         let created = self.queue_for(now, caller, queue, QueueKind::Messages, step)?;
-        let (mut results, mut new) = (Vec::with_capacity(messages.len()), 0);
+        let (mut results, mut new, mut passing) = (Vec::with_capacity(messages.len()), 0, 0);
+        let may_pass = self.may_pass(queue);
         for message in messages {
             results.push(match self.published_before(caller, queue, &message) {
                 Ok(Some(id)) => Ok((id, true)),
-                Ok(None) => self.publish_one(now, caller, queue, message, step).map(|id| {
-                    new += 1;
-                    (id, false)
-                }),
+                Ok(None) => {
+                    let passes = may_pass && message.key.is_none() && message.delay_ms == 0;
+                    let message = (message, passes.then_some(ticket));
+                    self.publish_one(now, caller, queue, message, step).map(|id| {
+                        (new, passing) = (new + 1, passing + usize::from(passes));
+                        (id, false)
+                    })
+                }
                 Err(problem) => Err(problem),
             });
+        }
+        if passing > 0 {
+            let answer = (passing, passing::Answer::Many { results, created });
+            self.await_passing(now, ticket, (queue, caller.actor()), answer);
+            return Ok(None);
         }
         if new > 0 {
             let what = ("message", queue, "published");
             self.events.note_many(now.wall, what, new, &caller.actor());
         }
-        Ok(Reply::PublishedMany(results, created))
+        Ok(Some(Reply::PublishedMany(results, created)))
     }
 
     /// The message that this key published, if it is remembered here.
@@ -82,13 +122,13 @@ impl Core {
         }
     }
 
-    /// Gives a message a number and puts it into a queue that is there, if there is room.
+    /// Gives a message a number and puts it into a queue that is there, if there is room. With a ticket it passes.
     fn publish_one(
         &mut self,
         now: Now,
         caller: &Caller,
         queue: &str,
-        message: NewMessage,
+        (message, passes): (NewMessage, Option<Ticket>),
         step: &mut Step,
     ) -> Result<u64, Problem> {
         self.check_room(queue, 1)?;
@@ -104,7 +144,7 @@ impl Core {
                 at: now.wall,
             });
         }
-        self.enter_message(now, caller, queue, id, message, step);
+        self.enter_message(now, caller, queue, (id, passes), message, step);
         Ok(id)
     }
 
@@ -158,8 +198,15 @@ impl Core {
         }
     }
 
-    /// A waiter went away.
-    pub(super) fn gone(&mut self, ticket: Ticket) {
+    /// A caller went away.
+    pub(super) fn gone(&mut self, now: Now, ticket: Ticket, step: &mut Step) {
+        // What was published is, and what is cleaned will be, whoever hears of it: its line is written then.
+        let moved = self.move_over(now, ticket, step);
+        if !moved && !self.publishing.contains_key(&ticket) && !self.cleaning.contains_key(&ticket) {
+            self.audit.forget(ticket);
+        }
+        self.counting.remove(&ticket);
+        self.caller_gone(now, ticket);
         for q in self.queues.iter_mut() {
             q.waiters.retain(|w| w.ticket != ticket);
         }
@@ -209,13 +256,7 @@ impl Core {
             if let Some(row) = &mut kept {
                 Arc::make_mut(row).deliveries = deliveries;
             } else {
-                step.facts.push(Fact::MessageMoved {
-                    id,
-                    deliveries,
-                    lease: Some((lease.clone(), until)),
-                    run_at: None,
-                    dead: None,
-                });
+                step.hand_out(id, deliveries, (lease.clone(), until));
             }
             self.due.push(ends, What::MessageLease(name.clone(), id));
             out.push(Leased { id, lease, until, kept });
@@ -245,7 +286,7 @@ impl Core {
     fn hand_jobs(&mut self, now: Now, name: &Arc<str>, waiter: &Waiter, step: &mut Step) -> bool {
         let machine: Arc<str> = format!("consumer:{}", waiter.caller.name).into();
         let (until, ends) = (now.wall + waiter.lease_ms as i64, now.mono + waiter.lease_ms);
-        let mut out = Vec::new();
+        let (mut out, mut bytes) = (Vec::new(), 0);
         while out.len() < waiter.max as usize {
             let first = |core: &Self| {
                 core.queues.get(name).filter(|q| q.may_hand_out()).and_then(|q| q.first(&HashSet::new()))
@@ -256,6 +297,10 @@ impl Core {
             }) else {
                 break;
             };
+            bytes += self.jobs.get(place.job).map_or(0, |job| job.spec.len() as u64);
+            if bytes > ANSWER_BYTES && !out.is_empty() {
+                break;
+            }
             let Some(task) = self.next_task(place.job) else { break };
             let lease = self.random.word();
             let Some(attempt) =

@@ -183,6 +183,8 @@ impl Core {
         m.down_since.get_or_insert(now.mono);
         m.disconnected = true;
         self.draining.remove(id);
+        self.deployments.untold.remove(id);
+        self.told.remove(id);
         self.put_machine(id, step);
         session
     }

@@ -2,7 +2,7 @@
 use super::Core;
 use super::due::What;
 use crate::effect::{Fact, Reply, Step};
-use crate::input::Now;
+use crate::input::{Now, Ticket};
 use crate::job_manager::{Body, Job};
 use crate::orchestrator::messages::Where;
 use crate::orchestrator::queue::{Place, Queue};
@@ -12,23 +12,24 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Moved in one step.
-const AT_ONCE: usize = 2_000;
+pub(super) const AT_ONCE: usize = 2_000;
 
 impl Core {
-    /// Moves what waits, or those of it that are named, at most 2,000 at once.
+    /// Moves what waits, or those of it that are named, at most 2,000 at once. `None`: the queue's broker is asked first.
     pub(super) fn move_queue(
         &mut self,
         now: Now,
-        caller: &Caller,
+        (ticket, caller): (Ticket, &Caller),
         (from, to): (&str, &str),
         ids: Option<Vec<u64>>,
         dry_run: bool,
         step: &mut Step,
-    ) -> Result<Reply, Problem> {
+    ) -> Result<Option<Reply>, Problem> {
         self.known_queue(from)?;
         if from == to {
             return Err(Problem::new(Code::BadValue, "a queue is not moved into itself"));
         }
+        self.store_passing(now, from, None, step);
         let Some(q) = self.queues.get(from) else { return Err(Self::unknown_job(from)) };
         let (kind, wanted) = (q.row.kind, ids.map(|list| list.into_iter().collect::<HashSet<u64>>()));
         let mut list = match kind {
@@ -37,10 +38,15 @@ impl Core {
             QueueKind::Unset => Vec::new(),
         };
         list.retain(|id| wanted.as_ref().is_none_or(|w| w.contains(id)));
+        check_outside(q, wanted.is_some(), self.lies_outside(from))?;
         self.check_move((from, to), kind, list.len() as u64)?;
+        if wanted.is_none() && self.lies_outside(from) {
+            self.move_outside(now, (ticket, caller), (from, to), dry_run, step);
+            return Ok(None);
+        }
         let left = list.len().saturating_sub(AT_ONCE) as u64;
         if dry_run || list.is_empty() {
-            return Ok(Reply::Returned(if dry_run { list.len() as u64 } else { 0 }, left));
+            return Ok(Some(Reply::Returned(if dry_run { list.len() as u64 } else { 0 }, left)));
         }
         list.truncate(AT_ONCE);
         self.queue_for(now, caller, to, kind, step)?;
@@ -54,33 +60,29 @@ impl Core {
         }
         let what = format!("moved to {to}");
         self.events.note_many(now.wall, ("queue", from, &what), list.len() as u64, &caller.actor());
-        Ok(Reply::Returned(list.len() as u64, left))
+        Ok(Some(Reply::Returned(list.len() as u64, left)))
     }
 
     /// All of it fits there, or nothing is moved.
-    fn check_move(&self, (from, to): (&str, &str), kind: QueueKind, n: u64) -> Result<(), Problem> {
+    pub(super) fn check_move(
+        &self,
+        (from, to): (&str, &str),
+        kind: QueueKind,
+        n: u64,
+    ) -> Result<(), Problem> {
         let target = self.queues.get(to);
         if let Some(q) = target.filter(|q| q.row.kind != QueueKind::Unset && q.row.kind != kind) {
             return Err(super::calls_cluster::wrong_kind(to, q.row.kind));
         }
         let has_rows = |name: &str| self.queues.get(name).is_none_or(Queue::has_rows);
-        let Some(q) = self.queues.get(from).filter(|_| kind == QueueKind::Messages) else {
-            return self.check_room(to, n);
-        };
-        if q.depth > 0 || q.is_moving() {
-            let text =
-                format!("{} messages of {from} lie at its broker, and cannot be searched there", q.depth);
-            return Err(Problem::new(Code::BackendCannot, text)
-                .hint(format!("first: reeve queue migrate {from} --to local")));
-        }
-        if has_rows(from) != has_rows(to) {
+        if kind == QueueKind::Messages && has_rows(from) != has_rows(to) {
             return Err(Problem::new(Code::BackendCannot, "messages do not move into memory, nor out of it")
                 .hint("receive and publish them"));
         }
         self.check_room(to, n)
     }
 
-    fn move_waiting(&mut self, now: Now, (from, to): (&str, &str), ids: &[u64], step: &mut Step) {
+    pub(super) fn move_waiting(&mut self, now: Now, (from, to): (&str, &str), ids: &[u64], step: &mut Step) {
         let Some((target, parked, has_rows)) =
             self.queues.get(to).map(|q| (q.row.name.clone(), q.is_parked(), q.has_rows()))
         else {
@@ -90,6 +92,7 @@ impl Core {
             let Some(mut message) = self.queues.get_mut(from).and_then(|q| q.messages.remove(*id)) else {
                 continue;
             };
+            step.touch(*id);
             message.outgoing = parked;
             message.place = match message.place {
                 Where::Delayed(at) => {
@@ -109,7 +112,7 @@ impl Core {
                 q.messages.insert(*id, message);
             }
         }
-        if has_rows {
+        if has_rows && !ids.is_empty() {
             step.facts.push(Fact::MessagesMoved(target, ids.to_vec(), parked));
         }
     }
@@ -177,4 +180,24 @@ impl Core {
         step.facts.push(Fact::JobRequeued(id, target));
         self.offer(id);
     }
+}
+
+/// Whether what lies at a broker can be moved along.
+fn check_outside(q: &Queue, filtered: bool, answers: bool) -> Result<(), Problem> {
+    let name = &q.row.name;
+    if q.is_moving() {
+        let text = format!("queue {name} is moving between backends");
+        return Err(Problem::new(Code::QueueState, text)
+            .hint(format!("wait until reeve queue show {name} says no more of it")));
+    }
+    if q.depth == 0 || (answers && !filtered) {
+        return Ok(());
+    }
+    if filtered {
+        let text = format!("{} messages of {name} lie at its broker, and cannot be searched there", q.depth);
+        return Err(Problem::new(Code::BackendCannot, text)
+            .hint(format!("first: reeve queue migrate {name} --to local")));
+    }
+    let text = format!("{} messages of {name} lie at its broker, which does not answer", q.depth);
+    Err(Problem::new(Code::BackendUnusable, text).hint(format!("reeve queue show {name} says why")))
 }

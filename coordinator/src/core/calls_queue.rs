@@ -1,15 +1,13 @@
 //! The Orchestrator's calls on a queue as a whole: `clean_queue`, `count_queue_messages`, its settings.
-use super::Core;
 use super::calls_cluster::wrong_kind;
-use super::calls_jobs::foreign;
+use super::{Core, ingress};
 use crate::effect::{Fact, Reply, Step};
 use crate::input::{Now, Ticket};
-use crate::job_manager::Body;
 use crate::orchestrator::queue::Queue;
 use crate::row::{Backend, Caller, Paused, QueueKind};
 use reeve_protocol::api::{Cleaned, QueueCount, QueueSettings};
 use reeve_protocol::nearest::nearest;
-use reeve_protocol::{Code, JobId, Problem, State, Substate};
+use reeve_protocol::{Code, JobId, Problem, Substate};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -30,17 +28,18 @@ impl Core {
         ))
     }
 
-    /// `clean_queue`: cancels waiting jobs, removes waiting or dead messages.
+    /// `clean_queue`: cancels waiting jobs, removes waiting or dead messages. `None`: the answer comes later.
     pub(super) fn clean_queue(
         &mut self,
         now: Now,
-        caller: &Caller,
+        (ticket, caller): (Ticket, &Caller),
         queue: &str,
         ids: Option<Vec<JobId>>,
         (dead, dry_run): (bool, bool),
         step: &mut Step,
-    ) -> Result<Reply, Problem> {
+    ) -> Result<Option<Reply>, Problem> {
         self.known_queue(queue)?;
+        self.store_passing(now, queue, None, step);
         let Some(q) = self.queues.get_mut(queue) else {
             return Err(Self::unknown_job(queue));
         };
@@ -69,79 +68,12 @@ impl Core {
         } else if dead {
             self.clean_dead(now, caller, queue, ids, dry_run, step)
         } else {
-            self.clean_jobs(now, caller, queue, ids, dry_run, step)?
+            match self.clean_jobs(now, (ticket, caller), queue, ids, dry_run, step)? {
+                Some(removed) => removed,
+                None => return Ok(None),
+            }
         };
-        Ok(Reply::Cleaned(Cleaned { removed, dry_run }, outside))
-    }
-
-    fn clean_jobs(
-        &mut self,
-        now: Now,
-        caller: &Caller,
-        queue: &str,
-        ids: Option<Vec<JobId>>,
-        dry_run: bool,
-        step: &mut Step,
-    ) -> Result<u64, Problem> {
-        let wanted: Option<HashSet<JobId>> = ids.map(|list| list.into_iter().collect());
-        let mut list: Vec<JobId> = self
-            .jobs
-            .iter()
-            .filter(|j| {
-                &*j.queue == queue
-                    && wanted.as_ref().is_none_or(|w| w.contains(&j.id))
-                    && j.standing().state == State::Queued
-            })
-            .map(|j| j.id)
-            .collect();
-        list.sort_unstable();
-        let mut removed = 0;
-        removed += self.clean_parked(now, caller, queue, wanted.as_ref(), dry_run, step)?;
-        for id in list {
-            let target = crate::input::Target { job: id, tasks: None };
-            let waiting = match self.jobs.get(id).map(|j| &j.body) {
-                Some(Body::Array(array)) => array.counts.queued,
-                Some(Body::Single(_)) => 1,
-                None => 0,
-            };
-            if dry_run {
-                removed += waiting;
-            } else {
-                self.cancel_job(now, caller, target, None, &crate::input::Stored::default(), step)?;
-                removed += waiting;
-            }
-        }
-        Ok(removed)
-    }
-
-    /// Parked jobs are cancelled without their rows: number, place and owner are known.
-    fn clean_parked(
-        &mut self,
-        now: Now,
-        caller: &Caller,
-        queue: &str,
-        wanted: Option<&HashSet<JobId>>,
-        dry_run: bool,
-        step: &mut Step,
-    ) -> Result<u64, Problem> {
-        let Some(q) = self.queues.get(queue) else { return Ok(0) };
-        let name = q.row.name.clone();
-        let meant = q.all_parked().filter(|(place, _)| wanted.is_none_or(|w| w.contains(&place.job)));
-        if dry_run {
-            return Ok(meant.count() as u64);
-        }
-        let mut list: Vec<_> = meant.collect();
-        list.sort_unstable_by_key(|(place, _)| place.job);
-        let removed = list.len() as u64;
-        for (place, owner) in list {
-            if caller.uid != 0 && caller.uid != owner.uid {
-                return Err(foreign(place.job, &owner.name));
-            }
-            self.unpark_to_end(&name, place, &owner);
-            let target = crate::input::Target { job: place.job, tasks: None };
-            self.cancel_job(now, caller, target, None, &crate::input::Stored::default(), step)?;
-        }
-        Ok(removed)
+        Ok(Some(Reply::Cleaned(Cleaned { removed, dry_run }, outside)))
     }
 
     /// `count_queue_messages`. `None`: the queue's broker is asked first.
@@ -218,19 +150,19 @@ impl Core {
         if settings.weight.is_some_and(|w| !(1..=1000).contains(&w)) {
             return Err(Problem::new(Code::OutOfRange, "weight must be between 1 and 1000"));
         }
+        let backend = settings.backend.as_deref().map(Backend::of);
+        let ingress = settings.ingress.as_deref().map(|word| ingress::user_of(word, ingress_uid));
+        // All of it can be done, or nothing is.
+        self.check_settings(queue, kind, backend.as_ref(), ingress.as_ref().is_some_and(Option::is_some))?;
         let created = self.queue_for(now, caller, queue, QueueKind::Unset, step)?;
-        let Some(q) = self.queues.get_mut(queue) else { return Err(Self::unknown_job(queue)) };
-        if kind != QueueKind::Unset && q.row.kind != kind {
-            if q.row.kind != QueueKind::Unset {
-                return Err(wrong_kind(queue, q.row.kind));
-            }
+        if let Some(q) = self.queues.get_mut(queue).filter(|_| kind != QueueKind::Unset) {
             q.row.kind = kind;
         }
-        if let Some(word) = settings.backend.as_deref() {
-            self.set_backend(queue, Backend::of(word))?;
+        if let Some(backend) = backend {
+            self.set_backend(queue, backend)?;
         }
-        if let Some(word) = settings.ingress.as_deref() {
-            self.set_ingress(queue, word, ingress_uid)?;
+        if let Some(user) = ingress {
+            self.set_ingress(queue, user);
         }
         let Some(q) = self.queues.get_mut(queue) else { return Err(Self::unknown_job(queue)) };
         q.row.weight = settings.weight.unwrap_or(q.row.weight);
@@ -243,6 +175,27 @@ impl Core {
         Ok(Reply::Queue(Box::new(self.queue_view(now, queue)), created))
     }
 
+    /// Whether a queue can be of this kind, be kept there, and take in jobs of other programs.
+    fn check_settings(
+        &self,
+        queue: &str,
+        kind: QueueKind,
+        backend: Option<&Backend>,
+        takes_in: bool,
+    ) -> Result<(), Problem> {
+        let known = self.queues.get(queue);
+        let kind_now = known.map_or(QueueKind::Unset, |q| q.row.kind);
+        if ![QueueKind::Unset, kind_now].contains(&kind) && kind_now != QueueKind::Unset {
+            return Err(wrong_kind(queue, kind_now));
+        }
+        if let (Some(q), Some(backend)) = (known, backend) {
+            check_left_behind(q, backend)?;
+        }
+        let kind = if kind == QueueKind::Unset { kind_now } else { kind };
+        let backend = backend.or_else(|| known.map(|q| &q.row.backend));
+        if takes_in { ingress::check(queue, kind, backend.unwrap_or(&Backend::Local)) } else { Ok(()) }
+    }
+
     /// Keeps a queue elsewhere from now on. Jobs go along: their records stay, their hints are made anew. Messages would be
     /// left behind, so they are moved by `migrate`.
     pub(super) fn set_backend(&mut self, queue: &str, backend: Backend) -> Result<(), Problem> {
@@ -250,14 +203,7 @@ impl Core {
             self.queues.links.entry(broker.clone()).or_default();
         }
         let Some(q) = self.queues.get_mut(queue).filter(|q| q.row.backend != backend) else { return Ok(()) };
-        let (ready, delayed, leased, dead) = q.messages.counts();
-        if ready + delayed + leased + dead + q.depth > 0 {
-            return Err(Problem::new(
-                Code::QueueState,
-                format!("queue {queue} holds messages in backend {}", q.row.backend.as_str()),
-            )
-            .hint(format!("move them along with: reeve queue migrate {queue} --to {}", backend.as_str())));
-        }
+        check_left_behind(q, &backend)?;
         q.row.backend = backend;
         q.trouble = None;
         q.room = 0;
@@ -341,8 +287,18 @@ impl Core {
 /// Messages to be shown: those of a queue in memory are handed over whole.
 fn peeked(q: &Queue, mut ids: Vec<u64>, broker: Option<Arc<str>>) -> Reply {
     let kept = ids.iter().filter_map(|id| q.messages.get(*id)).filter_map(|m| m.kept.clone()).collect();
-    if !q.has_rows() {
-        ids.clear();
-    }
+    ids.retain(|id| q.messages.get(*id).is_some_and(|m| m.kept.is_none()));
     Reply::Peeked { ids, are_messages: true, kept, broker }
+}
+
+/// Whether nothing would be left behind if a queue were kept elsewhere.
+fn check_left_behind(q: &Queue, backend: &Backend) -> Result<(), Problem> {
+    let (ready, delayed, leased, dead) = q.messages.counts();
+    if q.row.backend == *backend || ready + delayed + leased + dead + q.depth == 0 {
+        return Ok(());
+    }
+    let name = &q.row.name;
+    let text = format!("queue {name} holds messages in backend {}", q.row.backend.as_str());
+    Err(Problem::new(Code::QueueState, text)
+        .hint(format!("move them along with: reeve queue migrate {name} --to {}", backend.as_str())))
 }

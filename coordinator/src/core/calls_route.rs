@@ -89,7 +89,7 @@ impl Core {
         let (mut all, mut replayed) = (Vec::<Published>::new(), true);
         for queue in &route.queues {
             let Reply::Published(published, again) =
-                self.publish(now, caller, queue, message.clone(), step)?
+                self.publish_stored(now, caller, queue, message.clone(), step)?
             else {
                 continue;
             };

@@ -1,6 +1,6 @@
 //! Static workers as people change and see them: `launch_worker`, scale, drain, stop, rm, and the picture of each.
 use super::Core;
-use super::serving::{Deployment, Replica, summary, word};
+use super::serving::{Deployment, Key, Replica, summary, word};
 use crate::effect::{Fact, Reply, Step};
 use crate::input::{Call, Now, Scale, Ticket};
 use crate::row::{Caller, DeploymentRow, WorkerRow};
@@ -127,6 +127,9 @@ impl Core {
             {
                 let problem = Problem::new(Code::NoReplicas, format!("worker {name} was stopped"));
                 let problem = problem.hint(format!("launch it again: reeve worker launch {name}"));
+                if let Some(d) = self.deployments.get_mut(&name) {
+                    d.deadlines.remove(&(waiting.until, Key::Call(waiting.ticket)));
+                }
                 Self::reply(step, waiting.ticket, Err(problem));
             }
         }
@@ -268,7 +271,12 @@ impl Core {
             outstanding: d.outstanding(),
             calls_waiting: d.calls.len() as u64,
             rate,
-            reason: d.reason.clone().or_else(failed).or_else(|| self.waits_for_room(d)),
+            reason: d
+                .reason
+                .clone()
+                .or_else(failed)
+                .or_else(|| self.waits_for_disk(d))
+                .or_else(|| self.waits_for_room(d)),
             replicas,
         }
     }
@@ -298,6 +306,13 @@ impl Core {
         }
         let why = status.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
         format!(": the worker is {}{why}", status.phase)
+    }
+
+    /// Why replicas that are wanted are not made.
+    fn waits_for_disk(&self, d: &Deployment) -> Option<String> {
+        let missing = d.replicas.values().filter(|r| d.is_current(r)).count() < d.row.replicas as usize;
+        (missing && self.is_full())
+            .then(|| "the coordinator's disk is full: more replicas come when it has room".to_owned())
     }
 
     /// Why a replica has no place yet.

@@ -44,7 +44,11 @@ fn kind_of(request: &WorkerRequest) -> Result<&'static str, Problem> {
         return Err(problem.hint("reeve worker register NAME -- COMMAND, or: --shell SCRIPT"));
     }
     if kind == "static"
-        && request.spec.command.as_ref().is_some_and(|command| template::names_fields(command))
+        && (request.spec.command.as_ref().is_some_and(|command| template::names_fields(command))
+            || request
+                .shell
+                .as_ref()
+                .is_some_and(|script| template::names_fields(std::slice::from_ref(script))))
     {
         let detail = "the command of a static worker is started once: it cannot name fields of payloads";
         return wrong(

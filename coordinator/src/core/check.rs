@@ -34,6 +34,8 @@ impl Core {
             self.check_place(job, &mut wrong);
         }
         self.check_parked(&mut counted, &mut wrong);
+        self.check_passing(&mut wrong);
+        self.check_moving(&mut wrong);
         for q in self.queues.iter() {
             check_queue(q, &counted.remove(&*q.row.name).unwrap_or_default(), &mut wrong);
         }

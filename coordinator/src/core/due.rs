@@ -25,8 +25,12 @@ pub(super) enum What {
     MessageExpiry(Arc<str>, u64),
     /// A caller has waited long enough.
     Waiter(Arc<str>, Ticket),
+    /// A move that waits for a broker: did anything come?
+    Moving(Ticket),
     /// Somebody who counts has waited long enough for a queue's broker.
     Counting(Ticket),
+    /// What passes through a queue to its broker has had time to get there.
+    Passing(Arc<str>),
     /// More messages of a queue that moves are to be given to its broker.
     Outgoing(Arc<str>),
     /// Jobs stand at brokers: have their hints come?
@@ -43,6 +47,10 @@ pub(super) enum What {
     Deadlines(String),
     /// A machine with replicas went down then, and what they work on has waited long enough.
     LoseRequests(Arc<str>, u64),
+    /// A session of a machine with replicas has had time to tell what they work on.
+    InFlight(Arc<str>, u64),
+    /// The next step of a cleaning.
+    Clean(Ticket),
     /// More can be placed than one step may: nothing but the next step.
     Again,
 }

@@ -6,8 +6,8 @@ use crate::input::Now;
 use crate::job_manager::Address;
 use crate::orchestrator::link::{Incoming, Order};
 use crate::orchestrator::queue::Queue;
-use crate::row::{Caller, QueueKind, Via};
-use reeve_protocol::reply_to::{ReplyTo, check};
+use crate::row::{Backend, Caller, QueueKind, Via};
+use reeve_protocol::reply_to::{self, ReplyTo};
 use reeve_protocol::{Code, JobId, JobSpec, Problem};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,33 +52,35 @@ pub(super) fn tell(q: &mut Queue, links: &BTreeMap<Arc<str>, bool>, full: bool, 
 /// Where a publisher wants answers, if that is a place.
 fn address(broker: &str, (place, correlation_id): &(String, Option<String>)) -> Option<Address> {
     let to = ReplyTo::at_broker(broker, place);
-    check(Some(&to), correlation_id.as_deref()).ok()?;
+    reply_to::check(Some(&to), correlation_id.as_deref()).ok()?;
     Some(Address { to, correlation_id: correlation_id.clone() })
+}
+
+/// The user that a setting names; `None`: it is switched off.
+pub(super) fn user_of(word: &str, uid: Option<u32>) -> Option<(u32, Arc<str>)> {
+    Some((uid?, word.strip_prefix("as=")?.into()))
+}
+
+/// Whether a queue of this kind, kept there, can take in jobs of other programs.
+pub(super) fn check(queue: &str, kind: QueueKind, backend: &Backend) -> Result<(), Problem> {
+    if backend.broker().is_none() {
+        let text = format!("backend {} has no other programs that could publish", backend.as_str());
+        return Err(Problem::new(Code::BackendCannot, text).hint("keep the queue at a broker: --backend"));
+    }
+    if kind == QueueKind::Messages {
+        return Err(super::calls_cluster::wrong_kind(queue, kind));
+    }
+    Ok(())
 }
 
 impl Core {
     /// Names the user whose jobs they become, or nobody.
-    pub(super) fn set_ingress(&mut self, queue: &str, word: &str, uid: Option<u32>) -> Result<(), Problem> {
-        let Some(q) = self.queues.get_mut(queue) else { return Err(Self::unknown_job(queue)) };
-        let user = match (word.strip_prefix("as="), uid) {
-            (Some(user), Some(uid)) => Some((uid, user.into())),
-            _ => None,
-        };
-        if user.is_some() && q.row.backend.broker().is_none() {
-            return Err(Problem::new(
-                Code::BackendCannot,
-                format!("backend {} has no other programs that could publish", q.row.backend.as_str()),
-            )
-            .hint("keep the queue at a broker: --backend"));
-        }
-        if user.is_some() && q.row.kind == QueueKind::Messages {
-            return Err(super::calls_cluster::wrong_kind(queue, q.row.kind));
-        }
+    pub(super) fn set_ingress(&mut self, queue: &str, user: Option<(u32, Arc<str>)>) {
+        let Some(q) = self.queues.get_mut(queue) else { return };
         if user.is_some() {
             q.row.kind = QueueKind::Jobs;
         }
         q.row.ingress = user;
-        Ok(())
     }
 
     /// Takes in what other programs published for a queue of jobs.
@@ -93,8 +95,15 @@ impl Core {
         let tags = messages.iter().map(|m| m.tag.clone()).collect();
         let Some(q) = self.queues.get_mut(queue) else { return };
         q.room_in = q.room_in.saturating_sub(messages.len() as u64);
-        // It was switched off meanwhile: they stay where they are, for the next who reads.
-        let Some((uid, user)) = q.row.ingress.clone() else { return };
+        let Some((uid, user)) = q.row.ingress.clone() else {
+            // It was switched off meanwhile: they stay where they are, for the next who reads. That is us if it is switched on
+            // again before this step ends, so the place is left now: what was read and not taken comes again.
+            if let Some(old) = q.told_in.take() {
+                let place = format!("{}{IN}", q.row.name).into();
+                step.effects.push(Effect::Broker(old, Order::Leave(place)));
+            }
+            return;
+        };
         let caller = Caller { uid, name: user, via: Via::Inside, request: None };
         let (mut made, mut refused) = (Vec::new(), 0);
         for message in messages {
@@ -117,7 +126,9 @@ impl Core {
                     if let Some(reply) = message.reply.as_deref().and_then(|reply| address(broker, reply)) {
                         self.answer_refusal(now, &caller, &reply, &problem, step);
                     }
-                    let why = reeve_protocol::text::Clean::short(&problem.to_string(), 500).into_string();
+                    // Without the hint: the list of the dead has a line for each.
+                    let why = format!("{} [{}]", problem.detail, problem.code);
+                    let why = reeve_protocol::text::Clean::short(&why, 500).into_string();
                     self.keep_dead(now, queue, message, why, step);
                     refused += 1;
                 }

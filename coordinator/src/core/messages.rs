@@ -3,7 +3,7 @@
 use super::Core;
 use super::due::What;
 use crate::effect::{Fact, Step};
-use crate::input::{NewMessage, Now};
+use crate::input::{NewMessage, Now, Ticket};
 use crate::orchestrator::link::Incoming;
 use crate::orchestrator::messages::{Message, Where};
 use crate::row::{Caller, MessageRow};
@@ -19,13 +19,14 @@ impl Core {
         self.next_message - 1
     }
 
-    /// Puts a message into a queue that is there: at hand, delayed, or on its way to the queue's broker.
+    /// Puts a message into a queue that is there: at hand, delayed, or on its way to the queue's broker. `passes`: without a row,
+    /// and whose it is.
     pub(super) fn enter_message(
         &mut self,
         now: Now,
         caller: &Caller,
         queue: &str,
-        id: u64,
+        (id, passes): (u64, Option<Ticket>),
         message: NewMessage,
         step: &mut Step,
     ) {
@@ -45,7 +46,7 @@ impl Core {
             outgoing: q.is_parked(),
             ..MessageRow::default()
         };
-        self.keep_message(now, row, step);
+        self.keep_message(now, row, passes, step);
     }
 
     /// A message of a broker gets a row: it is the queue's owner's.
@@ -74,11 +75,11 @@ impl Core {
             source,
             ..MessageRow::default()
         };
-        self.keep_message(now, row, step);
+        self.keep_message(now, row, None, step);
     }
 
-    /// Its place follows from its row. In memory the row is all there is of it.
-    fn keep_message(&mut self, now: Now, row: MessageRow, step: &mut Step) {
+    /// Its place follows from its row. In memory, and while it passes, the row is all there is of it.
+    fn keep_message(&mut self, now: Now, row: MessageRow, passes: Option<Ticket>, step: &mut Step) {
         let Some(q) = self.queues.get_mut(&row.queue) else { return };
         let place = match row.run_at {
             _ if row.dead.is_some() => Where::Dead,
@@ -92,8 +93,8 @@ impl Core {
         if let Some(at) = row.expires_at {
             self.due.at(now, at, What::MessageExpiry(row.queue.clone(), row.id));
         }
-        let (id, has_rows) = (row.id, q.has_rows());
-        let message = Message {
+        let (id, has_row) = (row.id, q.has_rows() && passes.is_none());
+        let mut message = Message {
             priority: row.priority,
             deliveries: 0,
             bytes: row.bytes(),
@@ -101,12 +102,22 @@ impl Core {
             expires_at: row.expires_at,
             place,
             outgoing: row.outgoing,
-            kept: (!has_rows).then(|| Arc::new(row.clone())),
+            kept: None,
+            publisher: passes,
+            source: row.source.as_deref().map(Arc::from),
         };
+        if has_row {
+            q.messages.insert(id, message);
+            if row.outgoing || row.run_at.is_some() {
+                step.facts.push(Fact::MessageAdded(Box::new(row)));
+            } else {
+                step.add_ready(row);
+            }
+            return;
+        }
+        message.kept = Some(Arc::new(row));
         q.messages.insert(id, message);
-        if has_rows {
-            step.facts.push(Fact::MessageAdded(Box::new(row)));
-        } else if id >= self.numbers_kept {
+        if id >= self.numbers_kept {
             self.numbers_kept = id + NUMBERS;
             step.facts.push(Fact::MessageNumbersUsed(self.numbers_kept));
         }

@@ -59,6 +59,7 @@ impl Core {
         if let Some(broker) = to.broker() {
             self.queues.links.entry(broker.clone()).or_default();
         }
+        self.store_passing(now, queue, None, step);
         let Some(q) = self.queues.get_mut(queue) else { return Err(Self::unknown_job(queue)) };
         if q.row.backend == to {
             return Ok(Reply::Queue(Box::new(self.queue_view(now, queue)), false));

@@ -8,6 +8,7 @@ mod audit;
 mod brokers;
 mod calls;
 mod calls_bulk;
+mod calls_clean;
 mod calls_cluster;
 mod calls_dead;
 mod calls_delivery;
@@ -29,11 +30,14 @@ mod events;
 mod exits;
 mod gone;
 pub mod idle;
+mod in_flight;
 mod ingress;
 mod messages;
 mod migrate;
 mod moves;
+mod moving;
 mod parking;
+mod passing;
 mod place;
 mod random;
 mod recent;
@@ -120,8 +124,14 @@ pub struct Core {
     held: Option<Vec<arrivals::Delivered>>,
     /// Rules that say which queues a message goes to, in order.
     routes: Vec<Route>,
+    /// Queues of jobs that are being cleaned, by who asked for it.
+    cleaning: BTreeMap<Ticket, calls_clean::Cleaning>,
+    /// Moves out of queues whose messages lie at a broker.
+    moving: BTreeMap<Ticket, moving::Moving>,
     /// Callers that count a queue whose messages are at a broker.
     counting: HashMap<Ticket, Arc<str>>,
+    /// Publishers whose messages are on their way to a broker.
+    publishing: HashMap<Ticket, passing::Publishing>,
     /// A look at the jobs that stand at brokers is due.
     absorb_armed: bool,
     /// Machines that are being emptied, and have not become empty yet.
@@ -175,7 +185,10 @@ impl Core {
             taken: arrivals::Taken::default(),
             held: None,
             routes: loaded.routes,
+            cleaning: BTreeMap::new(),
+            moving: BTreeMap::new(),
             counting: HashMap::new(),
+            publishing: HashMap::new(),
             absorb_armed: false,
             draining: BTreeSet::new(),
             versions: loaded.versions.into_iter().collect(),
@@ -188,6 +201,7 @@ impl Core {
         for (row, recipe) in loaded.deployments {
             core.deployments.put(row, recipe, now.mono);
         }
+        loaded.replicated.iter().for_each(|row| core.deployments.remember(row));
         for row in &loaded.machines {
             core.cluster.insert(Machine::restore(row));
         }
@@ -222,14 +236,6 @@ impl Core {
         core
     }
 
-    fn count_restored(&mut self, queue: &str, counts: reeve_protocol::api::StateCounts) {
-        if let Some(queue) = self.queues.get_mut(queue) {
-            queue.counts.completed += counts.completed;
-            queue.counts.failed += counts.failed;
-            queue.counts.cancelled += counts.cancelled;
-        }
-    }
-
     /// Boot-time milliseconds of the next thing that falls due.
     pub fn next_due(&self) -> Option<u64> {
         self.due.next().into_iter().chain(self.watch_at).min()
@@ -244,14 +250,11 @@ impl Core {
     pub fn decide(&mut self, now: Now, input: Input, step: &mut Step) {
         match input {
             Input::Tick => self.tick(now, step),
-            Input::Gone(ticket) => {
-                self.audit.forget(ticket);
-                self.counting.remove(&ticket);
-                self.gone(ticket);
-                self.caller_gone(now, ticket);
-            }
+            Input::Gone(ticket) => self.gone(now, ticket, step),
             Input::Refused { caller, object, code } => self.audit.refused(now, caller, object, code),
-            Input::Loaded { queue, need, jobs, rows } => self.loaded(now, &queue, need, &jobs, &rows),
+            Input::Loaded { queue, portion, jobs, rows } => {
+                self.loaded(now, (&queue, portion), &jobs, &rows, step);
+            }
             Input::Disk { full } => self.disk(now, full, step),
             Input::Broker { name, said } => self.broker_said(now, &name, said, step),
             Input::Agent { machine, session, said } => self.agent(now, &machine, session, said, step),
@@ -300,14 +303,19 @@ impl Core {
             Call::HoldJob { target, hold, stored } => {
                 self.hold_job(now, caller, target, hold, &stored).map(Reply::Changed)
             }
-            Call::Publish { queue, message } => self.publish(now, caller, &queue, *message, step),
-            Call::PublishMany { queue, messages } => self.publish_many(now, caller, &queue, messages, step),
+            Call::Publish { queue, message } => {
+                return self.publish(now, ticket, caller, &queue, *message, step).transpose();
+            }
+            Call::PublishMany { queue, messages } => {
+                return self.publish_many(now, ticket, caller, &queue, messages, step).transpose();
+            }
             Call::ReceiveMessage { queue, max, wait_ms, lease_ms } => {
                 return self.receive_message(now, ticket, caller, &queue, (max, wait_ms, lease_ms), step);
             }
             Call::Settle { queue, how, request } => self.settle(now, caller, &queue, how, *request, step),
             Call::CleanQueue { queue, ids, dead, dry_run } => {
-                self.clean_queue(now, caller, &queue, ids, (dead, dry_run), step)
+                let answer = self.clean_queue(now, (ticket, caller), &queue, ids, (dead, dry_run), step);
+                return answer.transpose();
             }
             Call::CountQueueMessages { queue } => {
                 return self.count_queue_messages(now, ticket, &queue, step);
@@ -317,7 +325,8 @@ impl Core {
             }
             Call::MigrateQueue { queue, to } => self.migrate_queue(now, caller, &queue, &to, step),
             Call::MoveQueue { from, to, ids, dry_run } => {
-                self.move_queue(now, caller, (&from, &to), ids, dry_run, step)
+                let answer = self.move_queue(now, (ticket, caller), (&from, &to), ids, dry_run, step);
+                return answer.transpose();
             }
             Call::ReturnDead { queue, ids, dry_run } => {
                 self.return_dead(now, caller, &queue, ids, dry_run, step)
@@ -365,6 +374,7 @@ impl Core {
     /// Ends a step: places what waits, then writes down once what moved.
     pub fn plan(&mut self, now: Now, step: &mut Step) {
         self.serve_waiters(now, step);
+        self.serve_moves(now, step);
         self.serve_workers(now, step);
         self.place(now, step);
         self.serve_workers(now, step);

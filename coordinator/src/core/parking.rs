@@ -4,10 +4,10 @@
 //! row of it that shows it waiting in its queue and untouched is its row.
 use super::Core;
 use super::calls_jobs::read_again;
-use crate::effect::{Effect, Step};
+use crate::effect::{Effect, Portion, Step};
 use crate::input::{Now, Stored};
 use crate::job_manager::lifecycle::Phase;
-use crate::job_manager::{Body, GRACE_MS, Job, Task};
+use crate::job_manager::{Body, Job, Task};
 use crate::orchestrator::parked::Owner;
 use crate::orchestrator::queue::Place;
 use crate::row::{JobRow, Standing};
@@ -93,30 +93,32 @@ impl Core {
         whole(stored.job.as_deref().filter(|row| shows(row, id, &queue))?, place.need)
     }
 
-    /// Brings a parked job into memory as far as it is known without its row. Only for a step that ends it.
-    pub(super) fn unpark_to_end(&mut self, queue: &Arc<str>, place: Place, owner: &Owner) {
-        let job = Job {
-            id: place.job,
-            owner_uid: owner.uid,
-            owner: owner.name.clone(),
-            queue: queue.clone(),
-            priority: place.priority,
-            spec: r#"{"left_out":"the job was removed from its queue while it waited"}"#.into(),
-            shape: place.need,
-            retries: 0,
-            grace_ms: GRACE_MS,
-            lost_after_ms: None,
-            created_at: 0,
-            expires_at: None,
-            external: false,
-            reply: None,
-            body: Body::Single(Task::new(Phase::WAITING)),
-        };
+    /// Brings a parked job of this queue into memory, unless its row is older. False: nobody can read it.
+    pub(super) fn unpark_from(&mut self, queue: &Arc<str>, row: &JobRow) -> bool {
+        let parked = self.queues.find_parked(row.id).filter(|(of, ..)| of == queue);
+        let Some((_, place, _)) = parked.filter(|_| shows(row, row.id, queue)) else { return true };
+        let Some(job) = whole(row, place.need) else { return false };
         self.enter(queue, place, job);
+        true
     }
 
-    /// Rows of parked jobs have come. Those that were touched meanwhile are in memory already.
-    pub(super) fn loaded(&mut self, now: Now, queue: &Arc<str>, need: u32, asked: &[JobId], rows: &[JobRow]) {
+    /// Rows of parked jobs have come: of as many of those that were asked for as fit.
+    pub(super) fn loaded(
+        &mut self,
+        now: Now,
+        (queue, portion): (&Arc<str>, Portion),
+        asked: &[JobId],
+        rows: &[JobRow],
+        step: &mut Step,
+    ) {
+        match portion {
+            Portion::Need(need) => self.come_to_hand(now, queue, need, asked, rows),
+            Portion::Clean(ticket) => self.clean_loaded(now, ticket, asked, rows, step),
+        }
+    }
+
+    /// They come next. Those that were touched meanwhile are in memory already.
+    fn come_to_hand(&mut self, now: Now, queue: &Arc<str>, need: u32, asked: &[JobId], rows: &[JobRow]) {
         let Some(q) = self.queues.get_mut(queue) else { return };
         q.parked.loading.remove(&need);
         let mut found = std::collections::HashSet::with_capacity(rows.len());
@@ -136,10 +138,12 @@ impl Core {
     }
 
     /// The store has no such job, or nothing that could be run: as at a start, it does not exist.
-    fn forget_parked(&mut self, now: Now, queue: &Arc<str>, id: JobId) {
+    pub(super) fn forget_parked(&mut self, now: Now, queue: &Arc<str>, id: JobId) {
         let Some(q) = self.queues.get_mut(queue) else { return };
-        let Some((place, _)) = q.parked.find(id) else { return };
-        q.parked.remove(place);
+        let Some((place, _)) = q.parked.find(id).or_else(|| q.away.distant.find(id)) else { return };
+        if !q.parked.remove(place) {
+            q.away.distant.remove(place);
+        }
         q.counts.queued = q.counts.queued.saturating_sub(1);
         let waiting = &mut q.waiting[Substate::Waiting as usize];
         *waiting = waiting.saturating_sub(1);
@@ -163,7 +167,7 @@ impl Core {
                 if !q.parked.loading.contains(&need) && q.is_low(need, low) {
                     let jobs = q.parked.next_of(need, low);
                     q.parked.loading.insert(need);
-                    step.effects.push(Effect::Load(q.row.name.clone(), need, jobs));
+                    step.effects.push(Effect::Load(q.row.name.clone(), Portion::Need(need), jobs));
                 }
             }
         }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Placements in one step: with it a step stays below 2,000 rows.
 const STEP_PLACEMENTS: usize = 500;
 /// What waits ahead of a slot this long is taken back.
-const REVOKE_AFTER_MS: u64 = 1_000;
+pub(super) const REVOKE_AFTER_MS: u64 = 1_000;
 
 impl Core {
     /// Hands out what fits. A need that fits nowhere is left out for the rest of the step, so the cost does not grow with

@@ -12,6 +12,7 @@ use crate::job_manager::retry::Decision;
 use crate::job_manager::{Holder, Job};
 use crate::orchestrator::queue::Queue;
 use crate::row::{Backend, Caller, QueueKind, QueueRow, REPLICAS, WorkerRow};
+use reeve_protocol::api::Serving;
 use reeve_protocol::cause::Account;
 use reeve_protocol::tape;
 use reeve_protocol::text::Clean;
@@ -29,6 +30,8 @@ const CHECKOUT_PAUSE_MS: u64 = 60_000;
 const HEALTHY_MS: u64 = 600_000;
 /// How long a new replica may wait for room before an old one makes it.
 const SWAP_MS: u64 = 500;
+/// A replica that does not end although it is to is told again.
+const STOP_AGAIN_MS: u64 = 30_000;
 /// Replicas come before jobs: their queue never counts as having had its share.
 const WEIGHT: u32 = 1_000_000;
 
@@ -209,6 +212,8 @@ impl Core {
         }
         let detail = format!("not ready, and no progress for {} s", stall / 1000);
         self.stop_replica(attempt, detail, step);
+        // Again, until it has ended: its machine may not hear of it.
+        self.due.after(now, STOP_AGAIN_MS, What::Stall(attempt));
     }
 
     /// As many replicas as wanted, of what was launched last: new ones are ready before old ones go.
@@ -226,6 +231,10 @@ impl Core {
         if d.awaits_commit() {
             // Its ref is resolved once, so that all replicas run the same.
             missing = missing.min(1usize.saturating_sub(current.len()));
+        }
+        if self.is_full() {
+            // A new replica is a new row; those that there are go on.
+            missing = 0;
         }
         let mut leaving = worst(&current, current.len().saturating_sub(want));
         let keep = want.saturating_sub(ready);
@@ -354,7 +363,7 @@ impl Core {
 
     /// The frame that starts a replica, if the job is one.
     pub(super) fn replica_of_start(&self, job: JobId) -> Option<wire::Replica> {
-        let serving = &self.deployments.get(self.deployments.worker_of(job)?)?.serving;
+        let serving = self.serving_of(job)?;
         Some(wire::Replica {
             protocol: u16::from(serving.is_http()),
             ready: serving.ready.clone(),
@@ -365,8 +374,12 @@ impl Core {
 
     /// How the requests to a replica are gathered, if the job is one.
     pub(super) fn batch_of_start(&self, job: JobId) -> wire::Batch {
-        let deployment = self.deployments.worker_of(job).and_then(|name| self.deployments.get(name));
-        deployment.map(|d| d.serving.batch()).unwrap_or_default()
+        self.serving_of(job).map(Serving::batch).unwrap_or_default()
+    }
+
+    fn serving_of(&self, replica: JobId) -> Option<&Serving> {
+        let deployment = self.deployments.get(self.deployments.worker_of(replica)?)?;
+        Some(deployment.serving_of(self.deployments.replica(replica)?.version))
     }
 
     /// The first replica of a version from git has found the commit of its ref: all of that version run it from now on.

@@ -266,7 +266,7 @@ impl Core {
             ttl_ms: None,
             key: None,
         };
-        self.enter_message(now, owner, queue, id, message, step);
+        self.enter_message(now, owner, queue, (id, None), message, step);
         if !queue.starts_with(REPLIES) {
             self.events.note(now.wall, "message", queue, "published", "coordinator");
         }

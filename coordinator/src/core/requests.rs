@@ -3,7 +3,7 @@
 use super::Core;
 use super::calls_cluster::ended;
 use super::due::What;
-use super::serving::{Key, Ongoing};
+use super::serving::{CLEARING_MS, Key, Ongoing, Replica};
 use crate::effect::{Effect, Fact, Step, ToAgent};
 use crate::input::Now;
 use crate::job_manager::Holder;
@@ -12,13 +12,11 @@ use reeve_protocol::wire::{self, RequestId, outcome};
 use reeve_protocol::{AttemptId, Cause, Code, JobId, Problem, TaskId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A replica that has not answered so long after nobody waited any more counts as hung.
 const HANG_MS: u64 = 30_000;
-/// Tracked requests of a machine that is not heard for so long go elsewhere.
-pub(super) const LOST_AFTER_MS: u64 = 60_000;
 /// Calls are numbered by coordinator's life and ticket, so that an answer to a life before is never taken for one of this.
 pub(super) const LIFE_BITS: u32 = 40;
 
@@ -34,7 +32,8 @@ struct Wanted<'a> {
 impl Core {
     /// Gives a waiting job to the least loaded replica of its worker. False: none may take it now.
     pub(super) fn place_request(&mut self, now: Now, task: TaskId, worker: &str, step: &mut Step) -> bool {
-        let Some((replica, machine, session)) = self.choose_replica(worker) else {
+        let is_alone = self.goes_alone(task);
+        let Some((replica, machine, session)) = self.choose_replica(now, worker, is_alone) else {
             self.note_hungry(worker);
             return false;
         };
@@ -52,6 +51,9 @@ impl Core {
         let timeout_ms = wanted.timeout_s.map_or(0, |s| (s * 1000.0).max(1.0) as u64);
         let until = (timeout_ms > 0).then(|| now.mono + timeout_ms);
         self.enter_request(now, replica.task.job, Key::Job(attempt), until);
+        if let Some(r) = self.deployments.replica_mut(replica.task.job) {
+            r.is_alone = is_alone;
+        }
         let request = wire::Request {
             replica,
             id: RequestId { attempt: Some(attempt), call: 0 },
@@ -62,9 +64,33 @@ impl Core {
         true
     }
 
-    pub(super) fn choose_replica(&self, worker: &str) -> Option<(AttemptId, Arc<str>, u64)> {
+    /// Two replicas died with it: it may be what kills them, and what is beside it would be lost with it every time.
+    fn goes_alone(&self, task: TaskId) -> bool {
+        self.jobs.task(task).is_some_and(|t| t.losses > 1 && t.cause == Some(Cause::WorkerLost))
+    }
+
+    pub(super) fn choose_replica(
+        &mut self,
+        now: Now,
+        worker: &str,
+        is_alone: bool,
+    ) -> Option<(AttemptId, Arc<str>, u64)> {
+        let untold = std::mem::take(&mut self.deployments.untold);
+        let cluster = &self.cluster;
+        let told = |r: &Replica| r.machine.as_ref().is_some_and(|m| !untold.contains(m));
+        let may = |r: &Replica| Self::is_reachable(cluster, r) && told(r);
+        let was_clearing = self.deployments.get(worker).is_some_and(|d| d.is_clearing(now.mono));
+        let job = self
+            .deployments
+            .get_mut(worker)
+            .and_then(|d| if is_alone { d.choose_free(now.mono, may) } else { d.choose(now.mono, may) });
+        self.deployments.untold = untold;
+        if !was_clearing && self.deployments.get(worker).is_some_and(|d| d.is_clearing(now.mono)) {
+            // Should that job go away, the others are looked at again.
+            self.due.after(now, CLEARING_MS, What::Steer(worker.to_owned()));
+        }
+        let job = job?;
         let deployment = self.deployments.get(worker)?;
-        let job = deployment.choose(|replica| Self::is_reachable(&self.cluster, replica))?;
         let replica = deployment.replicas.get(&job)?;
         Some((replica.id(), replica.machine.clone()?, replica.session))
     }
@@ -73,6 +99,7 @@ impl Core {
         let Some(deployment) = self.deployments.of_mut(replica) else { return };
         if let Some(replica) = deployment.replicas.get_mut(&replica) {
             replica.requests.insert(key, Ongoing { abandoned: false, until });
+            replica.is_alone = false;
         }
         deployment.note_load(now.mono);
         if let Some(until) = until {
@@ -82,20 +109,21 @@ impl Core {
         }
     }
 
-    fn key_of(&self, id: RequestId) -> Option<Key> {
+    pub(super) const fn key_of(&self, id: RequestId) -> Key {
         match id.attempt {
-            Some(attempt) => Some(Key::Job(attempt)),
+            Some(attempt) => Key::Job(attempt),
             None if id.call >> LIFE_BITS == self.identity.epoch & ((1 << (64 - LIFE_BITS)) - 1) => {
-                Some(Key::Call(id.call & ((1 << LIFE_BITS) - 1)))
+                Key::Call(id.call & ((1 << LIFE_BITS) - 1))
             }
-            None => None,
+            None => Key::Old(id.call),
         }
     }
 
-    fn id_of(&self, key: Key) -> RequestId {
+    pub(super) fn id_of(&self, key: Key) -> RequestId {
         match key {
             Key::Job(attempt) => RequestId { attempt: Some(attempt), call: 0 },
             Key::Call(ticket) => self.call_id(ticket),
+            Key::Old(call) => RequestId { attempt: None, call },
         }
     }
 
@@ -103,36 +131,37 @@ impl Core {
     pub(super) fn answered(&mut self, now: Now, machine: &str, answers: Vec<wire::Answer>, step: &mut Step) {
         for answer in answers {
             let key = self.key_of(answer.id);
-            let job = answer.replica.task.job;
-            let ongoing = key.and_then(|key| {
-                let deployment = self.deployments.of_mut(job)?;
-                deployment.note_load(now.mono);
-                let replica = deployment.replicas.get_mut(&job)?;
-                let here =
-                    replica.attempt == answer.replica.attempt && replica.machine.as_deref() == Some(machine);
-                let ongoing = replica.requests.remove(&key).filter(|_| here)?;
-                replica.answered += 1;
-                deployment.rate.hit(now.mono, 1);
-                if let Some(until) = ongoing.until {
-                    deployment.deadlines.remove(&(until, key));
-                }
-                let (draining, worker) = (replica.draining.is_some(), &deployment.row.worker);
-                let worker = (draining || !deployment.calls.is_empty()).then(|| worker.clone());
-                if draining {
-                    self.deployments.dirty.extend(worker);
-                } else {
-                    self.deployments.eager.extend(worker);
-                }
-                Some(ongoing)
-            });
+            let ongoing = self.take_answered(now, machine, answer.replica, key);
             match (key, ongoing) {
-                // Of another life, to nobody's question, twice, or from somebody else.
-                (None, _) | (_, None) => self.stale += 1,
-                (_, Some(Ongoing { abandoned: true, .. })) => {}
-                (Some(Key::Job(attempt)), _) => self.request_ended(now, attempt, machine, answer, step),
-                (Some(Key::Call(ticket)), _) => Self::reply(step, ticket, super::calls::answer_of(answer)),
+                // To nobody's question, twice, or from somebody else.
+                (_, None) => self.stale += 1,
+                (Key::Old(_), _) | (_, Some(Ongoing { abandoned: true, .. })) => {}
+                (Key::Job(attempt), _) => self.request_ended(now, attempt, machine, answer, step),
+                (Key::Call(ticket), _) => Self::reply(step, ticket, super::calls::answer_of(answer)),
             }
         }
+    }
+
+    /// Takes a request out of its place at the replica that has answered it.
+    fn take_answered(&mut self, now: Now, machine: &str, replica: AttemptId, key: Key) -> Option<Ongoing> {
+        let deployment = self.deployments.of_mut(replica.task.job)?;
+        deployment.note_load(now.mono);
+        let r = deployment.replicas.get_mut(&replica.task.job)?;
+        let here = r.attempt == replica.attempt && r.machine.as_deref() == Some(machine);
+        let ongoing = r.requests.remove(&key).filter(|_| here)?;
+        r.answered += 1;
+        deployment.rate.hit(now.mono, 1);
+        if let Some(until) = ongoing.until {
+            deployment.deadlines.remove(&(until, key));
+        }
+        let (draining, worker) = (r.draining.is_some(), &deployment.row.worker);
+        let worker = (draining || !deployment.calls.is_empty()).then(|| worker.clone());
+        if draining {
+            self.deployments.dirty.extend(worker);
+        } else {
+            self.deployments.eager.extend(worker);
+        }
+        Some(ongoing)
     }
 
     /// A tracked request was answered.
@@ -187,7 +216,14 @@ impl Core {
         }
     }
 
-    fn request_lost(&mut self, now: Now, replica: AttemptId, key: Key, cause: Cause, step: &mut Step) {
+    pub(super) fn request_lost(
+        &mut self,
+        now: Now,
+        replica: AttemptId,
+        key: Key,
+        cause: Cause,
+        step: &mut Step,
+    ) {
         match key {
             Key::Job(attempt) => {
                 let held = self
@@ -206,29 +242,51 @@ impl Core {
                 let problem = problem.unknown().hint("call again if the work may be done twice");
                 Self::reply(step, ticket, Err(problem));
             }
+            Key::Old(_) => {}
         }
     }
 
     /// Nobody waits for a request any more. It keeps its place: the replica still works on it.
     pub(super) fn abandon(&mut self, now: Now, replica: AttemptId, key: Key) {
         let Some(deployment) = self.deployments.of_mut(replica.task.job) else { return };
-        let Some(r) = deployment.replicas.get_mut(&replica.task.job) else { return };
-        let Some(ongoing) = r.requests.get_mut(&key).filter(|o| !o.abandoned && r.attempt == replica.attempt)
+        let Some(r) = deployment.replicas.get(&replica.task.job) else { return };
+        let Some(ongoing) = r.requests.get(&key).filter(|o| !o.abandoned && r.attempt == replica.attempt)
         else {
             return;
         };
         if let Some(until) = ongoing.until {
             deployment.deadlines.remove(&(until, key));
         }
-        let until = now.mono + HANG_MS;
-        *ongoing = Ongoing { abandoned: true, until: Some(until) };
-        deployment.deadlines.insert((until, key));
-        let (machine, worker) = (r.machine.clone(), deployment.row.worker.clone());
-        self.arm_deadlines(now, &worker);
+        let machine = r.machine.clone();
+        self.hold_place(now, replica, key);
         if let Some(machine) = machine {
             let id = self.id_of(key);
             self.deployments.cancels.push((machine, replica, id));
         }
+    }
+
+    /// A request that nobody waits for takes its place until it is answered, or the replica counts as hung. That is said again
+    /// until the replica has ended: the one who was to stop it may not have heard.
+    pub(super) fn hold_place(&mut self, now: Now, replica: AttemptId, key: Key) {
+        let Some(d) = self.deployments.of_mut(replica.task.job) else { return };
+        let Some(r) = d.replicas.get_mut(&replica.task.job) else { return };
+        let until = now.mono + HANG_MS;
+        r.requests.insert(key, Ongoing { abandoned: true, until: Some(until) });
+        d.deadlines.insert((until, key));
+        let worker = d.row.worker.clone();
+        self.arm_deadlines(now, &worker);
+    }
+
+    /// A replica has not answered for so long after nobody waited any more.
+    fn hangs(&mut self, now: Now, replica: AttemptId, key: Key, step: &mut Step) {
+        let machine = self.deployments.replica(replica.task.job).and_then(|r| r.machine.clone());
+        // A machine that is not heard cannot tell of an answer.
+        if machine.and_then(|m| self.cluster.get(&m)).is_some_and(|m| m.down_since.is_none()) {
+            let s = HANG_MS / 1000;
+            let detail = format!("it hangs: a request was not answered {s} s after its end");
+            self.stop_replica(replica, detail, step);
+        }
+        self.hold_place(now, replica, key);
     }
 
     pub(super) fn arm_deadlines(&mut self, now: Now, worker: &str) {
@@ -253,14 +311,7 @@ impl Core {
             d.deadlines.pop_first();
             let holder = d.replicas.values().find_map(|r| Some((r.id(), *r.requests.get(&key)?)));
             match (holder, key) {
-                (Some((replica, Ongoing { abandoned: true, .. })), _) => {
-                    let s = HANG_MS / 1000;
-                    self.stop_replica(
-                        replica,
-                        format!("it hangs: a request was not answered {s} s after its end"),
-                        step,
-                    );
-                }
+                (Some((replica, Ongoing { abandoned: true, .. })), _) => self.hangs(now, replica, key, step),
                 (Some((replica, _)), Key::Job(attempt)) => {
                     self.abandon(now, replica, key);
                     self.end_attempt(now, ended(attempt, Cause::Timeout, now), "coordinator", step);
@@ -280,83 +331,10 @@ impl Core {
                     let why = format!("no replica could take it in time{}", self.not_ready_words(worker));
                     Self::reply(step, ticket, Err(too_late(&why)));
                 }
-                (None, Key::Job(_)) => {}
+                (None, Key::Job(_)) | (_, Key::Old(_)) => {}
             }
         }
         self.arm_deadlines(now, worker);
-    }
-
-    /// What an agent knows of: the rest of what was given to its machine never arrived, or died with the agent before.
-    pub(super) fn in_flight(
-        &mut self,
-        now: Now,
-        machine: &str,
-        items: Vec<(AttemptId, RequestId)>,
-        last: bool,
-        step: &mut Step,
-    ) {
-        let told = self.told.entry(machine.into()).or_default();
-        told.extend(items);
-        if !last {
-            return;
-        }
-        let told: BTreeSet<(AttemptId, RequestId)> = self.told.remove(machine).unwrap_or_default();
-        for job in self.deployments.on_machine(machine) {
-            let Some(replica) = self.deployments.replica(job) else { continue };
-            let id = replica.id();
-            let missing = replica.requests.iter().filter(|(key, _)| !told.contains(&(id, self.id_of(**key))));
-            let missing: Vec<(Key, Ongoing)> = missing.map(|(key, ongoing)| (*key, *ongoing)).collect();
-            for (key, ongoing) in missing {
-                if let Some(d) = self.deployments.of_mut(job) {
-                    if let Some(until) = ongoing.until {
-                        d.deadlines.remove(&(until, key));
-                    }
-                    if let Some(replica) = d.replicas.get_mut(&job) {
-                        replica.requests.remove(&key);
-                    }
-                }
-                if !ongoing.abandoned {
-                    self.request_lost(now, id, key, Cause::WorkerLost, step);
-                }
-            }
-        }
-        for (replica, id) in told {
-            let known = self
-                .key_of(id)
-                .is_some_and(|key| self.requests_of(replica).is_some_and(|r| r.contains_key(&key)));
-            if !known {
-                self.deployments.cancels.push((machine.into(), replica, id));
-            }
-        }
-    }
-
-    /// A machine with replicas is not heard from `since` on.
-    pub(super) fn arm_requests(&mut self, machine: &str, since: u64) {
-        if !self.deployments.on_machine(machine).is_empty() {
-            self.due.push(since.saturating_add(LOST_AFTER_MS), What::LoseRequests(machine.into(), since));
-        }
-    }
-
-    /// It was not heard for too long: what its replicas work on is done elsewhere.
-    pub(super) fn lose_requests(&mut self, now: Now, machine: &str, since: u64, step: &mut Step) {
-        if self.cluster.get(machine).is_none_or(|m| m.down_since != Some(since)) {
-            return;
-        }
-        for job in self.deployments.on_machine(machine) {
-            let Some(id) = self.deployments.replica(job).map(super::serving::Replica::id) else { continue };
-            let Some(requests) = self.requests_of(id).cloned() else { continue };
-            if let Some(d) = self.deployments.of_mut(job) {
-                for (key, ongoing) in &requests {
-                    d.deadlines.remove(&(ongoing.until.unwrap_or(0), *key));
-                }
-                if let Some(replica) = d.replicas.get_mut(&job) {
-                    replica.requests.clear();
-                }
-            }
-            for (key, _) in requests.into_iter().filter(|(_, o)| !o.abandoned) {
-                self.request_lost(now, id, key, Cause::Lost, step);
-            }
-        }
     }
 
     /// Tells machines what nobody waits for any more.

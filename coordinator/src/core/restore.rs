@@ -9,6 +9,15 @@ use crate::store::waiting::Waiting;
 use reeve_protocol::{AttemptId, JobSpec, State, Substate};
 
 impl Core {
+    /// What had ended before.
+    pub(super) fn count_restored(&mut self, queue: &str, counts: reeve_protocol::api::StateCounts) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.counts.completed += counts.completed;
+            queue.counts.failed += counts.failed;
+            queue.counts.cancelled += counts.cancelled;
+        }
+    }
+
     /// Takes jobs in that wait and were never touched: parked, until the first step asks for those that come next.
     pub(super) fn restore_waiting(&mut self, now: Now, waiting: Waiting) {
         let need = self.cluster.shapes.intern_arc(waiting.shape);

@@ -10,11 +10,16 @@ use reeve_protocol::{AttemptId, JobId, JobSpec, TaskId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Names a request: a tracked job, or a call. Jobs are retried, calls are answered.
+/// A replica is kept free for so long after a job that goes alone asked for one: it asks again whenever something was answered.
+pub(super) const CLEARING_MS: u64 = 10_000;
+
+/// Names a request: a tracked job, a call, or a call of a life before, by its number on the wire. Jobs are retried, calls are
+/// answered; nobody waits for a call of a life before, but it takes its place until the replica has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Key {
     Job(AttemptId),
     Call(Ticket),
+    Old(u64),
 }
 
 /// A call that waits for a replica.
@@ -56,6 +61,8 @@ pub(super) struct Replica {
     pub(super) since: u64,
     /// Since when it takes requests.
     pub(super) ready_since: Option<u64>,
+    /// What it works on is a job that has nobody beside it.
+    pub(super) is_alone: bool,
     /// It takes nothing new, since then.
     pub(super) draining: Option<u64>,
     pub(super) requests: BTreeMap<Key, Ongoing>,
@@ -81,6 +88,7 @@ impl Replica {
             message: None,
             since: now,
             ready_since: None,
+            is_alone: false,
             draining: None,
             requests: BTreeMap::new(),
             answered: 0,
@@ -113,6 +121,8 @@ pub(super) struct Deployment {
     /// The registration that was launched last: the newest one may be another. `None` only if it was removed.
     pub(super) recipe: Option<WorkerRow>,
     pub(super) serving: Serving,
+    /// How versions before were launched that still have replicas; after a restart, how they were registered.
+    earlier: BTreeMap<u32, Serving>,
     pub(super) load: Load,
     pub(super) replicas: BTreeMap<JobId, Replica>,
     /// Calls that wait for a replica, first come first served.
@@ -122,6 +132,8 @@ pub(super) struct Deployment {
     /// What is armed for the first of them.
     pub(super) armed: Option<u64>,
     pub(super) rate: Changes,
+    /// This replica becomes free for a job that goes alone, until then (boot-time milliseconds).
+    pub(super) clearing: Option<(JobId, u64)>,
     /// Why what is wanted cannot be had.
     pub(super) reason: Option<String>,
 }
@@ -132,23 +144,58 @@ impl Deployment {
             serving: serde_json::from_str(&row.serving).unwrap_or_default(),
             row,
             recipe,
+            earlier: BTreeMap::new(),
             load: Load::new(now),
             replicas: BTreeMap::new(),
             calls: VecDeque::new(),
             deadlines: BTreeSet::new(),
             armed: None,
             rate: Changes::default(),
+            clearing: None,
             reason: None,
         }
     }
 
-    /// The replica with the fewest requests that may take another one; of several the one that has answered least.
-    pub(super) fn choose(&self, reachable: impl Fn(&Replica) -> bool) -> Option<JobId> {
+    /// How replicas of a version are spoken to.
+    pub(super) fn serving_of(&self, version: u32) -> &Serving {
+        self.earlier.get(&version).filter(|_| version != self.row.version).unwrap_or(&self.serving)
+    }
+
+    /// The replica with the fewest requests that may take another one; of several the one that has answered least. Nothing
+    /// goes beside a job that is alone, nor to the replica that becomes free for one.
+    pub(super) fn choose(&self, now: u64, reachable: impl Fn(&Replica) -> bool) -> Option<JobId> {
+        let clearing = self.clearing.filter(|_| self.is_clearing(now)).map(|(job, _)| job);
         self.replicas
             .values()
-            .filter(|r| r.is_ready() && r.requests.len() < self.serving.ongoing() && reachable(r))
+            .filter(|r| {
+                r.is_ready()
+                    && r.requests.len() < self.serving_of(r.version).ongoing()
+                    && (!r.is_alone || r.requests.is_empty())
+                    && clearing != Some(r.job)
+                    && reachable(r)
+            })
             .min_by_key(|r| (r.requests.len(), r.answered))
             .map(|r| r.job)
+    }
+
+    /// Whether a replica is kept free.
+    pub(super) fn is_clearing(&self, now: u64) -> bool {
+        self.clearing.is_some_and(|(_, until)| until > now)
+    }
+
+    /// A replica that works on nothing, for a job that goes alone. There is none: the one that will be soonest is kept free.
+    pub(super) fn choose_free(&mut self, now: u64, reachable: impl Fn(&Replica) -> bool) -> Option<JobId> {
+        let usable = |r: &&Replica| r.is_ready() && reachable(r);
+        let least = self.replicas.values().filter(usable).min_by_key(|r| (r.requests.len(), r.answered))?;
+        let job = least.job;
+        if least.requests.is_empty() {
+            self.clearing = None;
+            return Some(job);
+        }
+        let kept = self.clearing.is_some_and(|(job, _)| self.replicas.get(&job).is_some_and(|r| usable(&r)));
+        let kept = self.clearing.filter(|_| kept).map_or(job, |(job, _)| job);
+        self.clearing = Some((kept, now + CLEARING_MS));
+        None
     }
 
     /// Whether there are replicas, or will be when somebody asks.
@@ -178,7 +225,8 @@ impl Deployment {
     /// that a replica has a place for do not wait.
     pub(super) fn is_full(&self) -> bool {
         let ready = self.replicas.values().filter(|r| r.is_ready());
-        let open: usize = ready.map(|r| self.serving.ongoing().saturating_sub(r.requests.len())).sum();
+        let open: usize =
+            ready.map(|r| self.serving_of(r.version).ongoing().saturating_sub(r.requests.len())).sum();
         self.calls.len() >= self.bound() + open
     }
 
@@ -210,6 +258,8 @@ pub(super) struct Deployments {
     pub(super) eager: BTreeSet<String>,
     /// Attempts of replicas that are over, with what they worked on: it has to go elsewhere before this step ends.
     pub(super) over: Vec<(AttemptId, BTreeMap<Key, Ongoing>)>,
+    /// Machines whose replicas may work on something that this session has not told yet: they get nothing before.
+    pub(super) untold: BTreeSet<Arc<str>>,
     /// Requests that nobody waits for any more, to be told to machines before this step ends.
     pub(super) cancels: Vec<(Arc<str>, AttemptId, RequestId)>,
 }
@@ -228,6 +278,11 @@ impl Deployments {
         !(self.over.is_empty() && self.dirty.is_empty() && self.eager.is_empty())
     }
 
+    /// All of them are to be looked at before this step ends.
+    pub(super) fn look_at_all(&mut self) {
+        self.dirty.extend(self.list.keys().cloned());
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Deployment> {
         self.list.values_mut()
     }
@@ -238,10 +293,22 @@ impl Deployments {
         let new = Deployment::new(row, recipe, now);
         match self.list.get_mut(&new.row.worker) {
             Some(known) => {
+                if known.row.version != new.row.version {
+                    known.earlier.retain(|version, _| known.replicas.values().any(|r| r.version == *version));
+                    known.earlier.insert(known.row.version, known.serving.clone());
+                }
                 (known.row, known.recipe, known.serving, known.load) =
                     (new.row, new.recipe, new.serving, new.load);
             }
             None => drop(self.list.insert(new.row.worker.clone(), new)),
+        }
+    }
+
+    /// There may be replicas that were made from this registration.
+    pub(super) fn remember(&mut self, row: &WorkerRow) {
+        let serving = row.serving.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        if let Some(deployment) = self.list.get_mut(&row.name) {
+            deployment.earlier.insert(row.version, serving.unwrap_or_default());
         }
     }
 
@@ -336,12 +403,12 @@ mod tests {
     #[test]
     fn the_least_loaded_ready_and_reachable_replica_with_room_is_chosen() {
         let mut d = deployment(3, &[2, 1, 3]);
-        assert_eq!(d.choose(|_| true), Some(2));
-        assert_eq!(d.choose(|r| r.job != 2), Some(1));
+        assert_eq!(d.choose(0, |_| true), Some(2));
+        assert_eq!(d.choose(0, |r| r.job != 2), Some(1));
         d.replicas.get_mut(&2).unwrap().draining = Some(1);
-        assert_eq!(d.choose(|_| true), Some(1));
+        assert_eq!(d.choose(0, |_| true), Some(1));
         d.replicas.get_mut(&1).unwrap().phase = phase::UNREADY;
-        assert_eq!(d.choose(|_| true), None, "the third is full");
+        assert_eq!(d.choose(0, |_| true), None, "the third is full");
         assert_eq!((d.outstanding(), d.bound()), (6, 36));
     }
 
@@ -349,7 +416,24 @@ mod tests {
     fn of_equals_the_one_that_has_answered_least() {
         let mut d = deployment(1, &[0, 0]);
         d.replicas.get_mut(&1).unwrap().answered = 5;
-        assert_eq!(d.choose(|_| true), Some(2));
+        assert_eq!(d.choose(0, |_| true), Some(2));
+    }
+
+    #[test]
+    fn a_job_that_goes_alone_gets_a_replica_that_becomes_free_and_nobody_beside_it() {
+        let mut d = deployment(3, &[2, 1]);
+        assert_eq!(d.choose_free(0, |_| true), None);
+        assert_eq!(d.choose(0, |_| true), Some(1), "the second becomes free");
+        d.replicas.get_mut(&1).unwrap().requests.clear();
+        assert_eq!(d.choose(CLEARING_MS, |r| r.job == 2), Some(2), "nobody asked any more");
+        assert_eq!(d.choose_free(0, |_| true), Some(1));
+        let first = d.replicas.get_mut(&1).unwrap();
+        first.requests.insert(Key::Old(1), Ongoing::default());
+        first.is_alone = true;
+        assert_eq!(d.choose(0, |_| true), Some(2));
+        assert_eq!(d.choose(0, |r| r.job == 1), None);
+        d.replicas.get_mut(&1).unwrap().requests.clear();
+        assert_eq!(d.choose(0, |r| r.job == 1), Some(1));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The core, driven by hand: inputs in, whole answers and facts out, the invariants walked after every step.
 use super::*;
-use crate::effect::{Effect, Fact};
+use crate::effect::{Effect, Fact, Portion};
 use crate::input::{AgentSaid, NewMessage, Settle, Stored, Target};
 use crate::row::MachineRow;
 use reeve_protocol::api::{Changed, Event, LeaseRequest, RegisterRequest, StatusRequest, Submitted};
@@ -19,6 +19,7 @@ mod jobs;
 mod machines;
 mod moving;
 mod parking;
+mod passing;
 mod queues;
 mod replies;
 mod workers;
@@ -39,7 +40,7 @@ struct World {
     leased: Vec<crate::effect::Leased>,
     ticket: Ticket,
     /// What is to be read: answered at once, unless it is held back.
-    loads: Vec<(Arc<str>, u32, Vec<u64>)>,
+    loads: Vec<(Arc<str>, Portion, Vec<u64>)>,
     holds_loads: bool,
 }
 
@@ -110,7 +111,7 @@ impl World {
                 Effect::Send(_, _, frame) => self.sent.push(frame),
                 Effect::Close(_, session, code, _) => self.closed.push((session, code)),
                 Effect::Broker(_, order) => self.orders.push(order),
-                Effect::Load(queue, need, jobs) => self.loads.push((queue, need, jobs)),
+                Effect::Load(queue, portion, jobs) => self.loads.push((queue, portion, jobs)),
             }
         }
         if !self.holds_loads && !self.loads.is_empty() {
@@ -120,9 +121,9 @@ impl World {
 
     fn answer_loads(&mut self) {
         let loads = std::mem::take(&mut self.loads);
-        let read = |(queue, need, jobs): (Arc<str>, u32, Vec<u64>)| {
+        let read = |(queue, portion, jobs): (Arc<str>, Portion, Vec<u64>)| {
             let rows = jobs.iter().filter_map(|id| self.row(*id).job).map(|row| *row).collect();
-            Input::Loaded { queue, need, jobs, rows }
+            Input::Loaded { queue, portion, jobs, rows }
         };
         let inputs = loads.into_iter().map(read).collect();
         self.feed(inputs);

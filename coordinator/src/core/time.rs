@@ -74,8 +74,10 @@ impl Core {
             What::MessageDelay(queue, id) => self.message_ready(now, &queue, id),
             What::MessageExpiry(queue, id) => self.message_expired(now, &queue, id, step),
             What::Waiter(queue, ticket) => self.waiter_over(&queue, ticket, step),
+            What::Moving(ticket) => self.moving_due(now, ticket, step),
             What::Counting(ticket) => self.count_late(now, ticket, step),
             What::Outgoing(queue) => self.give_more(now, &queue, step),
+            What::Passing(queue) => self.passing_due(now, &queue, step),
             What::Absorb => self.absorb_armed = false,
             What::Revoke(attempt) => self.revoke(attempt, step),
             What::DrainDeadline(machine) => self.drain_deadline(now, &machine, step),
@@ -83,6 +85,8 @@ impl Core {
             What::Steer(worker) => drop(self.deployments.dirty.insert(worker)),
             What::Deadlines(worker) => self.deadlines_due(now, &worker, step),
             What::LoseRequests(machine, since) => self.lose_requests(now, &machine, since, step),
+            What::InFlight(machine, session) => self.in_flight_due(&machine, session),
+            What::Clean(ticket) => self.clean_due(now, ticket, step),
             What::Again => {}
         }
     }
@@ -289,6 +293,9 @@ impl Core {
             return self.due.at(now, at, What::MessageExpiry(queue.clone(), id));
         }
         if matches!(message.place, Where::Ready | Where::Delayed(_) | Where::Outgoing(false)) {
+            // What passes to a broker has no row yet: its publisher hears that it was published.
+            self.store_passing(now, queue, Some(id), step);
+            let Some(q) = self.queues.get_mut(queue) else { return };
             q.messages.remove(id);
             if q.has_rows() {
                 step.facts.push(Fact::MessageGone(id));
@@ -307,12 +314,13 @@ impl Core {
             return;
         };
         if let Holder::Machine(machine) = &t.holder {
-            let ahead =
-                self.cluster.get(machine).is_some_and(|m| m.held().get(&attempt).is_some_and(|h| h.ahead));
-            if let (true, Some(session)) = (
-                ahead,
-                self.cluster.get(machine).and_then(super::super::cluster::machine::Machine::ready_session),
-            ) {
+            let Some(m) = self.cluster.get_mut(machine) else { return };
+            if !m.held().get(&attempt).is_some_and(|h| h.ahead) {
+                return;
+            }
+            // Or it would be handed there again as soon as it is back, once a second for as long as nothing ends.
+            m.waited_in_vain();
+            if let Some(session) = m.ready_session() {
                 step.effects.push(Effect::Send(machine.to_string(), session, ToAgent::Revoke(attempt)));
             }
         }

@@ -2,7 +2,7 @@
 //! digests where there are some. A disk without room is waited out; the machine keeps what it sends.
 use super::Context;
 use crate::input::Segment;
-use crate::segments::Writer;
+use crate::segments::{Segments, Writer};
 use quinn::RecvStream;
 use reeve_protocol::artifact::Artifact;
 use reeve_protocol::digest::Sha256;
@@ -135,10 +135,36 @@ pub(super) async fn store(
     }
     let segments = context.segments.clone();
     // Syncing waits for the disk; everything before went to the page cache.
-    tokio::task::spawn_blocking(move || segments.finish(writer))
-        .await
-        .map_err(std::io::Error::other)?
-        .map_err(Unkept::Disk)
+    let sync = move || Synced::of(segments, writer);
+    let synced = tokio::task::spawn_blocking(sync).await.map_err(std::io::Error::other)??;
+    Ok(synced.taken())
+}
+
+/// What was synced for somebody who may be gone by then: the session can end meanwhile, and nobody would name these bytes.
+struct Synced {
+    segments: Arc<Segments>,
+    segment: Segment,
+    is_taken: bool,
+}
+
+impl Synced {
+    fn of(segments: Arc<Segments>, writer: Writer) -> std::io::Result<Self> {
+        let segment = segments.finish(writer)?;
+        Ok(Self { segments, segment, is_taken: false })
+    }
+
+    fn taken(mut self) -> Segment {
+        self.is_taken = true;
+        self.segment
+    }
+}
+
+impl Drop for Synced {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            self.segments.discard(self.segment);
+        }
+    }
 }
 
 async fn append(writer: &mut Writer, bytes: &[u8], total: u64) -> Result<(), Unkept> {
@@ -167,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_grows_beyond_what_was_promised() {
         let dir = tempfile::tempdir().unwrap();
-        let segments = crate::segments::Segments::open(dir.path()).unwrap();
+        let segments = Segments::open(dir.path()).unwrap();
         let mut writer = segments.begin().unwrap();
         append(&mut writer, b"1234", 6).await.unwrap();
         assert!(matches!(
@@ -175,6 +201,23 @@ mod tests {
             Err(Unkept::Length { found: 7, promised: 6 })
         ));
         assert_eq!(writer.len(), 4);
+    }
+
+    #[test]
+    fn what_was_synced_for_nobody_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Arc::new(Segments::open(dir.path()).unwrap());
+        for (is_taken, total) in [(true, 4), (false, 4), (true, 8)] {
+            let mut writer = segments.begin().unwrap();
+            writer.append(b"1234").unwrap();
+            let synced = Synced::of(segments.clone(), writer).unwrap();
+            if is_taken {
+                assert_eq!(synced.taken().len, 4);
+            } else {
+                drop(synced);
+            }
+            assert_eq!(segments.total_bytes(), total);
+        }
     }
 
     #[test]

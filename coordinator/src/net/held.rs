@@ -120,11 +120,7 @@ impl Held {
     pub(super) fn uploaded(&mut self, upload: Upload) -> Vec<AgentSaid> {
         let (Upload::Begun(attempt, _) | Upload::Tape(attempt, _) | Upload::Artifacts(attempt, _)) = upload;
         let Some(entry) = self.entry(attempt) else {
-            self.dead.extend(match upload {
-                Upload::Begun(..) => None,
-                Upload::Tape(_, tape) => tape,
-                Upload::Artifacts(_, kept) => kept.map(|kept| kept.segment),
-            });
+            self.arrived_late(upload);
             return Vec::new();
         };
         let before = match upload {
@@ -137,6 +133,15 @@ impl Held {
         };
         self.dead.extend(before);
         self.pass(attempt)
+    }
+
+    /// Something came that no end will name any more.
+    pub(super) fn arrived_late(&mut self, upload: Upload) {
+        self.dead.extend(match upload {
+            Upload::Begun(..) => None,
+            Upload::Tape(_, tape) => tape,
+            Upload::Artifacts(_, kept) => kept.map(|kept| kept.segment),
+        });
     }
 
     /// Bytes that no end will name: sent twice, or beyond the bound.

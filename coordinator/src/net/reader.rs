@@ -61,6 +61,20 @@ impl State {
     }
 }
 
+/// Whichever half ends the session: nothing that has arrived will be asked for.
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        // What is reported from now on is given back by the stream that reports it.
+        self.uploads.close();
+        while let Ok(upload) = self.uploads.try_recv() {
+            self.state.held.arrived_late(upload);
+        }
+        for segment in self.state.held.give_up() {
+            self.context.segments.discard(segment);
+        }
+    }
+}
+
 impl Reader<'_> {
     /// Reads until the session ends.
     pub(super) async fn run(mut self) -> End {
@@ -74,11 +88,6 @@ impl Reader<'_> {
                 return stopping;
             }
             if let Some(end) = end {
-                self.state
-                    .held
-                    .give_up()
-                    .into_iter()
-                    .for_each(|segment| self.context.segments.discard(segment));
                 tracing::debug!(machine = self.machine, skipped = self.state.order.skipped(), "session over");
                 return end;
             }

@@ -40,7 +40,7 @@ pub const REDIS: [Capability; 10] = [
     ("order", "exact in a band, while one coordinator reads"),
     ("priority", "three bands: above zero, zero, below zero; exact among what was received"),
     ("delay", "yes: kept in the store until due"),
-    ("durable", "in the store until Redis has it, then as durable as its append-only file"),
+    ("durable", "answered when Redis or the store has it; at Redis as durable as its append-only file"),
     ("restart", "what Redis kept is kept; a flush loses ready messages, and no job"),
     ("count", "exact while Redis answers"),
     ("peek", "yes"),

@@ -5,7 +5,7 @@ use super::distant::Distant;
 use super::parked::Parked;
 use super::queue::Place;
 use crate::input::Ticket;
-use crate::row::QueueKind;
+use crate::row::{MessageRow, QueueKind};
 use reeve_protocol::JobId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,8 +20,10 @@ pub const PREFETCH: u64 = 256;
 pub const WINDOW: u64 = 1_024;
 /// Hints given to the broker in one step.
 pub const HINTS_A_STEP: usize = 2_000;
-/// Messages on their way to a broker at once, of one queue.
-pub const OUTGOING: usize = 1_000;
+/// Messages on their way to a broker at once, of one queue: the next portion is there when one is confirmed.
+pub const OUTGOING: usize = 4_000;
+/// Messages of one portion.
+pub const PORTION: usize = 1_000;
 
 /// The bands of priority on a broker, the first handed out first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +105,15 @@ pub struct Tag {
     pub name: Arc<str>,
 }
 
+/// A message that is to be published.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Forwarded {
+    /// Its row is on disk.
+    Row(u64),
+    /// It has none.
+    Whole(Arc<MessageRow>),
+}
+
 /// What the core wants of a broker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Order {
@@ -112,8 +123,8 @@ pub enum Order {
     Leave(Arc<str>),
     /// Publish these.
     Hints(Arc<str>, Vec<Hint>),
-    /// Publish these messages, whose rows are on disk.
-    Forward(Arc<str>, Vec<u64>),
+    /// Publish these messages.
+    Forward(Arc<str>, Vec<Forwarded>),
     /// These deliveries are in the store.
     Taken(Arc<str>, Vec<Tag>),
     /// So many may come, until another number is said.
@@ -131,6 +142,8 @@ pub enum Said {
         version: String,
         /// Words of the capability list.
         capabilities: BTreeMap<String, String>,
+        /// It confirms messages about as fast as the store does.
+        confirms_fast: bool,
     },
     /// It cannot be used, and why.
     Down(String),
@@ -174,6 +187,8 @@ pub struct Link {
     pub version: String,
     /// What it can do.
     pub capabilities: BTreeMap<String, String>,
+    /// Messages may go to it without a row.
+    pub confirms_fast: bool,
     /// When it was last heard, boot-time milliseconds.
     pub heard: u64,
     /// Nothing came although something should have: hints are not relied on until it is heard again.

@@ -1,4 +1,6 @@
 //! Messages of one queue: ready, delayed, leased, dead. Bodies stay in the store; here is what order and leases need.
+use super::link::Forwarded;
+use crate::input::Ticket;
 use crate::row::MessageRow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -43,8 +45,19 @@ pub struct Message {
     pub place: Where,
     /// Once it is due it goes to the queue's broker, not to receivers.
     pub outgoing: bool,
-    /// The whole message, for queues in memory: it has no row.
+    /// The whole message, while it has no row: in a queue in memory, or on its way to a broker that has the word next.
     pub kept: Option<Arc<MessageRow>>,
+    /// Who hears when the broker has it, or the store instead.
+    pub publisher: Option<Ticket>,
+    /// What the broker that it came from called it.
+    pub source: Option<Arc<str>>,
+}
+
+impl Message {
+    /// On its way to the broker without a row.
+    const fn passes(&self) -> bool {
+        matches!(self.place, Where::Outgoing(_)) && self.kept.is_some()
+    }
 }
 
 /// The messages of one queue.
@@ -55,6 +68,8 @@ pub struct Messages {
     leases: HashMap<String, u64>,
     unsent: BTreeSet<u64>,
     sent: BTreeSet<u64>,
+    /// Of these two, those that have no row.
+    passing: u64,
     delayed: u64,
     dead: u64,
 }
@@ -62,14 +77,14 @@ pub struct Messages {
 impl Messages {
     /// Takes a message in, wherever it is.
     pub fn insert(&mut self, id: u64, message: Message) {
-        self.enter(id, message.priority, &message.place);
+        self.enter(id, &message);
         self.all.insert(id, message);
     }
 
     /// Takes a message out for good.
     pub fn remove(&mut self, id: u64) -> Option<Message> {
         let message = self.all.remove(&id)?;
-        self.exit(id, message.priority, &message.place);
+        self.exit(id, &message);
         Some(message)
     }
 
@@ -116,9 +131,28 @@ impl Messages {
         self.unsent.iter().take(max).copied().collect()
     }
 
+    /// Takes the next few that are to be given to the broker: they are on their way from now on.
+    pub fn send(&mut self, max: usize) -> Vec<Forwarded> {
+        let mut forwarded = Vec::with_capacity(max.min(self.unsent.len()));
+        while forwarded.len() < max
+            && let Some(id) = self.unsent.pop_first()
+        {
+            let Some(message) = self.all.get_mut(&id) else { continue };
+            message.place = Where::Outgoing(true);
+            self.sent.insert(id);
+            forwarded.push(message.kept.clone().map_or(Forwarded::Row(id), Forwarded::Whole));
+        }
+        forwarded
+    }
+
     /// Given to the broker, and not confirmed.
     pub fn in_flight(&self) -> usize {
         self.sent.len()
+    }
+
+    /// The oldest and the newest of these.
+    pub fn flight(&self) -> Option<(u64, u64)> {
+        Some((*self.sent.first()?, *self.sent.last()?))
     }
 
     /// Whatever was given to the broker and not confirmed is to be given again.
@@ -134,6 +168,30 @@ impl Messages {
     /// To be given to the broker, or on the way.
     pub fn outgoing(&self) -> u64 {
         (self.unsent.len() + self.sent.len()) as u64
+    }
+
+    /// Of these, how many have no row.
+    pub const fn passing(&self) -> u64 {
+        self.passing
+    }
+
+    /// Messages on their way to the broker that have no row, oldest first.
+    pub fn passing_ids(&self) -> Vec<u64> {
+        if self.passing == 0 {
+            return Vec::new();
+        }
+        let mut ids: Vec<u64> = self.sent.iter().chain(&self.unsent).copied().collect();
+        ids.retain(|id| self.all.get(id).is_some_and(Message::passes));
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The message has a row from now on: gives what goes into it, and who is to hear of it.
+    pub fn store(&mut self, id: u64) -> Option<(Arc<MessageRow>, Option<Ticket>)> {
+        let mut message = self.remove(id)?;
+        let (kept, publisher) = (message.kept.take(), message.publisher.take());
+        self.insert(id, message);
+        Some((kept?, publisher))
     }
 
     /// Hands one out.
@@ -217,10 +275,11 @@ impl Messages {
             .collect()
     }
 
-    fn enter(&mut self, id: u64, priority: i32, place: &Where) {
-        match place {
+    fn enter(&mut self, id: u64, message: &Message) {
+        self.passing += u64::from(message.passes());
+        match &message.place {
             Where::Ready => {
-                self.ready.insert((Reverse(priority), id));
+                self.ready.insert((Reverse(message.priority), id));
             }
             Where::Delayed(_) => self.delayed += 1,
             Where::Outgoing(sent) => {
@@ -233,10 +292,11 @@ impl Messages {
         }
     }
 
-    fn exit(&mut self, id: u64, priority: i32, place: &Where) {
-        match place {
+    fn exit(&mut self, id: u64, message: &Message) {
+        self.passing -= u64::from(message.passes());
+        match &message.place {
             Where::Ready => {
-                self.ready.remove(&(Reverse(priority), id));
+                self.ready.remove(&(Reverse(message.priority), id));
             }
             Where::Delayed(_) => self.delayed -= 1,
             Where::Outgoing(sent) => {
@@ -264,6 +324,8 @@ mod tests {
             place,
             outgoing: false,
             kept: None,
+            publisher: None,
+            source: None,
         }
     }
 

@@ -74,6 +74,10 @@ pub struct Queue {
     pub trouble: Option<String>,
     /// Messages at the broker when it was last asked.
     pub depth: u64,
+    /// A look is due at what passes to the broker, at the messages up to this one.
+    pub passing_until: Option<u64>,
+    /// Messages that are to come from the broker because they move to another queue.
+    pub wanted: u64,
     /// What was last said to the broker about room.
     pub room: u64,
     /// Which broker was told to keep it, and as what.
@@ -118,6 +122,8 @@ impl Queue {
             parked: Parked::default(),
             trouble: None,
             depth: 0,
+            passing_until: None,
+            wanted: 0,
             room: 0,
             told: None,
             drain: None,

@@ -1,34 +1,57 @@
 //! Facts as SQL. Each must change exactly one row (the second lock on the door that the life cycle holds): anything
 //! else means that memory and disk disagree, and ends the process.
 mod attempts;
+mod jobs;
 
 use super::{Error, queue_facts};
 use crate::effect::Fact;
-use crate::row::{ArrayRow, JobRow, Standing};
 use reeve_protocol::intervals::Intervals;
 use reeve_protocol::{AttemptId, Cause, JobId, TaskId};
 use rusqlite::{Connection, ToSql, params};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// The commonest cause as JSON.
+const OK: &str = r#"{"kind":"ok"}"#;
 
 pub(super) type Sql<'a> = &'a Connection;
 
-/// Writes one fact inside the open transaction.
+/// Writes the facts of a step inside the open transaction. A job's result and the move that follows are one change of
+/// its row.
 ///
 /// # Errors
 /// From SQLite, or [`Error::Rows`].
+pub fn apply_all(db: Sql<'_>, facts: &[Fact]) -> Result<(), Error> {
+    let mut results: BTreeMap<JobId, &str> = BTreeMap::new();
+    for fact in facts {
+        match fact {
+            Fact::ResultKept(TaskId { job, index: None }, json) => drop(results.insert(*job, json)),
+            Fact::JobMoved(id, standing) => jobs::job_moved(db, *id, standing, results.remove(id))?,
+            fact => apply(db, fact)?,
+        }
+    }
+    results.into_iter().try_for_each(|(job, json)| result_kept(db, TaskId::single(job), json))
+}
+
+fn result_kept(db: Sql<'_>, task: TaskId, json: &str) -> Result<(), Error> {
+    of_task(db, task, "result = ?3", &[&json])
+}
+
+/// Writes one fact.
 #[expect(clippy::too_many_lines, reason = "one arm per fact, so that a new fact cannot be forgotten")]
-pub fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
+fn apply(db: Sql<'_>, fact: &Fact) -> Result<(), Error> {
     match fact {
-        Fact::JobAdded(row) => job_added(db, row),
-        Fact::JobMoved(id, standing) => job_moved(db, *id, standing),
-        Fact::ArrayMoved(id, standing, array) => array_moved(db, *id, standing, array),
-        Fact::TaskMoved(task, standing) => task_moved(db, *task, standing),
+        Fact::JobAdded(row) => jobs::job_added(db, row),
+        Fact::JobMoved(id, standing) => jobs::job_moved(db, *id, standing, None),
+        Fact::ArrayMoved(id, standing, array) => jobs::array_moved(db, *id, standing, array),
+        Fact::TaskMoved(task, standing) => jobs::task_moved(db, *task, standing),
         // Nothing in place of a commit takes it out of the JSON.
         Fact::CommitResolved(id, commit) => one(
             db,
             "UPDATE jobs SET spec = json_patch(spec, json_object('git', json_object('commit', ?2))) WHERE id = ?1",
             params![id, commit],
         ),
-        Fact::ResultKept(task, json) => of_task(db, *task, "result = ?3", &[json]),
+        Fact::ResultKept(task, json) => result_kept(db, *task, json),
         Fact::ProgressMade(task, fraction, message) => of_task(
             db,
             *task,
@@ -205,132 +228,6 @@ fn of_attempt(db: Sql<'_>, attempt: AttemptId, set: &str, values: &[&dyn ToSql])
     )
 }
 
-fn job_added(db: Sql<'_>, row: &JobRow) -> Result<(), Error> {
-    let s = &row.standing;
-    let array = row.array.as_ref();
-    let counts = array.map(|a| a.counts).unwrap_or_default();
-    let (key, digest) = (row.key.as_ref().map(|k| &k.0), row.key.as_ref().map(|k| &k.1));
-    let (worker, version) = (row.worker.as_ref().map(|w| &w.0), row.worker.as_ref().map(|w| w.1));
-    one(
-        db,
-        "INSERT INTO jobs (id, owner_uid, owner, alias, name, title, queue, worker, worker_version, state, substate, priority, created_at,
-           run_at, expires_at, external, spec, definition, key, digest, array_from, array_to, array_limit, array_next, n_queued, array_held)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)",
-        params![
-            row.id,
-            row.owner_uid,
-            &*row.owner,
-            row.alias,
-            row.name,
-            row.title,
-            &*row.queue,
-            worker,
-            version,
-            s.state as i64,
-            s.substate.map(|s| s as i64),
-            row.priority,
-            row.created_at,
-            s.run_at,
-            row.expires_at,
-            row.external,
-            &*row.spec,
-            row.definition,
-            key,
-            digest,
-            array.map(|a| a.from),
-            array.map(|a| a.to),
-            array.and_then(|a| a.limit),
-            array.map(|a| a.next),
-            counts.queued,
-            array.and_then(|a| set(&a.held)),
-        ],
-    )
-}
-
-/// A job moves only while its row is not behind it: attempts never decrease.
-fn job_moved(db: Sql<'_>, id: JobId, s: &Standing) -> Result<(), Error> {
-    let (cause, kind, exit) = cause(s.cause.as_ref());
-    one(
-        db,
-        "UPDATE jobs SET state = ?2, substate = ?3, cause = ?4, cause_kind = ?5, exit_code = ?6, attempt = ?7, tries = ?8, losses = ?9,
-           run_at = ?10, started_at = ?11, ended_at = ?12, machine = ?13, generation = generation + 1,
-           warning = CASE ?2 WHEN 1 THEN warning END WHERE id = ?1 AND attempt <= ?7",
-        params![
-            id,
-            s.state as i64,
-            s.substate.map(|s| s as i64),
-            cause,
-            kind,
-            exit,
-            s.attempt,
-            s.tries,
-            s.losses,
-            s.run_at,
-            s.started_at,
-            s.ended_at,
-            s.machine.as_deref()
-        ],
-    )
-}
-
-fn array_moved(db: Sql<'_>, id: JobId, s: &Standing, a: &ArrayRow) -> Result<(), Error> {
-    let (cause, kind, exit) = cause(s.cause.as_ref());
-    let c = &a.counts;
-    one(
-        db,
-        "UPDATE jobs SET state = ?2, substate = ?3, cause = ?4, cause_kind = ?5, exit_code = ?6, run_at = ?7, started_at = ?8, ended_at = ?9,
-           array_next = ?10, n_queued = ?11, n_running = ?12, n_completed = ?13, n_failed = ?14, n_cancelled = ?15, array_held = ?16,
-           array_cancelled = ?17, generation = generation + 1 WHERE id = ?1 AND array_next <= ?10",
-        params![
-            id,
-            s.state as i64,
-            s.substate.map(|s| s as i64),
-            cause,
-            kind,
-            exit,
-            s.run_at,
-            s.started_at,
-            s.ended_at,
-            a.next,
-            c.queued,
-            c.running,
-            c.completed,
-            c.failed,
-            c.cancelled,
-            set(&a.held),
-            set(&a.cancelled)
-        ],
-    )
-}
-
-fn task_moved(db: Sql<'_>, task: TaskId, s: &Standing) -> Result<(), Error> {
-    let (cause, kind, exit) = cause(s.cause.as_ref());
-    one(
-        db,
-        "INSERT INTO tasks (job, idx, state, substate, cause, cause_kind, exit_code, attempt, tries, losses, run_at, started_at, ended_at, machine)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
-         ON CONFLICT (job, idx) DO UPDATE SET state = ?3, substate = ?4, cause = ?5, cause_kind = ?6, exit_code = ?7, attempt = ?8, tries = ?9,
-           losses = ?10, run_at = ?11, started_at = ?12, ended_at = ?13, machine = ?14, warning = CASE ?3 WHEN 1 THEN warning END
-         WHERE attempt <= ?8",
-        params![
-            task.job,
-            task.index_key(),
-            s.state as i64,
-            s.substate.map(|s| s as i64),
-            cause,
-            kind,
-            exit,
-            s.attempt,
-            s.tries,
-            s.losses,
-            s.run_at,
-            s.started_at,
-            s.ended_at,
-            s.machine.as_deref()
-        ],
-    )
-}
-
 fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) -> Result<(), Error> {
     let now = crate::clock::now().wall;
     if began {
@@ -348,10 +245,11 @@ fn interval(db: Sql<'_>, kind: &str, subject: &str, began: bool, actor: &str) ->
 }
 
 /// Cause as JSON, its kind, and the process's exit code.
-fn cause(cause: Option<&Cause>) -> (Option<String>, Option<&'static str>, Option<i32>) {
+fn cause(cause: Option<&Cause>) -> (Option<Cow<'static, str>>, Option<&'static str>, Option<i32>) {
     match cause {
         None => (None, None, None),
-        Some(c) => (serde_json::to_string(c).ok(), Some(c.kind()), c.process_exit_code()),
+        Some(Cause::Ok) => (Some(OK.into()), Some(Cause::Ok.kind()), Cause::Ok.process_exit_code()),
+        Some(c) => (serde_json::to_string(c).ok().map(Cow::from), Some(c.kind()), c.process_exit_code()),
     }
 }
 
@@ -362,3 +260,7 @@ fn set(intervals: &Intervals) -> Option<String> {
 pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| Error::Value(e.to_string()))
 }
+
+#[cfg(test)]
+#[path = "facts/facts_test.rs"]
+mod tests;

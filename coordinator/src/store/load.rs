@@ -80,6 +80,8 @@ pub struct Loaded {
     pub versions: Vec<(String, u32)>,
     /// Static workers that were launched once, with the registration that was launched last.
     pub deployments: Vec<(DeploymentRow, Option<WorkerRow>)>,
+    /// What the replicas that are there were made from.
+    pub replicated: Vec<WorkerRow>,
     /// Attempts that had not ended.
     pub attempts: Vec<LiveAttempt>,
     /// The newest messages that became jobs, oldest first.
@@ -136,6 +138,7 @@ pub fn load(db: &Connection, identity: Identity, seq: u64) -> Result<Loaded, Err
         workers: super::workers::newest(db)?,
         versions: super::workers::versions(db)?,
         deployments: super::workers::deployments(db)?,
+        replicated: super::workers::of_replicas(db)?,
         attempts,
         inbox: all(
             db,

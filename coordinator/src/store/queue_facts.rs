@@ -63,8 +63,9 @@ pub(super) fn message_numbers_used(db: Sql<'_>, next: u64) -> Result<(), Error> 
 pub(super) fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
     one(
         db,
-        "INSERT INTO messages (id, queue, owner_uid, owner, kind, body, headers, priority, published_at, run_at, expires_at, outgoing, dead, source)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        "INSERT INTO messages (id, queue, owner_uid, owner, kind, body, headers, priority, published_at, run_at, expires_at, outgoing, dead, source,
+           deliveries, lease, lease_until)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         params![
             m.id,
             &*m.queue,
@@ -79,7 +80,10 @@ pub(super) fn message_added(db: Sql<'_>, m: &MessageRow) -> Result<(), Error> {
             m.expires_at,
             m.outgoing,
             m.dead,
-            m.source
+            m.source,
+            m.deliveries,
+            m.lease.as_ref().map(|l| &l.0),
+            m.lease.as_ref().map(|l| l.1)
         ],
     )
 }

@@ -149,17 +149,23 @@ pub fn job_row(conn: &Connection, id: JobId) -> Result<Option<JobRow>, Error> {
     rows.next()?.map(job_of).transpose()
 }
 
-/// Those of these jobs that there are, whole, in one snapshot.
+/// Those of these jobs that there are, whole, in one snapshot; with more than so many bytes of specs only the first of
+/// them. Also how many of the numbers were looked at: at least one.
 ///
 /// # Errors
 /// From SQLite, or a value that makes no sense.
-pub fn job_rows(conn: &Connection, ids: &[JobId]) -> Result<Vec<JobRow>, Error> {
+pub fn job_rows(conn: &Connection, ids: &[JobId], bytes: usize) -> Result<(Vec<JobRow>, usize), Error> {
     snapshot(conn, |conn| {
-        let mut rows = Vec::with_capacity(ids.len());
-        for id in ids {
-            rows.extend(job_row(conn, *id)?);
+        let (mut rows, mut room) = (Vec::with_capacity(ids.len()), bytes);
+        for (at, id) in ids.iter().enumerate() {
+            let Some(row) = job_row(conn, *id)? else { continue };
+            if row.spec.len() > room && !rows.is_empty() {
+                return Ok((rows, at));
+            }
+            room = room.saturating_sub(row.spec.len());
+            rows.push(row);
         }
-        Ok(rows)
+        Ok((rows, ids.len()))
     })
 }
 

@@ -50,6 +50,18 @@ fn names_and_keys_belong_to_their_owner() {
 }
 
 #[test]
+fn rows_that_are_read_together_have_a_bound_in_bytes_and_one_comes_always() {
+    let fixture = Fixture::new();
+    let ids = |(rows, looked): (Vec<JobRow>, usize)| (rows.iter().map(|r| r.id).collect::<Vec<_>>(), looked);
+    let size = |id| job_row(&fixture.conn, id).unwrap().unwrap().spec.len();
+    let read = |wanted: &[JobId], bytes| ids(job_rows(&fixture.conn, wanted, bytes).unwrap());
+    assert_eq!(read(&[3, 99, 1, 2], 1 << 20), (vec![3, 1, 2], 4));
+    assert_eq!(read(&[3, 99, 1, 2], size(3) + size(1)), (vec![3, 1], 3));
+    assert_eq!(read(&[99, 3, 1], 0), (vec![3], 2));
+    assert_eq!(read(&[99], 0), (vec![], 1));
+}
+
+#[test]
 fn a_value_that_makes_no_sense_is_an_error_and_not_a_guess() {
     let fixture = Fixture::new();
     fixture.run("UPDATE jobs SET state = 9 WHERE id = 1; UPDATE jobs SET cause = '{' WHERE id = 2;");

@@ -1,7 +1,7 @@
 //! Workers and what is wanted of them, as rows. A registration is never changed: a job can say which one it was made from.
 use super::Error;
 use super::facts::{Sql, json, one};
-use crate::row::{DeploymentRow, WorkerRow};
+use crate::row::{DeploymentRow, REPLICAS, WorkerRow};
 use reeve_protocol::api::WorkerView;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -87,6 +87,16 @@ pub(super) fn deployments(db: &Connection) -> Result<Vec<(DeploymentRow, Option<
         all.push((deployment, recipe));
     }
     Ok(all)
+}
+
+/// The registrations that present replicas were made from, also of versions before the one that was launched last.
+pub(super) fn of_replicas(db: &Connection) -> Result<Vec<WorkerRow>, Error> {
+    let mut statement = db.prepare(&format!(
+        "{COLUMNS} WHERE (name, version) IN
+           (SELECT worker, worker_version FROM jobs WHERE state IN (0, 1) AND queue = ?1)"
+    ))?;
+    let rows = statement.query_map([REPLICAS], row)?.collect::<rusqlite::Result<_>>()?;
+    Ok(rows)
 }
 
 fn deployed(db: &Connection) -> Result<Vec<DeploymentRow>, Error> {

@@ -135,6 +135,15 @@ impl Writer {
         &self.conn
     }
 
+    /// Everything that is read until this is dropped is one transaction: by itself each row would take and give back the
+    /// file's locks, which costs more than the row.
+    ///
+    /// # Errors
+    /// From SQLite.
+    pub fn read_once(&self) -> Result<rusqlite::Transaction<'_>, Error> {
+        Ok(self.conn.unchecked_transaction()?)
+    }
+
     /// When the mark must be synced, boot-time milliseconds.
     pub const fn sync_due(&self) -> Option<u64> {
         self.mark.due()
@@ -166,9 +175,7 @@ impl Writer {
 /// From SQLite, or [`Error::Rows`] when memory and disk disagree.
 pub fn write(conn: &mut Connection, audit: audit::Head, step: &Step) -> Result<audit::Head, Error> {
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for fact in &step.facts {
-        facts::apply(&tx, fact)?;
-    }
+    facts::apply_all(&tx, &step.facts)?;
     {
         let mut insert =
             tx.prepare_cached("INSERT INTO events (seq, at, job, body) VALUES (?1, ?2, ?3, ?4)")?;

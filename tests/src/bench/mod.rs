@@ -85,7 +85,7 @@ pub fn keeper_of(dir: &std::path::Path) -> u32 {
         .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .find(|pid| {
             let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.contains("keeper\0") && line.contains(&wanted)
+            line.contains("keeper\0") && !line.contains("\0guardians\0") && line.contains(&wanted)
         })
         .unwrap_or(0)
 }

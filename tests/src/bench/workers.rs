@@ -3,7 +3,7 @@
 use super::{Table, cpu_ticks, median, pss, seconds};
 use crate::bank::Bank;
 use crate::server::Server;
-use crate::{binary, eventually, processes_with};
+use crate::{binary, children_named, eventually, processes_with};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::routing::post;
@@ -115,13 +115,15 @@ pub fn idle(table: &mut Table) {
     std::thread::sleep(Duration::from_secs(20));
     let place = server.runtime().to_str().unwrap().to_owned();
     let pids: Vec<u32> = processes_with(&["keeper", &place]).into_iter().chain([server.pid()]).collect();
-    let guardians: Vec<u32> = pids.iter().copied().filter(|p| *p != server.pid()).collect();
+    let keeper = super::keeper_of(server.runtime());
+    let guardians = children_named(keeper, "reeve-guardian");
+    let zygotes = children_named(keeper, "reeve-zygote");
     let before: f64 = pids.iter().map(|p| cpu_ticks(*p)).sum();
     std::thread::sleep(Duration::from_mins(1));
     let share = (pids.iter().map(|p| cpu_ticks(*p)).sum::<f64>() - before) / 60.0;
     let each = guardians.iter().map(|p| pss(*p)).sum::<f64>() * 1024.0 / guardians.len().max(1) as f64;
     table.row(
-        "100 idle replicas: server, keeper, guardians",
+        "100 idle replicas: server, keeper, zygote, guardians",
         format!("{share:.2} % CPU"),
         "-".into(),
         "<= 0.2 %",
@@ -130,7 +132,13 @@ pub fn idle(table: &mut Table) {
     table.row(
         "the same: Pss of a guardian",
         format!("{each:.0} kB"),
-        format!("{} processes", guardians.len()),
+        format!(
+            "{} guardians; zygote {:.0} kB, keeper {:.1} MB, server {:.1} MB",
+            guardians.len(),
+            zygotes.iter().map(|pid| pss(*pid)).sum::<f64>() * 1024.0,
+            pss(keeper),
+            pss(server.pid())
+        ),
         "<= 60 kB",
         each <= 60.0,
     );

@@ -62,6 +62,12 @@ pub fn parent(pid: u32) -> Option<u32> {
     status.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok())
 }
 
+/// Whether it is what forks the guardians of this keeper.
+pub fn is_zygote(pid: u32, keeper: Option<u32>) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end() == "reeve-zygote" && parent(pid).is_some_and(|parent| Some(parent) == keeper)
+}
+
 /// The attempt a process belongs to, from its environment: job, index (or nothing), attempt.
 pub fn attempt_of(pid: u32) -> Option<(u64, Option<u32>, u32)> {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;

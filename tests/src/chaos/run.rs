@@ -303,8 +303,10 @@ impl Run {
         let mut left: Vec<String> = lines.collect();
         for machine in &self.cluster.machines {
             let home = format!("{}/", machine.dir.display());
-            let known = [self.cluster.supervisor.pid(machine.daemon), machine.keeper()];
-            for pid in processes::with_text(&home).into_iter().filter(|pid| !known.contains(&Some(*pid))) {
+            let keeper = machine.keeper();
+            let known = [self.cluster.supervisor.pid(machine.daemon), keeper];
+            let stays = |pid: u32| known.contains(&Some(pid)) || processes::is_zygote(pid, keeper);
+            for pid in processes::with_text(&home).into_iter().filter(|pid| !stays(*pid)) {
                 left.push(format!("process {pid} {}", processes::command_line(pid)));
             }
             for (what, dir) in [("socket", "run/g"), ("directory", "data/work"), ("spool", "data/spool")] {

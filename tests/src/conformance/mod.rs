@@ -106,9 +106,14 @@ impl Bench {
 
     /// Publishes lines, and gives the lines of the answer.
     pub fn lines(&self, queue: &str, body: &str, key: Option<&str>) -> Vec<Value> {
+        self.lines_to(&format!("/v1/queues/{queue}/messages"), body, key)
+    }
+
+    /// The same for any path that takes lines.
+    pub fn lines_to(&self, path: &str, body: &str, key: Option<&str>) -> Vec<Value> {
         let key = key.map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
         let head = format!(
-            "POST /v1/queues/{queue}/messages HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n{key}\
+            "POST {path} HTTP/1.1\r\nhost: reeve\r\nconnection: close\r\n{key}\
              content-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );

@@ -8,6 +8,7 @@ pub(super) const CASES: &[Case] = &[
     ("looking takes nothing", peek),
     ("cleaning says first what it would do, then does exactly that", clean),
     ("a filter cleans exactly what it matches, or is refused as the backend says", clean_by_filter),
+    ("what waits moves to another queue in its order, paused or not", moves),
     ("a paused queue takes in and hands nothing out", pause),
     ("a full queue says so", bounds),
     ("a restart of the coordinator keeps what the backend says it keeps", restart),
@@ -101,6 +102,47 @@ fn clean_by_filter(bench: &mut Bench) {
     bench.server.up();
     assert_eq!(bench.counts(&other), [2, 0, 0, 0]);
     assert_eq!(bench.ack(&queue, &held).status, 200);
+}
+
+fn moves(bench: &mut Bench) {
+    let (queue, same) = (bench.queue(), bench.queue());
+    let local = format!("{queue}.local");
+    bench.put(&local, &json!({"kind": "messages", "backend": "local"}));
+    // More than one portion of a broker.
+    let lines: String = (0..1_205).map(|n| format!("{{\"body_text\":\"{n}\"}}\n")).collect();
+    bench.lines(&queue, &lines, None);
+    bench.publish(&queue, &json!({"body_text": "later", "delay_s": 600}));
+    let held = bench.receive(&queue, 1, 20.0).remove(0);
+    bench.post(&queue, "pause", &json!({}));
+    let all = |from: &str, to: &str| {
+        let mut total = 0;
+        loop {
+            let moved = bench.post(from, "move", &json!({"to": to}));
+            assert_eq!(moved.status, 200, "{}", moved.text());
+            let moved = moved.json();
+            total += moved["moved"].as_u64().unwrap();
+            if moved["left"] == 0 {
+                return total;
+            }
+            assert_ne!(moved["moved"], 0, "{moved}");
+        }
+    };
+    if bench.says(&queue, "restart").starts_with("messages are gone") {
+        let refused = bench.post(&queue, "move", &json!({"to": local}));
+        assert_eq!(refused.code(), "backend-cannot", "{}", refused.text());
+    } else {
+        let dry = bench.post(&queue, "move", &json!({"to": local, "dry_run": true})).json();
+        assert_eq!((&dry["moved"], &dry["left"]), (&json!(1_205), &json!(0)), "{dry}");
+        assert_eq!(all(&queue, &local), 1_205);
+        assert_eq!((bench.counts(&queue), bench.counts(&local)), ([0, 0, 1, 0], [1_204, 1, 0, 0]));
+        assert_eq!(all(&local, &queue), 1_205);
+    }
+    assert_eq!(all(&queue, &same), 1_205);
+    assert_eq!(bench.ack(&queue, &held).status, 200);
+    let counts = || bench.counts(&same);
+    crate::eventually_or(|| format!("{:?}", counts()), || (counts() == [1_204, 1, 0, 0]).then_some(()));
+    let wanted: Vec<String> = (1..1_205).map(|n| n.to_string()).collect();
+    assert_eq!(texts(&bench.receive_all(&same, 1_204)), wanted);
 }
 
 fn pause(bench: &mut Bench) {

@@ -1,4 +1,4 @@
-//! Ten thousand messages at once.
+//! Ten thousand messages at once; jobs of every priority in a stream.
 use super::{Bench, Case, texts};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -6,12 +6,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-pub(super) const CASES: &[Case] =
-    &[("ten thousand messages are counted, come in order, once each, and are gone once acknowledged", many)];
+pub(super) const CASES: &[Case] = &[
+    ("ten thousand messages are counted, come in order, once each, and are gone once acknowledged", many),
+    ("a stream of jobs of every priority runs, and the backend stays usable", every_priority),
+];
 
 const PUBLISHERS: usize = 8;
 const EACH: usize = 1_250;
 const RECEIVERS: usize = 4;
+/// Jobs in a lot, and lots.
+const LOT: i32 = 90;
+const LOTS: i32 = 8;
 
 fn many(bench: &mut Bench) {
     let queue = bench.queue();
@@ -29,6 +34,27 @@ fn many(bench: &mut Bench) {
     assert_eq!(had.len(), all);
     assert_eq!(had.into_iter().collect::<BTreeSet<_>>().len(), all);
     assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+}
+
+/// Hints of three bands are on their way at once: none may be acknowledged in a way that the server does not take.
+fn every_priority(bench: &mut Bench) {
+    let queue = bench.queue_with(&json!({"kind": "jobs"}));
+    bench.says(&queue, "jobs");
+    let view = || bench.server.get(&format!("/v1/queues/{queue}")).json();
+    let lot: String = (0..LOT)
+        .map(|n| json!({"command": ["true"], "queue": queue, "priority": n % 3 - 1}).to_string() + "\n")
+        .collect();
+    for lots in 1..=LOTS {
+        assert_eq!(bench.lines_to("/v1/jobs", &lot, None).len(), LOT as usize);
+        crate::eventually_or(
+            || view().to_string(),
+            || {
+                let view = view();
+                assert!(view["degraded"].is_null(), "{view}");
+                (view["counts"]["COMPLETED"] == json!(lots * LOT)).then_some(())
+            },
+        );
+    }
 }
 
 fn publish(bench: &Bench, queue: &str) {

@@ -1,6 +1,7 @@
 //! Virtual time: what happens next, in one order. Two things of one moment happen in the order in which they were noted.
 use super::clients::Action;
 use super::faults::Heal;
+use super::replicas::Turn;
 use reeve_coordinator::effect::{Reply, ToAgent};
 use reeve_coordinator::input::{AgentSaid, Input, Ticket};
 use reeve_coordinator::orchestrator::link::Order;
@@ -86,6 +87,8 @@ pub enum Due {
     Boot(usize),
     /// A guardian looks at its clocks.
     Guardian(usize, AttemptId),
+    /// It is the turn of a replica that this life of its agent knows.
+    Replica(usize, u64, AttemptId, Turn),
     /// A client does something.
     Client(Box<Action>),
     /// An answer reaches a client.

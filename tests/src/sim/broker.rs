@@ -1,6 +1,7 @@
 //! A simulated broker for queues of jobs: keeps hints, and loses, doubles and reorders them; is killed, frozen and flushed.
 //! Whatever it does, every job runs as if it were not there.
 use super::agenda::Due;
+use super::ingress::Outside;
 use super::rng::Rng;
 use super::world::World;
 use reeve_coordinator::input::{Call, Input};
@@ -23,12 +24,18 @@ pub struct Broker {
     frozen: bool,
     /// Which life of the coordinator it has been told of.
     known: u64,
+    /// When the last order arrives there, and its last word here: one connection, so nothing overtakes.
+    last_order: u64,
+    last_word: u64,
+    /// What other programs publish there.
+    pub(super) outside: Outside,
 }
 
 impl World {
     /// An order of the core on its way there.
     pub(super) fn order_broker(&mut self, order: Order) {
-        let at = self.now + self.rng.range(1, 4);
+        let at = self.broker.last_order.max(self.now + self.rng.range(1, 4));
+        self.broker.last_order = at;
         self.agenda.at(at, Due::Broker(self.epoch, Box::new(order)));
     }
 
@@ -40,9 +47,10 @@ impl World {
         if self.broker.known != epoch {
             self.broker.known = epoch;
             self.broker.room.clear();
+            self.broker.outside.disconnected();
             self.broker_says(if self.broker.down { down() } else { up() });
         }
-        if self.broker.down || self.broker.frozen {
+        if self.broker.down || self.order_outside(&order) || self.broker.frozen {
             return;
         }
         match order {
@@ -75,8 +83,9 @@ impl World {
         }
     }
 
-    fn broker_says(&mut self, said: Said) {
-        let at = self.now + self.rng.range(1, 4);
+    pub(super) fn broker_says(&mut self, said: Said) {
+        let at = self.broker.last_word.max(self.now + self.rng.range(1, 4));
+        self.broker.last_word = at;
         let input = Input::Broker { name: NAME.into(), said: vec![said] };
         self.agenda.at(at, Due::Inbox(self.epoch, Box::new(input)));
     }
@@ -90,6 +99,7 @@ impl World {
             self.broker_says(up());
         } else if frozen {
             self.broker_says(Said::Heard);
+            self.outside_thaws();
         }
         let queues: Vec<Arc<str>> = self.broker.hints.keys().cloned().collect();
         for queue in queues {
@@ -105,7 +115,9 @@ impl World {
         match self.rng.below(3) {
             0 => {
                 self.count.hit("fault: broker killed");
+                self.note(|| "fault: broker killed".to_owned());
                 self.broker.down = true;
+                self.broker.outside.disconnected();
                 if self.rng.chance(50) {
                     self.broker.hints.values_mut().for_each(VecDeque::clear);
                 }
@@ -113,6 +125,7 @@ impl World {
             }
             1 => {
                 self.count.hit("fault: broker frozen");
+                self.note(|| "fault: broker frozen".to_owned());
                 self.broker.frozen = true;
             }
             _ => {
@@ -133,8 +146,20 @@ impl World {
     }
 }
 
+impl Broker {
+    /// It was killed.
+    pub(super) const fn is_down(&self) -> bool {
+        self.down
+    }
+
+    /// It holds still.
+    pub(super) const fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+}
+
 fn up() -> Said {
-    Said::Up { version: "simulated".to_owned(), capabilities: BTreeMap::new() }
+    Said::Up { version: "simulated".to_owned(), capabilities: BTreeMap::new(), confirms_fast: true }
 }
 
 fn down() -> Said {
@@ -160,6 +185,6 @@ fn keep(kept: &mut VecDeque<Hint>, hint: Hint, rng: &mut Rng) {
 pub(super) fn backend_call(rng: &mut Rng) -> Call {
     let backend = if rng.chance(70) { NAME } else { "local" };
     let settings = QueueSettings { backend: Some(backend.to_owned()), ..QueueSettings::default() };
-    let queue = (*rng.pick(&["a", "b", "cons"])).to_owned();
+    let queue = (*rng.pick(&super::calls::JOBS)).to_owned();
     Call::SetQueue { queue, settings, ingress_uid: None }
 }

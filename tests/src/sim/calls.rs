@@ -7,9 +7,24 @@ use reeve_protocol::api::QueueSettings;
 use reeve_protocol::resources::ResourceAsk;
 use reeve_protocol::spec::{ArraySpec, LostAfter};
 
+/// Queues of jobs.
+pub(super) const JOBS: [&str; 3] = ["a", "b", "cons"];
+/// Queues of messages.
+pub(super) const MESSAGES: [&str; 2] = ["msgs", "msgs2"];
+
 /// Publishes this text, once.
 pub(super) fn publish(body: &str, delay_ms: u64) -> Call {
-    let message = NewMessage {
+    Call::Publish { queue: MESSAGES[0].to_owned(), message: Box::new(message(body, delay_ms)) }
+}
+
+/// Publishes these texts, each once.
+pub(super) fn publish_many(bodies: &[String]) -> Call {
+    let messages = bodies.iter().map(|body| message(body, 0)).collect();
+    Call::PublishMany { queue: MESSAGES[0].to_owned(), messages }
+}
+
+fn message(body: &str, delay_ms: u64) -> NewMessage {
+    NewMessage {
         kind: 1,
         body: body.as_bytes().into(),
         headers: "{}".into(),
@@ -17,8 +32,22 @@ pub(super) fn publish(body: &str, delay_ms: u64) -> Call {
         delay_ms,
         ttl_ms: None,
         key: Some(Key { key: body.to_owned(), digest: "d".to_owned() }),
-    };
-    Call::Publish { queue: "msgs".to_owned(), message: Box::new(message) }
+    }
+}
+
+/// What waits in one queue is to wait in another.
+pub(super) fn move_call(rng: &mut Rng, known: &[u64]) -> Call {
+    let (from, to) = *rng.pick(&[
+        ("a", "b"),
+        ("b", "a"),
+        ("a", "cons"),
+        ("cons", "b"),
+        ("msgs", "msgs2"),
+        ("msgs2", "msgs"),
+        ("msgs", "a"),
+    ]);
+    let ids = rng.chance(25).then(|| known.iter().copied().filter(|_| rng.chance(50)).collect());
+    Call::MoveQueue { from: from.to_owned(), to: to.to_owned(), ids, dry_run: rng.chance(15) }
 }
 
 /// A change of a job as a call.
@@ -37,6 +66,7 @@ pub(super) fn change_call(change: &Change, target: Target, stored: Stored) -> Ca
 pub(super) fn queue_call(rng: &mut Rng) -> Call {
     let queue = (*rng.pick(&["a", "b", "cons", "msgs"])).to_owned();
     match rng.below(6) {
+        4 | 5 if rng.chance(50) => super::ingress::ingress_call(rng),
         4 | 5 => super::broker::backend_call(rng),
         0 | 1 => Call::PauseQueue { queue, paused: rng.chance(50), reason: Some("sim".to_owned()) },
         2 => Call::SetQueue {
@@ -44,7 +74,10 @@ pub(super) fn queue_call(rng: &mut Rng) -> Call {
             settings: QueueSettings { limit: Some(rng.range(1, 4) as u32), ..QueueSettings::default() },
             ingress_uid: None,
         },
-        _ => Call::CleanQueue { queue: "a".to_owned(), ids: None, dead: false, dry_run: rng.chance(30) },
+        _ => {
+            let queue = (*rng.pick(&["a", "a", "a", "msgs2"])).to_owned();
+            Call::CleanQueue { queue, ids: None, dead: false, dry_run: rng.chance(30) }
+        }
     }
 }
 
@@ -83,6 +116,7 @@ pub(super) fn spec(rng: &mut Rng) -> JobSpec {
         3 => None,
         _ => Some(LostAfter::Never),
     };
+    let gpus = if rng.chance(12) { Some(*rng.pick(&[0.25, 0.5, 0.5, 0.7, 1.0, 2.0])) } else { None };
     let array = rng.chance(15).then(|| {
         let from = rng.range(0, 3) as u32;
         ArraySpec {
@@ -94,7 +128,7 @@ pub(super) fn spec(rng: &mut Rng) -> JobSpec {
     JobSpec {
         command: Some(vec!["true".to_owned()]),
         queue: Some((*rng.pick(&["a", "a", "b", "cons"])).to_owned()),
-        resources: ResourceAsk { cpus, ..ResourceAsk::default() },
+        resources: ResourceAsk { cpus, gpus, ..ResourceAsk::default() },
         priority: rng.range(0, 2) as i32,
         retries: rng.chance(50).then(|| rng.range(0, 3) as u32),
         timeout_s: some(rng, 20, 1, 60),

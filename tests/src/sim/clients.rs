@@ -1,11 +1,15 @@
 //! Simulated people, scripts and consumers: what they ask for, when they go away, and what they do with the answers.
 use super::agenda::Due;
-use super::calls::{change_call, machine_call, publish, queue_call, read_call, spec};
+use super::calls::{
+    MESSAGES, change_call, machine_call, move_call, publish, publish_many, queue_call, read_call, spec,
+};
+use super::workers::{call, tracked, worker_call};
 use super::world::World;
 use reeve_coordinator::effect::Reply;
 use reeve_coordinator::input::{Call, Input, Key, Settle, Stored, Target, Ticket};
 use reeve_coordinator::row::Caller;
 use reeve_protocol::api::{LeaseRequest, StatusRequest};
+use reeve_protocol::wire::outcome;
 use reeve_protocol::{Code, JobSpec, Problem, State};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +27,12 @@ pub enum Action {
     SubmitMany(Vec<JobSpec>, bool),
     /// Publishes a message, until it is answered.
     Publish(String, u64),
+    /// Publishes several at once, until they are answered.
+    PublishMany(Vec<String>),
+    /// Calls a worker, and goes away before the answer or not.
+    Call(Box<Call>, bool),
+    /// Another program publishes a job at the broker.
+    Outside,
     /// On a job; the number counts how often it was asked to read again.
     Change(Change, Target, u32),
     /// The same in a plan.
@@ -67,6 +77,8 @@ pub enum Change {
 #[derive(Default)]
 pub struct Clients {
     tickets: BTreeMap<Ticket, Action>,
+    /// Tickets that were answered.
+    pub answered: BTreeSet<Ticket>,
     /// Jobs whose submission was answered: each must come to its end.
     pub acked: BTreeSet<u64>,
     arrays: BTreeMap<u64, (u32, u32)>,
@@ -78,12 +90,28 @@ pub struct Clients {
     pub wrong: Vec<String>,
 }
 
+impl Clients {
+    /// Whether somebody waits for the answer of a worker.
+    pub(super) fn waits_for_worker(&self) -> bool {
+        self.tickets.values().any(|action| matches!(action, Action::Call(..)))
+    }
+
+    /// What somebody has asked for and hears no answer to.
+    pub(super) fn taken_back(&mut self, ticket: Ticket) -> Option<Action> {
+        self.tickets.remove(&ticket)
+    }
+}
+
+/// Whoever has a key tries until it knows; others give up.
+const fn is_repeated(action: &Action) -> bool {
+    matches!(action, Action::Submit(..) | Action::Publish(..) | Action::PublishMany(_))
+}
+
 impl World {
     /// A client acts.
     pub(super) fn client(&mut self, action: Action) {
         if self.core.is_none() {
-            // Whoever has a key tries until it knows; others give up.
-            if matches!(action, Action::Submit(..) | Action::Publish(..) | Action::Anything | Action::Tidy) {
+            if is_repeated(&action) || matches!(action, Action::Anything | Action::Tidy) {
                 let at = self.now + self.rng.range(500, 3_000);
                 self.agenda.at(at, Due::Client(Box::new(action)));
             }
@@ -91,6 +119,7 @@ impl World {
         }
         match action {
             Action::Anything => self.anything(),
+            Action::Outside => self.publish_outside(),
             Action::Tidy => self.tidy(),
             Action::Submit(ref spec, ref key) => match self.store.by_key(key) {
                 Ok(Some(id)) => {
@@ -113,11 +142,28 @@ impl World {
                 }
                 Err(error) => self.fail(error.to_string()),
             },
+            Action::PublishMany(bodies) => self.publish_many(bodies),
             other => {
                 if let Some(call) = self.call_of(&other) {
                     self.ask(other, call);
                 }
             }
+        }
+    }
+
+    /// Publishes those that are not there yet.
+    fn publish_many(&mut self, bodies: Vec<String>) {
+        let mut left = Vec::new();
+        for body in bodies {
+            match self.store.message_by_key(MESSAGES[0], &body) {
+                Ok(Some(_)) => drop(self.clients.messages.entry(body).or_default()),
+                Ok(None) => left.push(body),
+                Err(error) => return self.fail(error.to_string()),
+            }
+        }
+        if !left.is_empty() {
+            let call = publish_many(&left);
+            self.ask(Action::PublishMany(left), call);
         }
     }
 
@@ -149,8 +195,13 @@ impl World {
                     LeaseRequest { lease: lease.clone(), delay_s, lease_s, ..LeaseRequest::default() };
                 Call::Settle { queue: (*queue).to_owned(), how: *how, request: Box::new(request) }
             }
-            Action::Other(call) => (**call).clone(),
-            Action::Anything | Action::Submit(..) | Action::Publish(..) | Action::Tidy => return None,
+            Action::Other(call) | Action::Call(call, _) => (**call).clone(),
+            Action::Anything
+            | Action::Submit(..)
+            | Action::Publish(..)
+            | Action::PublishMany(_)
+            | Action::Outside
+            | Action::Tidy => return None,
         })
     }
 
@@ -171,7 +222,7 @@ impl World {
         let ticket = self.last_ticket;
         let caller = Caller::new(UID, "ana");
         let delay = if self.rng.chance(70) { self.rng.below(3) } else { self.rng.below(400) };
-        if matches!(action, Action::Receive { leaves: true, .. }) {
+        if matches!(action, Action::Receive { leaves: true, .. } | Action::Call(_, true)) {
             let at = self.now + delay + self.rng.range(1, 2_000);
             self.agenda.at(at, Due::Inbox(self.epoch, Box::new(Input::Gone(ticket))));
         } else {
@@ -184,7 +235,7 @@ impl World {
     /// Whoever waited for an answer hears that its outcome is unknown.
     pub(super) fn clients_see_death(&mut self) {
         for (_, action) in std::mem::take(&mut self.clients.tickets) {
-            if matches!(action, Action::Submit(..) | Action::Publish(..)) {
+            if is_repeated(&action) {
                 let at = self.now + self.rng.range(100, 2_000);
                 self.agenda.at(at, Due::Client(Box::new(action)));
             }
@@ -193,6 +244,9 @@ impl World {
 
     pub(super) fn answered(&mut self, ticket: Ticket, answer: Result<Reply, Problem>) {
         let Some(action) = self.clients.tickets.remove(&ticket) else { return };
+        if matches!(action, Action::Call(..)) {
+            self.check_called(ticket, &answer);
+        }
         match answer {
             Ok(reply) => self.pleased(action, reply),
             Err(problem) if problem.is(Code::Unavailable) && problem.detail.starts_with("read again") => {
@@ -204,7 +258,22 @@ impl World {
                 }
             }
             Err(problem) if problem.is(Code::Internal) => self.fail(format!("{action:?}: {problem}")),
+            Err(problem) if matches!(action, Action::Call(..)) => {
+                self.count.hit(&format!("worker called: {}", problem.code));
+            }
             Err(_) => self.count.hit("call refused"),
+        }
+    }
+
+    /// Whoever calls a worker hears what a replica said, or that none did.
+    fn check_called(&mut self, ticket: Ticket, answer: &Result<Reply, Problem>) {
+        let wanted = match answer {
+            Ok(_) => &[outcome::RESULT],
+            Err(problem) if problem.is(Code::WorkerError) => &[outcome::ERROR],
+            Err(_) => return,
+        };
+        if !self.watch.answers.of_call(ticket, wanted) {
+            self.fail(format!("call {ticket} was answered {answer:?}, and no replica said so"));
         }
     }
 
@@ -224,6 +293,15 @@ impl World {
             (Action::Publish(body, _), Reply::Published(..)) => {
                 self.clients.messages.entry(body).or_default();
             }
+            (Action::PublishMany(bodies), Reply::PublishedMany(results, _)) => {
+                self.count.hit("call published many");
+                for (body, result) in bodies.into_iter().zip(results) {
+                    if result.is_ok() {
+                        self.clients.messages.entry(body).or_default();
+                    }
+                }
+            }
+            (Action::Call(..), Reply::Called(_)) => self.count.hit("worker called"),
             (Action::Change(change, ..), Reply::Changed(_)) => self.count.hit(match change {
                 Change::Cancel => "call cancelled",
                 Change::Restart => "call restarted",
@@ -292,51 +370,80 @@ impl World {
         }
         let at = self.now + self.rng.range(1, self.options.calls_ms);
         self.agenda.at(at, Due::Client(Box::new(Action::Anything)));
-        let action = match self.rng.weighted(&[38, 2, 8, 6, 4, 4, 3, 10, 8, 6, 3, 2, 2, 4]) {
-            0 => Action::Submit(Box::new(spec(&mut self.rng)), self.key()),
-            1 => {
-                let count = self.rng.range(1, 4);
-                let specs = (0..count).map(|_| spec(&mut self.rng)).collect();
-                Action::SubmitMany(specs, self.rng.chance(50))
-            }
-            at @ 2..=5 => match self.some_target() {
-                Some(target) => Action::Change(
-                    [Change::Cancel, Change::Restart, Change::Hold, Change::Release][at - 2].clone(),
-                    target,
-                    0,
-                ),
-                None => return,
-            },
-            6 => {
-                let what = *self.rng.pick(&["cancel", "restart", "hold", "release"]);
-                let targets = (0..4).filter_map(|_| self.some_target()).collect();
-                Action::Bulk(what, targets)
-            }
-            7 => self.receive("cons"),
-            8 => self.receive("msgs"),
-            9 => {
-                let key = self.key();
-                let delay = if self.rng.chance(30) { self.rng.range(1, 30_000) } else { 0 };
-                Action::Publish(key, delay)
-            }
-            10 => self.status(),
-            11 if self.rng.chance(30) => {
-                let machine = self.rng.below(self.hosts.len() as u64) as usize;
-                let machine = self.hosts[machine].id.clone();
-                Action::Other(Box::new(machine_call(&mut self.rng, machine)))
-            }
-            11 => Action::Other(Box::new(queue_call(&mut self.rng))),
-            12 => {
-                let id = self.key();
-                let (definition, cluster_id, stored) = (None, None, Stored::default());
-                Action::Other(Box::new(Call::RegisterJob { id, definition, cluster_id, stored }))
-            }
-            _ => match self.some_target() {
-                Some(target) if self.rng.chance(40) => Action::Change(Change::Why, target, 0),
-                _ => Action::Other(Box::new(read_call(&mut self.rng))),
-            },
-        };
+        let action =
+            match self.rng.weighted(&[38, 2, 8, 6, 4, 4, 3, 10, 8, 6, 3, 2, 2, 2, 2, 5, 16, 10, 3, 4]) {
+                0 => Action::Submit(Box::new(spec(&mut self.rng)), self.key()),
+                1 => {
+                    let count = self.rng.range(1, 4);
+                    let specs = (0..count).map(|_| spec(&mut self.rng)).collect();
+                    Action::SubmitMany(specs, self.rng.chance(50))
+                }
+                at @ 2..=5 => match self.some_target() {
+                    Some(target) => Action::Change(
+                        [Change::Cancel, Change::Restart, Change::Hold, Change::Release][at - 2].clone(),
+                        target,
+                        0,
+                    ),
+                    None => return,
+                },
+                6 => {
+                    let what = *self.rng.pick(&["cancel", "restart", "hold", "release"]);
+                    let targets = (0..4).filter_map(|_| self.some_target()).collect();
+                    Action::Bulk(what, targets)
+                }
+                7 => self.receive("cons"),
+                8 => {
+                    let queue = *self.rng.pick(&MESSAGES);
+                    self.receive(queue)
+                }
+                9 => {
+                    let key = self.key();
+                    let delay = if self.rng.chance(30) { self.rng.range(1, 30_000) } else { 0 };
+                    Action::Publish(key, delay)
+                }
+                10 => self.status(),
+                11 if self.rng.chance(30) => {
+                    let machine = self.rng.below(self.hosts.len() as u64) as usize;
+                    let machine = self.hosts[machine].id.clone();
+                    Action::Other(Box::new(machine_call(&mut self.rng, machine)))
+                }
+                11 => Action::Other(Box::new(queue_call(&mut self.rng))),
+                12 => {
+                    let id = self.key();
+                    let (definition, cluster_id, stored) = (None, None, Stored::default());
+                    Action::Other(Box::new(Call::RegisterJob { id, definition, cluster_id, stored }))
+                }
+                13 => self.many_messages(),
+                14 => {
+                    let known: Vec<u64> = self.clients.acked.iter().copied().collect();
+                    Action::Other(Box::new(move_call(&mut self.rng, &known)))
+                }
+                15 => Action::Outside,
+                16 => Action::Submit(Box::new(tracked(&mut self.rng)), self.key()),
+                17 => {
+                    // Now and then more of them than may wait.
+                    for _ in 0..if self.rng.chance(5) { 12 } else { 0 } {
+                        let one = call(&mut self.rng);
+                        self.client(one);
+                    }
+                    call(&mut self.rng)
+                }
+                18 => Action::Other(Box::new(worker_call(&mut self.rng))),
+                _ => match self.some_target() {
+                    Some(target) if self.rng.chance(40) => Action::Change(Change::Why, target, 0),
+                    _ => Action::Other(Box::new(read_call(&mut self.rng))),
+                },
+            };
         self.client(action);
+    }
+
+    /// Several messages, one of them twice now and then.
+    fn many_messages(&mut self) -> Action {
+        let mut bodies: Vec<String> = (0..self.rng.range(1, 6)).map(|_| self.key()).collect();
+        if self.rng.chance(20) {
+            bodies.push(bodies[0].clone());
+        }
+        Action::PublishMany(bodies)
     }
 
     fn key(&mut self) -> String {
@@ -379,9 +486,12 @@ impl World {
 
     /// After the faults: what is held goes on, what runs elsewhere ends, consumers come.
     fn tidy(&mut self) {
+        if self.stopping {
+            return;
+        }
         let at = self.now + 45_000;
         self.agenda.at(at, Due::Client(Box::new(Action::Tidy)));
-        for queue in ["a", "b", "cons", "msgs"] {
+        for queue in ["a", "b", "cons", "msgs", "msgs2"] {
             let pause = Call::PauseQueue { queue: queue.to_owned(), paused: false, reason: None };
             self.client(Action::Other(Box::new(pause)));
         }
@@ -389,12 +499,14 @@ impl World {
             let uncordon = Call::CordonMachine { machine: self.hosts[host].id.clone(), cordon: false };
             self.client(Action::Other(Box::new(uncordon)));
         }
-        for queue in ["cons", "msgs"] {
+        self.let_in();
+        self.launch_workers();
+        for queue in ["cons", "msgs", "msgs2"] {
             self.client(Action::Receive { queue, wait_ms: 1_000, lease_ms: 5_000, leaves: false });
         }
         // Those too that nobody knows of, since the answer never came.
         let left = self.core.as_ref().map(|core| core.unfinished()).unwrap_or_default();
-        for (job, _) in left {
+        for (job, _) in left.into_iter().filter(|(job, _)| !self.watch.is_replica(*job)).collect::<Vec<_>>() {
             let target = Target { job, tasks: None };
             // What runs elsewhere ends; of what a machine has nobody else may say so.
             let tasks = match self.store.job(job).ok().flatten().and_then(|row| row.array) {

@@ -100,6 +100,15 @@ impl World {
         self.tell(host, number, vec![AgentSaid::Closed]);
     }
 
+    /// The coordinator ends a session.
+    pub(super) fn head_closes(&mut self, number: u64) {
+        let found = self.sessions.iter().find(|(_, s)| s.number == number && s.head_open);
+        let Some(conn) = found.map(|(conn, _)| *conn) else { return };
+        self.count.hit("session closed by the coordinator");
+        self.head_lost(conn);
+        self.send_down(conn, Down::Close);
+    }
+
     fn heard(&mut self, conn: Conn, number: u64, echo: u64) {
         let now = self.now;
         let Some(s) = self.sessions.get_mut(&conn) else { return };

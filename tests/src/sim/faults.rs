@@ -13,12 +13,16 @@ pub enum Heal {
     Size(usize),
     /// The broker.
     Broker,
+    /// The coordinator's disk.
+    Disk,
+    /// The machine's gpus.
+    Gpus(usize),
 }
 
 /// How likely, and what.
 type Fault = (u32, fn(&mut World));
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 17] = [
     (12, broken),
     (10, partition),
     (8, one_way),
@@ -34,6 +38,8 @@ const FAULTS: [Fault; 15] = [
     (4, wall_set),
     (2, wall_right),
     (8, World::broker_fault),
+    (5, World::disk_fills),
+    (5, World::gpu_falls_sick),
 ];
 
 /// One fault, chosen by chance, and the time of the next.
@@ -45,15 +51,16 @@ pub fn strike(world: &mut World) {
     world.agenda.at(world.now + pause, Due::Fault);
 }
 
-/// Every fault comes to its end.
+/// Every fault comes to its end. What is frozen moves again by itself: what waits for that keeps its order.
 pub fn end_all(world: &mut World) {
     for host in 0..world.hosts.len() {
         heal(world, Heal::Network(host));
         heal(world, Heal::Speed(host));
         heal(world, Heal::Size(host));
-        world.hosts[host].frozen_until = 0;
+        heal(world, Heal::Gpus(host));
     }
     heal(world, Heal::Broker);
+    heal(world, Heal::Disk);
     world.crash = None;
     world.wall_offset = 0;
 }
@@ -64,6 +71,8 @@ pub fn heal(world: &mut World, what: Heal) {
     match what {
         Heal::Network(host) => world.reopen(host),
         Heal::Broker => world.broker_back(),
+        Heal::Disk => world.disk_empties(),
+        Heal::Gpus(host) => world.gpus_heal(host),
         Heal::Speed(host) => world.agents[host].slow_ms = 0,
         Heal::Size(host) => {
             let full = world.options.cpu_milli[host];
@@ -172,6 +181,9 @@ fn rebooted(world: &mut World) {
 fn host_frozen(world: &mut World) {
     let host = any_host(world);
     let ms = *world.rng.pick(&[4_000, 15_000, 90_000, 400_000]);
+    if world.hosts[host].frozen_until > world.now {
+        return;
+    }
     world.count.hit("fault: machine frozen");
     world.note(|| format!("fault: {host} frozen for {ms}"));
     world.hosts[host].frozen_until = world.now + ms;
@@ -195,6 +207,9 @@ fn head_killed(world: &mut World) {
 
 fn head_frozen(world: &mut World) {
     let ms = *world.rng.pick(&[6_000, 90_000]);
+    if world.frozen_until > world.now {
+        return;
+    }
     world.count.hit("fault: coordinator frozen");
     world.note(|| format!("fault: coordinator frozen for {ms}"));
     world.frozen_until = world.now + ms;

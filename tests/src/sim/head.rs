@@ -5,11 +5,11 @@ use super::agenda::{Down, Due};
 use super::world::{Crash, World};
 use reeve_coordinator::clock::Steady;
 use reeve_coordinator::core::Core;
-use reeve_coordinator::effect::{Effect, Fact, Leased, Reply, Step, ToAgent};
+use reeve_coordinator::effect::{Effect, Fact, Leased, Portion, Reply, Step, ToAgent};
 use reeve_coordinator::input::{AgentSaid, Call, Input, Now};
 use reeve_protocol::api::MessageView;
 use reeve_protocol::{Problem, TaskId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Tickets of calls that cancel: the job, and which of its tasks.
@@ -23,7 +23,7 @@ impl World {
     }
 
     /// Wakes the engine at a time, unless it is awake before.
-    fn wake(&mut self, at: u64) {
+    pub(super) fn wake(&mut self, at: u64) {
         if self.engine_at.is_none_or(|already| at < already) {
             self.engine_at = Some(at);
             self.agenda.at(at, Due::Engine);
@@ -41,6 +41,7 @@ impl World {
         };
         self.epoch += 1;
         self.last_session = 0;
+        self.was_full = false;
         let raw = self.raw();
         self.clock = Steady::since(raw.mono, loaded.at);
         let now = self.clock.read(raw);
@@ -75,14 +76,21 @@ impl World {
         let cancels = self.look_at(&batch);
         let mut step = Step::default();
         core.decide(now, Input::Tick, &mut step);
+        if let Some(disk) = self.look_at_disk() {
+            core.decide(now, disk, &mut step);
+        }
+        let passed = super::disk::adds(&batch);
         for input in batch {
             self.count.inputs += 1;
+            self.count_held(&input);
             core.decide(now, input, &mut step);
         }
         core.plan(now, &mut step);
         self.count.steps += 1;
         self.note_step(&step);
+        self.check_full(&step, passed);
         self.check(&core);
+        self.check_workers(&mut core);
         let next = core.next_due();
         if self.finish(core, step, now, &cancels)
             && let Some(next) = next
@@ -189,15 +197,22 @@ impl World {
                 }
                 Effect::Send(machine, session, frame) => self.send(&machine, session, frame),
                 Effect::Broker(_, order) => self.order_broker(order),
-                Effect::Load(queue, need, jobs) => self.load(queue, need, jobs),
-                Effect::Close(..) => {}
+                Effect::Load(queue, portion, jobs) => self.load(queue, portion, jobs),
+                Effect::Close(_, session, ..) => self.head_closes(session),
             }
         }
     }
 
     /// Parked jobs are read now, and come when much else may have happened to them.
-    fn load(&mut self, queue: Arc<str>, need: u32, jobs: Vec<u64>) {
-        self.count.hit("parked jobs read");
+    fn load(&mut self, queue: Arc<str>, portion: Portion, mut jobs: Vec<u64>) {
+        self.count.hit(match portion {
+            Portion::Need(_) => "parked jobs read",
+            Portion::Clean(_) => "parked jobs read to be cancelled",
+        });
+        // Not all of them fit into one portion.
+        if jobs.len() > 1 && self.rng.chance(20) {
+            jobs.truncate(self.rng.range(1, jobs.len() as u64) as usize);
+        }
         let mut rows = Vec::new();
         for job in &jobs {
             match self.store.job(*job) {
@@ -207,11 +222,14 @@ impl World {
             }
         }
         let delay = if self.rng.chance(70) { self.rng.below(3) } else { self.rng.below(2_000) };
-        let input = Input::Loaded { queue, need, jobs, rows };
+        let input = Input::Loaded { queue, portion, jobs, rows };
         self.agenda.at(self.now + delay, Due::Inbox(self.epoch, Box::new(input)));
     }
 
     fn answer(&mut self, ticket: u64, answer: Result<Reply, Problem>) {
+        if !self.clients.answered.insert(ticket) {
+            self.fail(format!("ticket {ticket} was answered twice"));
+        }
         if let Some(conn) = self.opening.remove(&ticket) {
             self.opened(conn, answer);
         } else {
@@ -237,10 +255,16 @@ impl World {
         Reply::ReceivedMessages(views)
     }
 
-    fn send(&mut self, machine: &str, session: u64, frame: ToAgent) {
+    fn send(&mut self, machine: &str, session: u64, mut frame: ToAgent) {
         self.watch.sent(&frame, &mut self.count);
         if matches!(frame, ToAgent::Start(_)) && self.sabotage(Sabotage::DoubleStart) {
             self.send_to(session, frame.clone(), Some(machine));
+        }
+        if let ToAgent::Start(start) = &mut frame
+            && !start.gpus.is_empty()
+            && self.sabotage(Sabotage::WrongGpu)
+        {
+            "GPU-9-9".clone_into(&mut start.gpus[0]);
         }
         self.send_to(session, frame, None);
     }
@@ -258,21 +282,25 @@ impl World {
 
     /// Notes what the inputs will do that an observer cannot tell from the facts: restarts, and cancels by ticket.
     fn look_at(&mut self, batch: &[Input]) -> Cancels {
+        self.watch.messages.look_at(batch);
+        self.watch.gpus.look_at(batch);
         let mut cancels = BTreeMap::new();
-        let mut restarts = BTreeSet::new();
+        let mut restarts: BTreeMap<u64, u32> = BTreeMap::new();
         for input in batch {
             self.note(|| short(input));
             let Input::Call { ticket, call, .. } = input else { continue };
             match call {
-                Call::RestartJob { target, .. } => drop(restarts.insert(target.job)),
+                Call::RestartJob { target, .. } => *restarts.entry(target.job).or_default() += 1,
                 Call::BulkAction { action, jobs, .. } if action == "restart" => {
-                    restarts.extend(jobs.iter().map(|(t, _)| t.job));
+                    for (target, _) in jobs {
+                        *restarts.entry(target.job).or_default() += 1;
+                    }
                 }
                 Call::CancelJob { target, .. } => drop(cancels.insert(*ticket, (target.job, target.tasks))),
                 _ => {}
             }
         }
-        cancels.retain(|_, (job, _)| !restarts.contains(job));
+        cancels.retain(|_, (job, _)| !restarts.contains_key(job));
         self.watch.restarting = restarts;
         cancels
     }

@@ -32,6 +32,8 @@ pub struct Guardian {
     pub ends_at: u64,
     /// How.
     pub outcome: Cause,
+    /// When it takes requests, if it is a replica.
+    pub ready_at: u64,
     /// Ends with this cause then: it was told to stop.
     pub stopping: Option<(u64, Cause)>,
     /// When its own clock stops it, for exclusive attempts.
@@ -79,6 +81,12 @@ pub struct Host {
     pub keeper: Option<Keeper>,
     /// Guardians outlive keepers.
     pub guardians: BTreeMap<AttemptId, Guardian>,
+    /// UUIDs of its gpus.
+    pub gpus: Vec<String>,
+    /// Those of them that are sick, and what its agent has given back since.
+    pub sick: BTreeSet<String>,
+    /// Attempts.
+    pub gave_back: u32,
     /// Stopped as a whole until then.
     pub frozen_until: u64,
     /// What the keeper has to say.
@@ -95,6 +103,8 @@ pub struct Around<'a> {
     pub wall: i64,
     /// Chance.
     pub rng: &'a mut super::rng::Rng,
+    /// Nothing goes wrong any more.
+    pub calm: bool,
     /// Where processes write down that they lived.
     pub ledger: &'a mut Ledger,
 }
@@ -109,6 +119,9 @@ impl Host {
             on: true,
             keeper: Some(Keeper::default()),
             guardians: BTreeMap::new(),
+            gpus: Vec::new(),
+            sick: BTreeSet::new(),
+            gave_back: 0,
             frozen_until: 0,
             words: Vec::new(),
             wakes: Vec::new(),
@@ -129,6 +142,7 @@ impl Host {
             cpu_milli: self.cpu_milli,
             memory_bytes: 1 << 30,
             keeper: true,
+            gpus: self.gpus.clone(),
             ..wire::Machine::default()
         }
     }
@@ -165,14 +179,12 @@ impl Host {
     fn obey(&mut self, order: ToAgent, cx: &mut Around<'_>) {
         match order {
             ToAgent::Start(start) => self.start(*start),
-            // No simulated job comes from a repository, and no worker is static; what a job leaves is made up where its end
-            // is told.
-            ToAgent::StartGit(_)
-            | ToAgent::StartReplica(_)
-            | ToAgent::LaunchReplica(_)
-            | ToAgent::Request(_)
-            | ToAgent::CancelRequest(..)
-            | ToAgent::Collect(_) => {}
+            ToAgent::StartReplica(replica) => self.start(replica.start),
+            ToAgent::LaunchReplica(replica) => self.start(replica.start),
+            // No simulated job comes from a repository; requests go to replicas through the agent; what a job leaves is
+            // made up where its end is told.
+            ToAgent::StartGit(_) | ToAgent::Request(_) | ToAgent::CancelRequest(..) | ToAgent::Collect(_) => {
+            }
             ToAgent::Stop(stop) => self.stop(stop.attempt, &Cause::from_wire(stop.cause), stop.grace_ms, cx),
             ToAgent::Forget(attempts) => attempts.into_iter().for_each(|a| self.forget(a)),
             ToAgent::Revoke(attempt) => self.revoke(attempt),
@@ -228,21 +240,14 @@ impl Host {
             self.words.push(AgentSaid::Returned(id));
             return;
         }
-        let length = match cx.rng.weighted(&[5, 5, 2]) {
-            0 => cx.rng.range(1, 300),
-            1 => cx.rng.range(300, 20_000),
-            _ => cx.rng.range(20_000, 200_000),
-        };
-        let outcome = match cx.rng.weighted(&[80, 15, 5]) {
-            0 => Cause::Ok,
-            1 => Cause::Exit { code: 1 },
-            _ => Cause::Signal { signal: 11 },
-        };
-        let late = start.timeout_ms > 0 && length > start.timeout_ms;
-        let (length, outcome) = if late { (start.timeout_ms, Cause::Timeout) } else { (length, outcome) };
+        if let Some(wrong) = super::gpus::overused(self, &start) {
+            cx.ledger.wrong.push(wrong);
+        }
+        let (ends_at, outcome, ready_at) = plan(&start, cx);
         let guardian = Guardian {
-            ends_at: cx.now + length,
+            ends_at,
             outcome,
+            ready_at,
             stopping: None,
             lease: (start.stop_after_ms > 0).then_some(lease),
             started_ms: cx.wall,
@@ -259,7 +264,7 @@ impl Host {
         };
         self.keeper_mut(|k| drop(k.known.insert(id, known)));
         // Its STARTED may come late, and is left out when it has ended by then.
-        if length > 4 {
+        if ends_at > cx.now + 4 {
             self.words.push(AgentSaid::Started(wire::Started { attempt: id, pid: 1, at_ms: cx.wall }));
         }
         if cx.rng.chance(10) {
@@ -444,6 +449,27 @@ impl Guardian {
         let lease = self.lease.filter(|_| stop.is_none());
         [Some(self.ends_at), lease, stop].into_iter().flatten().min().unwrap_or(self.ends_at)
     }
+}
+
+/// When its command ends by itself, and how; of a replica also when it takes requests.
+fn plan(start: &wire::Start, cx: &mut Around<'_>) -> (u64, Cause, u64) {
+    if super::replicas::is_replica(start) {
+        let (ready_at, ends_at, outcome) = super::replicas::life(cx.now, cx.rng, cx.calm);
+        return (ends_at, outcome, ready_at);
+    }
+    let length = match cx.rng.weighted(&[5, 5, 2]) {
+        0 => cx.rng.range(1, 300),
+        1 => cx.rng.range(300, 20_000),
+        _ => cx.rng.range(20_000, 200_000),
+    };
+    let outcome = match cx.rng.weighted(&[80, 15, 5]) {
+        0 => Cause::Ok,
+        1 => Cause::Exit { code: 1 },
+        _ => Cause::Signal { signal: 11 },
+    };
+    let late = start.timeout_ms > 0 && length > start.timeout_ms;
+    let (length, outcome) = if late { (start.timeout_ms, Cause::Timeout) } else { (length, outcome) };
+    (cx.now + length, outcome, 0)
 }
 
 fn finished(attempt: AttemptId, cause: &Cause, started_ms: i64, wall: i64) -> wire::Finished {

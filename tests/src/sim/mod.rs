@@ -8,16 +8,22 @@ pub mod broker;
 pub mod calls;
 pub mod clients;
 pub mod count;
+pub mod disk;
 pub mod door;
 pub mod faults;
+pub mod gpus;
 pub mod head;
 pub mod host;
+pub mod ingress;
 pub mod ledger;
+pub mod messages;
 pub mod network;
+pub mod replicas;
 pub mod rng;
 pub mod store;
 pub mod verdict;
 pub mod watch;
+pub mod workers;
 pub mod world;
 
 use agenda::Due;
@@ -37,6 +43,10 @@ pub enum Sabotage {
     StaleEnd,
     /// Effects are released although the commit that they depend on never happens.
     ReleaseBeforeRecord,
+    /// The core is never told that the disk is full.
+    DiskUntold,
+    /// A Start names a gpu that was not given.
+    WrongGpu,
 }
 
 /// How a run goes.
@@ -71,7 +81,10 @@ impl Options {
         let machines = rng.range(2, 5);
         Self {
             seed,
-            cpu_milli: (0..machines).map(|_| *rng.pick(&[2_000, 2_000, 4_000])).collect(),
+            // One is large: with all the replicas that anybody asks for it still has room for the largest job.
+            cpu_milli: (0..machines)
+                .map(|at| if at == 0 { 4_000 } else { *rng.pick(&[2_000, 2_000, 4_000]) })
+                .collect(),
             length_ms: rng.range(90_000, 420_000),
             pause_ms: *rng.pick(&[6_000, 15_000, 45_000]),
             calls_ms: *rng.pick(&[1_500, 3_000, 6_000]),
@@ -126,6 +139,9 @@ fn play(world: &mut World) {
         world.agenda.at(world.now + 10, Due::AgentBorn(host));
     }
     world.agenda.at(world.now + 100, Due::Client(Box::new(Action::Anything)));
+    for call in workers::first(&world.options, &mut world.rng) {
+        world.agenda.at(world.now + 50, Due::Client(Box::new(Action::Other(Box::new(call)))));
+    }
     world.agenda.at(world.now + 5_000, Due::Fault);
     world.run_until(world.now + world.options.length_ms);
     verdict::drain(world);

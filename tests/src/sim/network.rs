@@ -1,6 +1,7 @@
 //! Sessions as the agent has them, after `agent/src/agent/session.rs`: connecting, beats and what their echoes prove, words
 //! of the keeper in order, and connections that break while frames are on their way. [`super::door`] is the other end.
 use super::agenda::{Conn, Down, Due, ToKeeper, Up};
+use super::replicas::Replicas;
 use super::store::LINEAGE;
 use super::world::World;
 use reeve_coordinator::effect::ToAgent;
@@ -22,6 +23,8 @@ pub struct Agent {
     pub conn: Option<Conn>,
     /// Counts its connections to the keeper.
     pub round: u64,
+    /// What it knows of replicas.
+    pub replicas: Replicas,
     /// Extra delay of its network.
     pub slow_ms: u64,
     seen: (u64, u64),
@@ -196,6 +199,7 @@ impl World {
         if !agent.in_step {
             return;
         }
+        self.replicas_before(host, &word);
         // A large tape goes first, on a stream of its own: other words pass the end meanwhile.
         if let AgentSaid::Finished(finished, _) = &word
             && self.rng.chance(4)
@@ -214,7 +218,8 @@ impl World {
             let kept = Kept { attempt: finished.attempt, files: Vec::new(), segment };
             return self.send_up(conn, Up::Said(vec![AgentSaid::Artifacts(Box::new(kept)), word]));
         }
-        self.send_up(conn, Up::Said(vec![word]));
+        self.send_up(conn, Up::Said(vec![word.clone()]));
+        self.replicas_after(host, &word);
     }
 
     pub(super) fn agent_born(&mut self, host: usize) {
@@ -223,6 +228,7 @@ impl World {
         }
         let agent = &mut self.agents[host];
         agent.alive = true;
+        agent.replicas.anew();
         agent.round += 1;
         let round = agent.round;
         self.agenda.at(self.now, Due::Connect(host, round));
@@ -266,6 +272,7 @@ impl World {
             return;
         }
         (agent.conn, agent.welcomed) = (None, false);
+        agent.replicas.part();
         agent.round += 1;
         agent.pause = (agent.pause * 2).clamp(200, 5_000);
         let (round, pause) = (agent.round, agent.pause);
@@ -324,9 +331,14 @@ impl World {
             Down::Orders(orders) => {
                 let said = session.said;
                 for order in orders {
-                    if matches!(order, ToAgent::Start(_))
-                        && !std::mem::replace(&mut self.agents[host].busy, true)
-                    {
+                    if !self.agent_order(host, &order) {
+                        continue;
+                    }
+                    let starts = matches!(
+                        order,
+                        ToAgent::Start(_) | ToAgent::StartReplica(_) | ToAgent::LaunchReplica(_)
+                    );
+                    if starts && !std::mem::replace(&mut self.agents[host].busy, true) {
                         self.tell_keeper(host, ToKeeper::Limits(self.hosts[host].cpu_milli, said));
                     }
                     self.tell_keeper(host, ToKeeper::Order(order));

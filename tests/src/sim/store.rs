@@ -3,7 +3,7 @@
 use reeve_coordinator::core::Identity;
 use reeve_coordinator::effect::{Fact, Step};
 use reeve_coordinator::input::{Stored, Target};
-use reeve_coordinator::row::MachineRow;
+use reeve_coordinator::row::{Backend, MachineRow, QueueKind, QueueRow};
 use reeve_coordinator::store::load::{self, Loaded};
 use reeve_coordinator::store::{Error, audit, open, read, writer};
 use reeve_protocol::State;
@@ -34,9 +34,15 @@ impl Store {
         }
         conn.execute_batch("INSERT INTO meta (key, value) VALUES ('next_job', '1')")?;
         conn.set_prepared_statement_cache_capacity(128);
-        let facts = machines.into_iter().map(|row| Fact::MachinePut(Box::new(row))).collect();
+        let mut facts: Vec<_> = machines.into_iter().map(|row| Fact::MachinePut(Box::new(row))).collect();
+        // Whatever moves where first, these stay queues of jobs.
+        facts.extend(super::calls::JOBS.map(|name| {
+            let owner = (super::clients::UID, &"ana".into());
+            let row = QueueRow::new(name.into(), QueueKind::Jobs, Backend::Local, owner, 0);
+            Fact::QueuePut(Box::new(row))
+        }));
         let audit = audit::head(&conn)?;
-        let audit = writer::write(&mut conn, audit, &Step { facts, ..Step::default() })?;
+        let audit = writer::write(&mut conn, audit, &Step::from(facts))?;
         Ok(Self { conn, audit, epoch: 0 })
     }
 
@@ -140,6 +146,16 @@ impl Store {
     /// From SQLite.
     pub fn job(&self, id: u64) -> Result<Option<reeve_coordinator::row::JobRow>, Error> {
         read::job_row(&self.conn, id)
+    }
+
+    /// What a query says of number and queue.
+    ///
+    /// # Errors
+    /// From SQLite.
+    pub fn queues_of(&self, sql: &str) -> Result<Vec<(u64, String)>, Error> {
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map([], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// How many rows a query counts.

@@ -7,7 +7,7 @@ use super::world::World;
 use reeve_coordinator::effect::Step;
 use reeve_coordinator::input::{Call, Input, Stored, Target};
 use reeve_coordinator::row::Caller;
-use reeve_protocol::{Cause, TaskId};
+use reeve_protocol::{Cause, State, TaskId};
 use std::collections::BTreeMap;
 
 /// How long all may take to come to an end once nothing goes wrong any more.
@@ -24,16 +24,69 @@ pub fn drain(world: &mut World) {
     let end = world.now + DRAIN_MS;
     while world.broken().is_none() && world.now < end {
         world.run_until(world.now + LOOK_MS);
-        let quiet = world.core.as_ref().is_some_and(|core| core.unfinished().is_empty());
-        if quiet && world.ledger.alive() == 0 && leftover(world) == 0 {
+        if is_quiet(world) && world.unsteady_workers().is_none() {
+            roll(world, end);
+            return stop(world, end);
+        }
+    }
+    let steady = world.unsteady_workers();
+    left_over(world, steady);
+}
+
+/// Replicas are replaced: with room for both versions as many as before take requests all the time.
+fn roll(world: &mut World, end: u64) {
+    world.roll_workers();
+    while world.broken().is_none() && world.now < end {
+        world.run_until(world.now + LOOK_MS);
+        if world.unsteady_workers().is_none() && world.not_replaced().is_none() {
+            world.rolling.clear();
             return;
         }
     }
+    let left = world.not_replaced().or_else(|| world.unsteady_workers());
+    if world.broken().is_none() {
+        world.fail(format!("replicas are not replaced: {left:?}"));
+    }
+}
+
+/// Replicas are stopped last.
+fn stop(world: &mut World, end: u64) {
+    world.stopping = true;
+    world.stop_workers();
+    while world.broken().is_none() && world.now < end {
+        world.run_until(world.now + LOOK_MS);
+        let none = world.core.as_ref().is_some_and(|core| core.unfinished().is_empty());
+        if none && world.ledger.alive() == 0 {
+            return;
+        }
+    }
+    left_over(world, None);
+}
+
+/// Whether nothing is left to be done but what replicas do.
+fn is_quiet(world: &World) -> bool {
+    let Some(core) = &world.core else { return false };
+    let (mut replicas, mut others) = (0, 0);
+    for (job, standing) in core.unfinished() {
+        if world.watch.is_replica(job) {
+            replicas += usize::from(standing.state == State::Running);
+        } else {
+            others += 1;
+        }
+    }
+    others == 0
+        && world.ledger.alive() == replicas
+        && leftover(world) == 0
+        && world.broker.outside.left().count() == 0
+        && !world.clients.waits_for_worker()
+}
+
+fn left_over(world: &mut World, workers: Option<String>) {
     if world.broken().is_none() {
         let left = world.core.as_ref().map(|core| core.unfinished()).unwrap_or_default();
         let (alive, messages) = (world.ledger.alive(), leftover(world));
         world.fail(format!(
-            "after {} h without faults {} jobs ({}), {alive} processes and {messages} messages are left",
+            "after {} h without faults {} jobs ({}), {alive} processes and {messages} messages are left; {workers:?}",
             DRAIN_MS / 3_600_000,
             left.len(),
             left.iter()
@@ -95,6 +148,17 @@ fn promises(world: &mut World) {
             Err(error) => world.fail(error.to_string()),
         }
     }
+    for body in world.clients.messages.keys().cloned().collect::<Vec<_>>() {
+        let times = world.watch.messages.published(&body);
+        if times != 1 {
+            world.fail(format!("message {body} was promised and was there {times} times"));
+        }
+    }
+    for number in world.broker.outside.jobs().collect::<Vec<_>>() {
+        if !world.watch.taken_in.contains_key(&number) {
+            world.fail(format!("message {number} of another program never became a job"));
+        }
+    }
 }
 
 /// What is recorded of an attempt is what its process wrote down, and no task ended well twice.
@@ -116,7 +180,7 @@ fn endings(world: &mut World) -> Result<(), reeve_coordinator::store::Error> {
                 world.fail(format!("{id} is recorded as {cause:?}, and its process ended {end:?}"));
             }
             Some(None) => world.fail(format!("{id} is recorded as {cause:?}, and its process lives")),
-            None if said && cause != Cause::Ok => {
+            None if said && cause != Cause::Ok && !world.watch.asked.contains_key(&id) => {
                 world.fail(format!("{id} is recorded as {cause:?}, and no process ever was"));
             }
             _ => {}

@@ -1,10 +1,15 @@
 //! The observer of a run: sees each step as it is committed and holds it against everything that was committed before.
 //! It believes nothing that the core says about itself.
 use super::count::Count;
+use super::gpus::Given;
+use super::ingress;
+use super::messages::Messages;
+use super::replicas::Answers;
 use super::store::Store;
 use reeve_coordinator::effect::{Fact, Step, ToAgent};
-use reeve_coordinator::row::Standing;
+use reeve_coordinator::row::{JobRow, REPLICAS, Standing};
 use reeve_protocol::api::Event;
+use reeve_protocol::wire::outcome;
 use reeve_protocol::{AttemptId, Cause, State, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,12 +36,27 @@ pub struct Watch {
     attempts: BTreeMap<AttemptId, Fate>,
     newest: BTreeMap<TaskId, u32>,
     terminal: BTreeSet<TaskId>,
-    /// Jobs that the inputs of this step restart.
-    pub restarting: BTreeSet<u64>,
+    /// Jobs that the inputs of this step restart, and how often.
+    pub restarting: BTreeMap<u64, u32>,
     /// Tasks whose cancel was answered: nothing of them is dispatched before a restart.
     cancelled: BTreeSet<TaskId>,
     /// How often each job was restarted.
     pub restarts: BTreeMap<u64, u32>,
+    /// The replica that works on a tracked job, by its attempt; and what each replica works on, as recorded.
+    pub asked: BTreeMap<AttemptId, String>,
+    open: BTreeMap<String, BTreeSet<AttemptId>>,
+    /// Messages.
+    pub messages: Messages,
+    /// Gpus.
+    pub gpus: Given,
+    /// What replicas answered.
+    pub answers: Answers,
+    /// Where each job is queued.
+    queues: BTreeMap<u64, String>,
+    /// Messages of other programs that were noted as taken in.
+    noted: BTreeSet<u64>,
+    /// Jobs made of messages of other programs, by the message's number.
+    pub taken_in: BTreeMap<u64, u64>,
     /// What must never be.
     pub wrong: Vec<String>,
 }
@@ -44,8 +64,8 @@ pub struct Watch {
 impl Watch {
     /// Takes a committed step in.
     pub fn committed(&mut self, step: &Step, count: &mut Count) {
-        for id in std::mem::take(&mut self.restarting) {
-            *self.restarts.entry(id).or_default() += 1;
+        for (id, times) in std::mem::take(&mut self.restarting) {
+            *self.restarts.entry(id).or_default() += times;
             self.cancelled.retain(|t| t.job != id);
             self.terminal.retain(|t| t.job != id);
         }
@@ -55,6 +75,9 @@ impl Watch {
         for event in &step.events {
             self.event(event, count);
         }
+        if let Err(wrong) = self.gpus.check(count) {
+            self.say(wrong);
+        }
     }
 
     fn say(&mut self, what: String) {
@@ -62,18 +85,35 @@ impl Watch {
     }
 
     fn fact(&mut self, fact: &Fact, count: &mut Count) {
+        for wrong in [self.messages.fact(fact), self.gpus.fact(fact)].into_iter().filter_map(Result::err) {
+            self.say(wrong);
+        }
         match fact {
             Fact::JobAdded(row) => {
+                self.queues.insert(row.id, row.queue.to_string());
+                self.made_of_message(row, count);
                 if let Some(array) = &row.array {
                     self.arrays.insert(row.id, (array.from, array.to));
                 }
             }
-            Fact::AttemptDispatched { attempt, machine_id, .. } => {
+            Fact::InboxNoted(source, _) => {
+                let number = source.rsplit(' ').next().and_then(|n| n.parse().ok());
+                if number.is_none_or(|n| !self.noted.insert(n)) {
+                    self.say(format!("{source} was taken in twice"));
+                }
+            }
+            Fact::JobRequeued(id, to) => self.requeued(*id, to, count),
+            Fact::MessagesMoved(..) => count.hit("messages moved"),
+            Fact::AttemptDispatched { attempt, machine_id, lease, .. } => {
                 self.dispatched(*attempt, machine_id.clone());
+                if let Some(replica) = lease.as_deref().and_then(|l| l.strip_prefix("replica:")) {
+                    self.asked(*attempt, replica, count);
+                }
             }
             Fact::AttemptStarted(attempt, ..) => self.of_live_attempt(*attempt, "started"),
             Fact::AttemptEnded(ended) => {
                 self.over(ended.attempt, "ended");
+                self.answered(ended.attempt, &ended.cause);
                 count.cause(&ended.cause);
             }
             Fact::ArtifactsKept(kept) => {
@@ -94,6 +134,24 @@ impl Watch {
             Fact::JobMoved(id, standing) => self.moved(TaskId::single(*id), standing),
             Fact::TaskMoved(task, standing) => self.moved(*task, standing),
             _ => {}
+        }
+    }
+
+    /// A job may be made of a message of another program: once, and only when that is noted.
+    fn made_of_message(&mut self, row: &JobRow, count: &mut Count) {
+        let Some(number) = row.name.as_deref().and_then(ingress::number) else { return };
+        count.hit("job of another program");
+        let first = self.taken_in.insert(number, row.id);
+        if first.is_some() || !self.noted.contains(&number) {
+            self.say(format!("message {number} of another program became job {}, and {first:?}", row.id));
+        }
+    }
+
+    fn requeued(&mut self, id: u64, to: &str, count: &mut Count) {
+        count.hit("jobs moved");
+        let from = self.queues.insert(id, to.to_owned());
+        if from.as_ref().is_none_or(|from| !self.messages.moves(from, to)) {
+            self.say(format!("job {id} of {from:?} moved to {to} unasked"));
         }
     }
 
@@ -128,7 +186,43 @@ impl Watch {
         }
     }
 
+    /// A tracked job went to a replica.
+    fn asked(&mut self, attempt: AttemptId, replica: &str, count: &mut Count) {
+        count.hit("tracked job at a replica");
+        self.asked.insert(attempt, replica.to_owned());
+        let open = self.open.entry(replica.to_owned()).or_default();
+        open.insert(attempt);
+        let open = open.len();
+        let of = AttemptId::from_file_name(replica);
+        if of.is_none_or(|of| self.attempts.get(&of).is_none_or(|f| f.over)) {
+            self.say(format!("{attempt} was given to {replica}, which is over or was never dispatched"));
+        }
+        if open > 3 {
+            self.say(format!("{replica} has {open} tracked jobs"));
+        }
+    }
+
+    /// The end of a request is what its replica said.
+    fn answered(&mut self, attempt: AttemptId, cause: &Cause) {
+        let wanted = match cause {
+            Cause::Ok => [outcome::RESULT].as_slice(),
+            Cause::Reported { .. } | Cause::Error { .. } => &[outcome::ERROR, outcome::BAD],
+            _ => return,
+        };
+        if self.asked.contains_key(&attempt) && !self.answers.of_job(attempt, wanted) {
+            self.say(format!("{attempt} ended {cause:?}, and no replica answered so"));
+        }
+    }
+
+    /// Whether a job is a replica.
+    pub fn is_replica(&self, job: u64) -> bool {
+        self.queues.get(&job).is_some_and(|queue| queue == REPLICAS)
+    }
+
     fn over(&mut self, attempt: AttemptId, what: &str) {
+        if let Some(open) = self.asked.get(&attempt).and_then(|replica| self.open.get_mut(replica)) {
+            open.remove(&attempt);
+        }
         match self.attempts.get_mut(&attempt) {
             Some(fate) if !fate.over => fate.over = true,
             _ => self.say(format!("{attempt} {what}, and is over or was never dispatched")),
@@ -156,6 +250,11 @@ impl Watch {
             self.say(format!("event {} follows {}", event.seq, self.seq - 1));
         }
         self.seq = event.seq;
+        if let (Some(what), "worker") = (event.what.as_deref(), event.kind.as_str())
+            && ["loaded", "unloaded", "scaled_up", "scaled_down"].contains(&what)
+        {
+            count.hit(&format!("worker {what}"));
+        }
         let (Some(id), Some(to)) = (event.id, event.to) else { return };
         if event.from == Some(State::Queued) && to == State::Running && event.actor.starts_with("agent:") {
             count.hit("started");
@@ -224,13 +323,22 @@ impl Watch {
         self.seen.insert(task, Seen { state: to, attempt });
     }
 
+    fn starts(&mut self, attempt: AttemptId) {
+        let newest = self.newest.get(&attempt.task) == Some(&attempt.attempt);
+        if !newest || self.attempts.get(&attempt).is_none_or(|f| f.over) {
+            self.say(format!("{attempt} was sent to start and is not the current attempt"));
+        }
+    }
+
     /// A frame left the coordinator.
     pub fn sent(&mut self, frame: &ToAgent, count: &mut Count) {
         match frame {
-            ToAgent::Start(start) => {
-                let newest = self.newest.get(&start.attempt.task) == Some(&start.attempt.attempt);
-                if !newest || self.attempts.get(&start.attempt).is_none_or(|f| f.over) {
-                    self.say(format!("{} was sent to start and is not the current attempt", start.attempt));
+            ToAgent::Start(start) => self.starts(start.attempt),
+            ToAgent::StartReplica(replica) => self.starts(replica.start.attempt),
+            ToAgent::LaunchReplica(replica) => self.starts(replica.start.attempt),
+            ToAgent::Request(request) => {
+                if let Some(attempt) = request.id.attempt {
+                    self.starts(attempt);
                 }
             }
             ToAgent::Stop(stop) if Cause::from_wire(stop.cause.clone()) == Cause::Fenced => {
@@ -240,12 +348,7 @@ impl Watch {
             ToAgent::Revoke(_) => count.hit("revoke"),
             ToAgent::Reconcile(list) => list.iter().for_each(|(_, v)| count.verdict(*v)),
             ToAgent::Collect(_) => count.hit("files to collect"),
-            ToAgent::Forget(_)
-            | ToAgent::StartGit(_)
-            | ToAgent::StartReplica(_)
-            | ToAgent::LaunchReplica(_)
-            | ToAgent::Request(_)
-            | ToAgent::CancelRequest(..) => {}
+            ToAgent::Forget(_) | ToAgent::StartGit(_) | ToAgent::CancelRequest(..) => {}
         }
     }
 
@@ -265,6 +368,15 @@ impl Watch {
     /// # Errors
     /// From SQLite.
     pub fn compare(&mut self, store: &Store) -> Result<(), reeve_coordinator::store::Error> {
+        if let Some(wrong) = self.messages.compare(store)? {
+            self.say(wrong);
+        }
+        for (id, queue) in store.queues_of("SELECT id, queue FROM jobs")? {
+            let known = self.queues.get(&id);
+            if known != Some(&queue) {
+                self.say(format!("the row of job {id} is in {queue}, it was put into {known:?}"));
+            }
+        }
         let mut without_row: BTreeSet<TaskId> = self.seen.keys().copied().collect();
         for (job, key, state, attempt) in store.standings()? {
             let task = TaskId::from_key(job, key);

@@ -16,6 +16,7 @@ use reeve_coordinator::clock::Steady;
 use reeve_coordinator::core::Core;
 use reeve_coordinator::input::{Input, Now, Ticket};
 use reeve_coordinator::row::MachineRow;
+use reeve_coordinator::store::writer::Full;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Wall milliseconds at the begin of a run.
@@ -84,6 +85,10 @@ pub struct World {
     pub clients: Clients,
     /// Where some queues keep what waits.
     pub broker: Broker,
+    /// Its disk is full: the gate is closed.
+    pub full: Full,
+    /// What its engine was told of that.
+    pub was_full: bool,
     /// What was committed.
     pub watch: Watch,
     /// What really ran.
@@ -94,6 +99,10 @@ pub struct World {
     pub sabotaged: u64,
     /// Only what comes right happens any more.
     pub draining: bool,
+    /// Workers whose replicas are replaced with nothing else to do, and how many of them take requests all the time.
+    pub rolling: BTreeMap<String, u32>,
+    /// Replicas are to end, too.
+    pub stopping: bool,
     /// A digest of everything that happened.
     pub hash: u64,
     history: VecDeque<String>,
@@ -106,6 +115,9 @@ impl World {
         let mut rng = Rng::new(options.seed);
         let mut hosts: Vec<_> =
             options.cpu_milli.iter().enumerate().map(|(at, cpu)| Host::new(format!("m{at}"), *cpu)).collect();
+        for (at, host) in hosts.iter_mut().enumerate() {
+            host.gpus = super::gpus::of_machine(at);
+        }
         // A machine that was in another cluster may still hold something of it.
         if rng.chance(10) {
             hosts[0].hold_foreign();
@@ -138,11 +150,15 @@ impl World {
             up: (0..count).map(|_| Lane::default()).collect(),
             down: (0..count).map(|_| Lane::default()).collect(),
             broker: Broker::default(),
+            full: Full::default(),
+            was_full: false,
             watch: Watch::default(),
             ledger: Ledger::default(),
             count: Count::default(),
             sabotaged: 0,
             draining: false,
+            rolling: BTreeMap::new(),
+            stopping: false,
             hash: options.seed,
             history: VecDeque::new(),
             broken: None,
@@ -197,6 +213,7 @@ impl World {
             now: self.now,
             wall: WALL + self.now as i64,
             rng: &mut self.rng,
+            calm: self.draining,
             ledger: &mut self.ledger,
         };
         let result = act(&mut self.hosts[host], &mut around);
@@ -243,7 +260,8 @@ impl World {
             | Due::Agent(host, ..)
             | Due::KeeperBorn(host)
             | Due::AgentBorn(host)
-            | Due::Guardian(host, _) => Some(*host),
+            | Due::Guardian(host, _)
+            | Due::Replica(host, ..) => Some(*host),
             _ => None,
         }
     }
@@ -252,7 +270,11 @@ impl World {
         match due {
             Due::Engine => self.engine(),
             Due::HeadStart => self.head_start(),
-            Due::Inbox(epoch, input) if epoch == self.epoch && self.core.is_some() => self.put(*input),
+            Due::Inbox(epoch, input) if epoch == self.epoch && self.core.is_some() => {
+                if self.passes_gate(&input) {
+                    self.put(*input);
+                }
+            }
             Due::Up(conn, frame) => self.arrived_up(conn, frame),
             Due::Silence(conn) => self.look_for_silence(conn),
             Due::Idle(conn) => self.look_for_idle(conn),
@@ -276,6 +298,7 @@ impl World {
                 self.agent_born(host);
             }
             Due::Guardian(host, id) => self.with_host(host, |h, cx| h.look(id, cx)),
+            Due::Replica(host, life, replica, turn) => self.replica_turn(host, life, replica, turn),
             Due::Client(action) => self.client(*action),
             Due::Answer(ticket, answer) => self.answered(ticket, *answer),
             Due::Broker(epoch, order) => self.broker(epoch, *order),

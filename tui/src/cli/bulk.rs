@@ -74,7 +74,7 @@ fn check_action(action: &str) -> Result<(), Error> {
             .into());
     }
     let near = nearest(word, ACTIONS.into_iter().chain(LATER))
-        .map_or_else(String::new, |n| format!("; did you mean {n}?"));
+        .map_or_else(|| ".".to_owned(), |n| format!("; did you mean {n}?"));
     Err(Error::Usage(format!(
         "{:?} is not an action{near} There are: {}",
         Clean::short(word, 40).as_str(),

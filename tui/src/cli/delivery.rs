@@ -177,9 +177,27 @@ pub async fn receive(receive: Receive, context: &mut Context) -> Result<(), Erro
         }
     }
     if received.items.is_empty() {
-        note("nothing came");
+        note(nothing(&client, &receive.queue).await);
     }
     Ok(())
+}
+
+/// Why nothing came, if somebody has seen to that.
+async fn nothing(client: &Client, queue: &str) -> String {
+    // What cannot be asked now is not worth an error: the answer was given.
+    let Ok(view) = client.get::<QueueView>(&path(queue, "")).await else { return "nothing came".to_owned() };
+    nothing_of(&view)
+}
+
+fn nothing_of(queue: &QueueView) -> String {
+    if !queue.paused {
+        return "nothing came".to_owned();
+    }
+    let by = queue.paused_by.as_deref().map_or_else(String::new, |by| format!(" by {by}"));
+    let why = queue.paused_why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+    let text =
+        format!("nothing came: the queue is paused{by}{why}; reeve queue resume {} goes on", queue.name);
+    Clean::line(&text).into_string()
 }
 
 /// Leases that had ended by then are told, and make the command fail.
@@ -277,6 +295,15 @@ mod tests {
         assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), wanted);
         assert_eq!(job_body("{}".to_owned(), &given).unwrap_err().exit_code(), 2);
         assert!(job_body("{}".to_owned(), &publish(&["{}"])).is_ok());
+    }
+
+    #[test]
+    fn a_paused_queue_gives_nothing_and_says_who_paused_it() {
+        let mut queue = QueueView { name: "q".into(), ..QueueView::default() };
+        assert_eq!(nothing_of(&queue), "nothing came");
+        (queue.paused, queue.paused_by, queue.paused_why) = (true, Some("ana".into()), Some("disk".into()));
+        let wanted = "nothing came: the queue is paused by ana: disk; reeve queue resume q goes on";
+        assert_eq!(nothing_of(&queue), wanted);
     }
 
     #[test]

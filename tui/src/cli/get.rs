@@ -9,7 +9,7 @@ use super::table::Table;
 use super::values;
 use crate::client::{Client, escape};
 use hyper::Method;
-use reeve_protocol::api::{ArtifactView, List};
+use reeve_protocol::api::{ArtifactView, JobView, List};
 use reeve_protocol::artifact::{check_name, chooses};
 use reeve_protocol::digest::Sha256;
 use reeve_protocol::selector::Selector;
@@ -67,7 +67,10 @@ pub async fn run(get: Get, context: &mut Context) -> Result<(), Error> {
         };
         return to_output(&client, &name, one, context).await;
     }
-    let dir = get.output.map_or_else(|| default_dir(&name), PathBuf::from);
+    let dir = match get.output {
+        Some(dir) => PathBuf::from(dir),
+        None => default_dir(&settled(&client, &name).await?),
+    };
     if !get.force {
         // Before anything is fetched: half of a set is of no use to anybody.
         if let Some(there) = chosen.iter().find(|a| dir.join(&a.file.name).symlink_metadata().is_ok()) {
@@ -87,6 +90,15 @@ pub async fn run(get: Get, context: &mut Context) -> Result<(), Error> {
         context.flush()?;
     }
     Ok(())
+}
+
+/// The job's number where it is named otherwise: tomorrow `last` and a name are other jobs, whose files belong elsewhere.
+async fn settled(client: &Client, name: &str) -> Result<String, Error> {
+    if name.starts_with(|first: char| first.is_ascii_digit()) {
+        return Ok(name.to_owned());
+    }
+    let job: JobView = client.get(&job_path(name, "")).await?;
+    Ok(job.id.to_string())
 }
 
 fn default_dir(job: &str) -> PathBuf {

@@ -133,7 +133,17 @@ async fn ask(spec: &GitSpec) -> Result<String, String> {
     };
     match read {
         Some(Ok(_)) if status.success() => Ok(text),
-        _ => Err(text.lines().find(|l| l.starts_with("fatal")).unwrap_or("git failed").to_owned()),
+        _ => Err(complaint(&text)),
+    }
+}
+
+/// The line that says fatal; one that ends in a colon has its reason in the next.
+fn complaint(text: &str) -> String {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("fatal"));
+    let line = lines.next().unwrap_or("git failed");
+    match lines.next().filter(|_| line.ends_with(':')) {
+        Some(reason) => format!("{line} {reason}"),
+        None => line.to_owned(),
     }
 }
 

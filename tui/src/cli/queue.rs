@@ -222,7 +222,7 @@ pub fn other(group: &str, words: &[String]) -> Error {
     }
     let known = subcommands(group);
     let near = reeve_protocol::nearest::nearest(word, known.iter().map(String::as_str));
-    let near = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let near = near.map_or_else(|| ".".to_owned(), |near| format!("; did you mean {near}?"));
     Error::Usage(
         format!("{:?} is not a command{near} See `reeve {group} --help`", Clean::short(word, 40).as_str())
             .replace("reeve  --help", "reeve --help"),

@@ -77,7 +77,7 @@ impl Submit {
             None => here.cwd.clone(),
         };
         let mut spec = JobSpec {
-            command: (!self.command.is_empty()).then_some(self.command),
+            command: values::program(self.command, &["submit"])?,
             name: self.name,
             queue: self.queue,
             worker: self.worker,

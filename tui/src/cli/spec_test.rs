@@ -37,6 +37,20 @@ fn a_bare_command_carries_the_directory_and_nothing_else() {
 }
 
 #[test]
+fn a_mistyped_option_is_not_taken_for_the_command() {
+    for (words, wanted) in [
+        ("--wiat -- true", "reeve submit has no option \"--wiat\"; did you mean --wait?"),
+        ("--prioritty=5 true", "reeve submit has no option \"--prioritty\"; did you mean --priority?"),
+        ("-x", "reeve submit has no option \"-x\""),
+    ] {
+        let error = spec_of(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    assert_eq!(spec_of("-- ./-x --wait").unwrap().command.unwrap(), ["./-x", "--wait"]);
+}
+
+#[test]
 fn each_option_sets_its_field() {
     for (words, wanted) in [
         ("--name a -- x", json!({"name": "a"})),

@@ -74,22 +74,22 @@ pub struct Submit {
     #[arg(long, value_name = "USER", help_heading = "Environment")]
     pub run_as: Option<String>,
     /// The same token submits the same job once
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", help_heading = "How it is submitted")]
     pub key: Option<String>,
     /// Wait for `reeve release`
-    #[arg(long)]
+    #[arg(long, help_heading = "How it is submitted")]
     pub hold: bool,
     /// Wait for its end, and exit with the job's own code
-    #[arg(long)]
+    #[arg(long, help_heading = "How it is submitted")]
     pub wait: bool,
     /// Also stream its output; the id goes to standard error
-    #[arg(long)]
+    #[arg(long, help_heading = "How it is submitted")]
     pub follow: bool,
     /// Say what would be submitted and where it fits
-    #[arg(long)]
+    #[arg(long, help_heading = "How it is submitted")]
     pub dry_run: bool,
     /// Submit each line of a file: JSON objects as in POST /v1/jobs
-    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["command", "name", "wait", "follow", "array"])]
+    #[arg(long, value_name = "FILE|-", help_heading = "How it is submitted", conflicts_with_all = ["command", "name", "wait", "follow", "array"])]
     pub file: Option<String>,
     /// The command and its arguments; never goes through a shell
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
@@ -104,7 +104,7 @@ pub struct Needs {
     #[arg(long, value_name = "N", value_parser = values::amount)]
     pub cpus: Option<f64>,
     /// Memory, such as 4GiB [default: no limit]
-    #[arg(long, visible_alias = "mem", value_name = "SIZE", value_parser = values::bytes)]
+    #[arg(long, visible_alias = "mem", value_name = "SIZE", value_parser = values::memory)]
     pub memory: Option<u64>,
     /// Gpus [default: 0]
     #[arg(long, value_name = "N", value_parser = values::amount)]

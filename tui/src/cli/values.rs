@@ -1,6 +1,7 @@
 //! Readers of single words: each error names what would have been accepted, and clap points at the word.
 use reeve_protocol::selector::Selector;
 use reeve_protocol::spec::{ArraySpec, LostAfter};
+use reeve_protocol::text::Clean;
 use reeve_protocol::time::Wall;
 use serde_json::Value;
 use std::io::Read as _;
@@ -17,6 +18,17 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     reeve_protocol::units::parse_bytes(text)
 }
 
+/// `4GiB` of memory in bytes. A bare number is bytes everywhere here, and megabytes elsewhere: a small one is no size that
+/// any program could start with.
+pub fn memory(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        n if n > 0 && n < 1 << 20 && text.bytes().all(|b| b.is_ascii_digit()) => {
+            Err(format!("{text} is {n} bytes, in which nothing can run; write {text}MiB or {text}GiB"))
+        }
+        n => Ok(n),
+    }
+}
+
 /// `7.3`, `last`, `@name`, `5-9`.
 pub fn selector(text: &str) -> Result<Selector, String> {
     Selector::parse(text).map_err(|problem| format!("{}; {}", problem.detail, problem.hint))
@@ -25,6 +37,29 @@ pub fn selector(text: &str) -> Result<Selector, String> {
 /// `5m` or `never`.
 pub fn lost_after(text: &str) -> Result<LostAfter, String> {
     if text == "never" { Ok(LostAfter::Never) } else { duration(text).map(LostAfter::Seconds) }
+}
+
+/// The command that stands behind the options of `reeve WITHIN`, if any does. A word with a dash in front of it is a mistyped
+/// option: the command has options of its own, so none is unknown to clap, and no program is called like that.
+pub fn program(words: Vec<String>, within: &[&str]) -> Result<Option<Vec<String>>, Error> {
+    let Some(first) = words.first().filter(|word| word.starts_with('-')) else {
+        return Ok((!words.is_empty()).then_some(words));
+    };
+    let tree = <super::args::Args as clap::CommandFactory>::command();
+    let here = within.iter().try_fold(&tree, |command, name| command.find_subcommand(name));
+    let known: Vec<String> = here
+        .into_iter()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|option| option.get_long().map(|long| format!("--{long}")))
+        .collect();
+    let typed = first.split('=').next().unwrap_or_default();
+    let near = reeve_protocol::nearest::nearest(typed, known.iter().map(String::as_str));
+    let near = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    Err(Error::Usage(format!(
+        "reeve {} has no option {:?}{near}",
+        within.join(" "),
+        Clean::short(typed, 40).as_str()
+    )))
 }
 
 /// `K=V`; the value may be empty.
@@ -124,6 +159,15 @@ fn read_stdin() -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_without_a_unit_is_refused_where_it_can_only_be_a_mistake() {
+        assert!(memory("3").unwrap_err().contains("write 3MiB or 3GiB"));
+        assert!(memory("4096").is_err());
+        for (text, wanted) in [("0", 0), ("4294967296", 1 << 32), ("300kB", 300_000), ("3GiB", 3 << 30)] {
+            assert_eq!(memory(text), Ok(wanted), "{text}");
+        }
+    }
 
     #[test]
     fn arrays() {

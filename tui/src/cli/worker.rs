@@ -340,7 +340,7 @@ fn request_of(register: Register) -> Result<WorkerRequest, Error> {
     };
     let git = register.git;
     let mut spec = JobSpec {
-        command: (!register.command.is_empty()).then_some(register.command),
+        command: values::program(register.command, &["worker", "register"])?,
         queue: register.queue,
         git: git.into_spec()?,
         env: register.env.into_iter().collect(),

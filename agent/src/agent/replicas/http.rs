@@ -112,23 +112,41 @@ impl Http {
         requests.remove(&id).inspect(|(task, _)| task.abort()).is_some()
     }
 
-    /// A batch: what goes wrong with the whole is everybody's.
+    /// A batch. One that is answered without a result for each was ruined by some of it: each goes once more, alone, so that
+    /// only those fail that fail by themselves.
     async fn answers_to(&self, requests: Vec<Request>) -> Vec<Answer> {
         let ids: Vec<RequestId> = requests.iter().map(|r| r.id).collect();
-        let all = |outcome, why: &str| together::failed(self.attempt, &ids, outcome, why);
-        match self.post(together::body(&requests).into(), MAX_ANSWER * ids.len()).await {
-            Ok((status, body)) if status.is_success() => together::results(self.attempt, &ids, status, &body),
-            Ok((status, body)) => {
-                let mut answers = all(outcome::ERROR, &format!("HTTP {status}: {}", shown(&body)));
-                for answer in &mut answers {
-                    answer.retry |= is_again(status);
+        match self.together(&requests).await {
+            Ok(answers) => answers,
+            Err((outcome, why, false)) if requests.len() > 1 => {
+                tracing::debug!(attempt = %self.attempt, outcome, why, "a batch was ruined; each goes alone");
+                let mut answers = Vec::with_capacity(requests.len());
+                for one in requests.chunks(1) {
+                    let alone = self.together(one).await;
+                    answers.extend(alone.unwrap_or_else(|(outcome, why, retry)| {
+                        together::failed(self.attempt, &[one[0].id], (outcome, &why, retry))
+                    }));
                 }
                 answers
             }
-            Err(Error::Body(why)) => all(outcome::BAD, &why),
+            Err((outcome, why, retry)) => together::failed(self.attempt, &ids, (outcome, &why, retry)),
+        }
+    }
+
+    /// Requests in one array; or what became of all of them: outcome, why, and whether they may be tried again.
+    async fn together(&self, requests: &[Request]) -> Result<Vec<Answer>, (u16, String, bool)> {
+        let ids: Vec<RequestId> = requests.iter().map(|r| r.id).collect();
+        match self.post(together::body(requests).into(), MAX_ANSWER * ids.len()).await {
+            Ok((status, body)) if status.is_success() => {
+                together::results(self.attempt, &ids, status, &body).map_err(|why| (outcome::BAD, why, false))
+            }
+            Ok((status, body)) => {
+                Err((outcome::ERROR, format!("HTTP {status}: {}", shown(&body)), is_again(status)))
+            }
+            Err(Error::Body(why)) => Err((outcome::BAD, why, false)),
             Err(error) => {
                 tracing::debug!(attempt = %self.attempt, error = &error as &dyn std::error::Error, "a batch was lost");
-                ids.iter().map(|id| answer(self.attempt, *id, outcome::LOST, Vec::new(), true)).collect()
+                Err((outcome::LOST, String::new(), true))
             }
         }
     }

@@ -69,13 +69,16 @@ pub(super) fn judge(bytes: &[u8]) -> Said {
         None => None,
     };
     match (id, line.result, line.error) {
-        (Some(id), Some(result), None) if result.get().len() <= MAX_ANSWER => {
-            Said::Result(id, result.get().as_bytes().to_vec())
-        }
-        (Some(id), Some(_), None) => Said::Bad(Some(id), too_large()),
-        (Some(id), None, Some(error)) => {
-            let text: String = serde_json::from_str(error.get()).unwrap_or_else(|_| error.get().to_owned());
-            Said::Error(id, text.chars().take(4096).collect::<String>().into_bytes(), line.retry)
+        (Some(id), Some(result), None) => judged_result(id, result),
+        (Some(id), None, Some(error)) => judged_error(id, error, line.retry),
+        // Many programs write both, and null for the one that they do not mean.
+        (Some(id), Some(result), Some(error))
+            if [result, error].iter().any(|value| value.get() == "null") =>
+        {
+            if error.get() == "null" {
+                return judged_result(id, result);
+            }
+            judged_error(id, error, line.retry)
         }
         (Some(id), Some(_), Some(_)) => Said::Bad(Some(id), "both a result and an error".to_owned()),
         (_, None, None) if line.progress.is_some() || line.message.is_some() => {
@@ -85,6 +88,18 @@ pub(super) fn judge(bytes: &[u8]) -> Said {
         (None, None, None) if line.ready => Said::Ready,
         (id, ..) => Said::Bad(id, format!("neither a result nor an error: {}", shown(bytes))),
     }
+}
+
+fn judged_result(id: RequestId, result: &RawValue) -> Said {
+    if result.get().len() > MAX_ANSWER {
+        return Said::Bad(Some(id), too_large());
+    }
+    Said::Result(id, result.get().as_bytes().to_vec())
+}
+
+fn judged_error(id: RequestId, error: &RawValue, retry: bool) -> Said {
+    let text: String = serde_json::from_str(error.get()).unwrap_or_else(|_| error.get().to_owned());
+    Said::Error(id, text.chars().take(4096).collect::<String>().into_bytes(), retry)
 }
 
 /// Judges a line that may be an array of answers, each by itself.

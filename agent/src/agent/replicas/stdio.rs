@@ -9,6 +9,7 @@ use reeve_protocol::wire::{Answer, Progress, Request, outcome, replica_phase as 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -22,6 +23,8 @@ const PARTIAL: &str = "partial";
 const READY: &str = "ready";
 /// Lines that make no sense, in a row, before the replica is started anew.
 const PATIENCE: u32 = 3;
+/// For a replica that has closed its output to end.
+const CLOSED: Duration = Duration::from_secs(2);
 /// Longest line of a replica that may answer several requests with one.
 const MAX_TOGETHER: usize = 16 * MAX_LINE;
 /// Bytes of one read.
@@ -86,10 +89,13 @@ impl Stdio {
             }
         });
         let (stdio, replicas) = (self.clone(), replicas.clone());
-        let read =
-            tokio::spawn(
-                async move { while stdio.output.readable().await.is_ok() && stdio.read(&replicas) {} },
-            );
+        let read = tokio::spawn(async move {
+            while stdio.output.readable().await.is_ok() && stdio.read(&replicas) {}
+            // Most have ended when nothing comes of them any more, and that says why.
+            tokio::time::sleep(CLOSED).await;
+            let why = "it has closed its standard output and goes on: nothing can be heard of it".to_owned();
+            replicas.tell(stdio.attempt, phase::BROKEN, None, Some(why));
+        });
         lock(&self.tasks).extend([write.abort_handle(), read.abort_handle()]);
     }
 

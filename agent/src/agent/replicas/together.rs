@@ -19,16 +19,19 @@ pub(super) fn body(requests: &[Request]) -> Vec<u8> {
 }
 
 /// What each request of a batch gets from the answer to the whole.
-pub(super) fn results(replica: AttemptId, ids: &[RequestId], status: StatusCode, body: &[u8]) -> Vec<Answer> {
-    let results: Vec<&RawValue> = match serde_json::from_slice(body) {
-        Ok(results) => results,
-        Err(_) => {
-            return failed(replica, ids, outcome::BAD, &format!("it answered {status} without a JSON array"));
-        }
-    };
+///
+/// # Errors
+/// Why no request has its own.
+pub(super) fn results(
+    replica: AttemptId,
+    ids: &[RequestId],
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Vec<Answer>, String> {
+    let results: Vec<&RawValue> =
+        serde_json::from_slice(body).map_err(|_| format!("it answered {status} without a JSON array"))?;
     if results.len() != ids.len() {
-        let why = format!("it answered {} requests with {} results", ids.len(), results.len());
-        return failed(replica, ids, outcome::BAD, &why);
+        return Err(format!("it answered {} requests with {} results", ids.len(), results.len()));
     }
     let each = ids.iter().zip(results).map(|(id, result)| {
         if result.get().len() > MAX_ANSWER {
@@ -37,16 +40,16 @@ pub(super) fn results(replica: AttemptId, ids: &[RequestId], status: StatusCode,
         }
         answer(replica, *id, outcome::RESULT, result.get().as_bytes().to_vec(), false)
     });
-    each.collect()
+    Ok(each.collect())
 }
 
-/// The whole batch failed: each may be tried again, and then goes alone. One that was alone is told as it is.
-pub(super) fn failed(replica: AttemptId, ids: &[RequestId], outcome: u16, why: &str) -> Vec<Answer> {
-    let why = match ids.len() {
-        0 | 1 => why.to_owned(),
-        n => format!("its batch of {n} failed as a whole: {why}"),
-    };
-    ids.iter().map(|id| answer(replica, *id, outcome, why.clone().into_bytes(), ids.len() > 1)).collect()
+/// All of them get the same.
+pub(super) fn failed(
+    replica: AttemptId,
+    ids: &[RequestId],
+    (outcome, why, retry): (u16, &str, bool),
+) -> Vec<Answer> {
+    ids.iter().map(|id| answer(replica, *id, outcome, why.as_bytes().to_vec(), retry)).collect()
 }
 
 #[cfg(test)]
@@ -55,11 +58,11 @@ mod tests {
     use reeve_protocol::ids::TaskId;
 
     #[test]
-    fn each_request_gets_its_own_result_and_a_wrong_count_is_everybodys() {
+    fn each_request_gets_its_own_result_and_a_wrong_count_is_nobodys() {
         let replica = TaskId::single(1).attempt(1);
         let ids: Vec<RequestId> = (0..2).map(|call| RequestId { attempt: None, call }).collect();
         let of = |body: &[u8]| {
-            let answers = results(replica, &ids, StatusCode::OK, body);
+            let answers = results(replica, &ids, StatusCode::OK, body).unwrap();
             let text = |a: &Answer| (a.outcome, String::from_utf8_lossy(&a.body).into_owned(), a.retry);
             answers.iter().map(text).collect::<Vec<_>>()
         };
@@ -67,11 +70,12 @@ mod tests {
             of(br#"[{"a": 1},null]"#),
             [(outcome::RESULT, r#"{"a": 1}"#.to_owned(), false), (outcome::RESULT, "null".to_owned(), false)]
         );
-        for bad in [&b"[1]"[..], b"[1,2,3]", b"{}", b"", b"[1,"] {
-            let answers = of(bad);
-            assert!(answers.iter().all(|(code, why, retry)| *code == outcome::BAD
-                && why.contains("batch of 2 failed")
-                && *retry));
+        let why = |body| results(replica, &ids, StatusCode::OK, body).unwrap_err();
+        for (bad, said) in [(&b"[1]"[..], "2 requests with 1"), (b"[1,2,3]", "2 requests with 3")] {
+            assert!(why(bad).contains(said), "{}", why(bad));
+        }
+        for bad in [&b"{}"[..], b"", b"[1,"] {
+            assert!(why(bad).contains("200 OK without a JSON array"), "{}", why(bad));
         }
         let large = format!("[1,\"{}\"]", "x".repeat(MAX_ANSWER));
         let answers = of(large.as_bytes());
@@ -80,8 +84,6 @@ mod tests {
             (outcome::RESULT, outcome::BAD),
             "its neighbour has its own"
         );
-        let alone = failed(replica, &ids[..1], outcome::ERROR, "HTTP 500");
-        assert_eq!((&alone[0].body[..], alone[0].retry), (&b"HTTP 500"[..], false));
     }
 
     #[test]

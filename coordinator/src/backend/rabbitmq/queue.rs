@@ -55,6 +55,8 @@ pub(super) struct Kept {
     pub(super) is_dirty: bool,
     /// The server numbers what it sends on a channel without gaps: from this number on, so many were seen, up to that one.
     seen: Option<(u64, u64, u64)>,
+    /// Hints up to this number have been acknowledged with one word, whichever band they came from.
+    covered: u64,
 }
 
 impl Kept {
@@ -72,6 +74,7 @@ impl Kept {
             deferred: Vec::new(),
             is_dirty: false,
             seen: Some((0, 0, 0)),
+            covered: 0,
         }
     }
 
@@ -165,6 +168,19 @@ impl Kept {
     /// Whether an acknowledgement of everything up to a number covers nothing that was dropped unseen.
     pub(super) fn is_whole(&self) -> bool {
         !self.is_dirty || self.seen.is_some_and(|(from, n, top)| from + n == top)
+    }
+
+    /// Acknowledges hints as they come. One word covers what has come of other bands besides: it is in this process
+    /// already, and is not acknowledged again when it is looked at, for the server ends the channel over that.
+    pub(super) async fn acknowledge_hints(&mut self, tags: &[u64]) -> Result<(), Trouble> {
+        let open: Vec<u64> = tags.iter().copied().filter(|tag| *tag > self.covered).collect();
+        let Some(last) = open.iter().max().copied() else { return Ok(()) };
+        if !self.is_whole() {
+            return acknowledge(&self.channel, &open).await;
+        }
+        self.covered = last;
+        let all = BasicAckOptions { multiple: true };
+        self.channel.basic_ack(last, all).await.map_err(|e| broker(&e))
     }
 
     /// How many were handed out by the server and are not in the store.

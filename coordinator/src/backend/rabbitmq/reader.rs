@@ -13,7 +13,7 @@ use crate::row::QueueKind;
 use futures_util::StreamExt as _;
 use futures_util::future::{join_all, try_join_all};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, QueuePurgeOptions};
+use lapin::options::{BasicAckOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::{Connection, Consumer};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -37,6 +37,8 @@ pub(super) enum Command {
     Room(Arc<str>, u64),
     Taken(Arc<str>, Vec<Tag>),
     /// How many lie there, and how many were handed out and are not acknowledged.
+    /// Removes the queues of its hints there, with what was handed out of them.
+    Abandon(Arc<str>, Answer<()>),
     Depth(Arc<str>, Answer<(u64, u64)>),
     Purge(Arc<str>, Answer<u64>),
 }
@@ -125,6 +127,15 @@ impl Reader {
                 kept.acknowledge(&tags).await?;
                 self.settle(&queue).await
             }
+            Command::Abandon(queue, answer) => {
+                let Some(kept) = self.queues.remove(&queue) else {
+                    let _ = answer.send(Err(not_kept(&queue)));
+                    return Ok(());
+                };
+                let gone = Band::ALL
+                    .map(|b| kept.channel.queue_delete(kept.names.of(b), QueueDeleteOptions::default()));
+                answered(answer, try_join_all(gone).await.map(drop))
+            }
             Command::Depth(queue, answer) => self.depth(&queue, answer).await,
             Command::Purge(queue, answer) => {
                 let Some(kept) = self.queues.get(&queue) else {
@@ -179,13 +190,7 @@ impl Reader {
         kept.expected = kept.expected.map(|e| e.saturating_sub(n));
         kept.since = Instant::now();
         if kept.kind == QueueKind::Jobs {
-            if !kept.is_whole() {
-                acknowledge(&kept.channel, &tags).await?;
-            } else if let Some(last) = tags.into_iter().max() {
-                // Whatever it covers besides is in this process already.
-                let all = BasicAckOptions { multiple: true };
-                kept.channel.basic_ack(last, all).await.map_err(|e| broker(&e))?;
-            }
+            kept.acknowledge_hints(&tags).await?;
             let hints = deliveries.iter().filter_map(|d| entry::hint(d, band)).collect();
             self.say(Heard::Hints(queue.clone(), hints));
         } else {
@@ -202,7 +207,8 @@ impl Reader {
     async fn settle(&mut self, queue: &Arc<str>) -> Result<(), Trouble> {
         loop {
             let Some(kept) = self.queues.get_mut(queue) else { return Ok(()) };
-            let over = kept.room == 0 || kept.expected == Some(0);
+            // What was counted is let come, wanted or not: given back in between, it might be overtaken.
+            let over = kept.expected.map_or(kept.room == 0, |expected| expected == 0);
             if over && kept.is_consuming() {
                 let late = kept.cancel().await?;
                 for (band, deliveries) in late {
@@ -220,12 +226,17 @@ impl Reader {
         }
     }
 
-    /// Somebody else had what was counted: a consumer waits on every band.
+    /// Somebody else had what was counted: a consumer waits on every band, if there is room.
     async fn stalled(&mut self) -> Result<(), Trouble> {
-        for kept in self.queues.values_mut() {
-            if kept.stalls().is_some_and(|since| since.elapsed() >= STALL) {
-                kept.wait(MESSAGES_AHEAD).await?;
+        let stalls = |kept: &Kept| kept.stalls().is_some_and(|since| since.elapsed() >= STALL);
+        let stalled = self.queues.iter().filter(|(_, kept)| stalls(kept)).map(|(name, _)| name.clone());
+        for name in stalled.collect::<Vec<_>>() {
+            match self.queues.get_mut(&name) {
+                Some(kept) if kept.room > 0 => kept.wait(MESSAGES_AHEAD).await?,
+                Some(kept) => kept.expected = None,
+                None => {}
             }
+            self.settle(&name).await?;
         }
         Ok(())
     }

@@ -362,6 +362,74 @@ fn short_jobs_are_handed_ahead_and_taken_back_when_they_wait() {
     let revoked: Vec<_> =
         w.sent.iter().filter_map(|f| if let ToAgent::Revoke(a) = f { Some(*a) } else { None }).collect();
     assert!(!revoked.is_empty());
-    w.says(1, vec![AgentSaid::Returned(revoked[0])]);
-    assert!(w.facts.contains(&Fact::AttemptReturned(revoked[0], w.now.wall)));
+    // Its machine may not have heard of that.
+    let item = |attempt, phase| wire::InventoryItem {
+        attempt,
+        lineage: "l".into(),
+        phase,
+        pid: phase.into(),
+        started_ms: 5,
+    };
+    let mut items = vec![item(TaskId::of_array(1, 2).attempt(1), 1)];
+    items.extend(revoked.iter().map(|attempt| item(*attempt, 0)));
+    w.says(1, vec![AgentSaid::Closed]);
+    w.sent.clear();
+    w.connect(2, "life", "keeper", 1, items);
+    w.wait(1_000);
+    let mut again: Vec<_> =
+        w.sent.iter().filter_map(|f| if let ToAgent::Revoke(a) = f { Some(*a) } else { None }).collect();
+    again.sort_unstable();
+    assert_eq!(again, revoked);
+    let first = revoked[0];
+    w.says(2, revoked.into_iter().map(AgentSaid::Returned).collect());
+    assert!(w.facts.contains(&Fact::AttemptReturned(first, w.now.wall)));
+    // They have shown that what runs there is not short: they are not handed there again before something ends.
+    let handed = w.started_frames().len();
+    w.wait(60_000);
+    assert_eq!(w.started_frames().len(), handed);
+    w.finish(2, TaskId::of_array(1, 2).attempt(1), Cause::Ok);
+    assert!(w.started_frames().len() > handed);
+}
+
+#[test]
+fn what_waits_in_the_keeper_of_a_machine_that_came_back_smaller_goes_elsewhere() {
+    let mut w = World::with_machine(2);
+    w.submit(spec());
+    w.submit(spec());
+    let attempt = |job| TaskId::single(job).attempt(1);
+    w.start(attempt(1));
+    let item = |job, phase| wire::InventoryItem {
+        attempt: attempt(job),
+        lineage: "l".into(),
+        phase,
+        pid: phase.into(),
+        started_ms: 5,
+    };
+    w.says(1, vec![AgentSaid::Closed]);
+    w.connect(2, "life", "keeper", 1, vec![item(2, 0), item(1, 1)]);
+    w.wait(1_000);
+    assert!(w.sent.contains(&ToAgent::Revoke(attempt(2))));
+    w.says(2, vec![AgentSaid::Returned(attempt(2))]);
+    assert_eq!(w.standing(2), (State::Queued, Some(Substate::Waiting)));
+    assert_eq!(w.standing(1).0, State::Running);
+}
+
+#[test]
+fn a_machine_that_is_heard_before_it_tells_has_its_whole_time_again_for_what_is_not_lost_yet() {
+    let mut w = World::with_machine(2);
+    let brief = JobSpec { lost_after_s: Some(reeve_protocol::spec::LostAfter::Seconds(20.0)), ..spec() };
+    w.submit(brief);
+    let other = w.submit(spec()).id;
+    for attempt in w.started_frames() {
+        w.start(attempt);
+    }
+    w.says(1, vec![AgentSaid::Silent]);
+    w.pass(280_000);
+    assert_eq!((w.standing(1).0, w.standing(other).0), (State::Queued, State::Running));
+    w.says(1, vec![AgentSaid::Heard { rtt_us: 1 }]);
+    w.says(1, vec![AgentSaid::Closed]);
+    w.pass(290_000);
+    assert_eq!(w.standing(other).0, State::Running, "it may go on there: it was heard, and heard us");
+    w.pass(12_000);
+    assert_eq!(w.standing(other).0, State::Queued);
 }

@@ -1,6 +1,6 @@
 //! Queues at a broker: hints that come, or do not; messages on their way there and back.
 use super::*;
-use crate::orchestrator::link::{Hint, Incoming, Order, SILENT_MS, Said, Tag};
+use crate::orchestrator::link::{Forwarded, Hint, Incoming, Order, SILENT_MS, Said, Tag};
 use reeve_protocol::api::QueueSettings;
 
 const BROKER: &str = "fast";
@@ -14,7 +14,7 @@ impl World {
             ..QueueSettings::default()
         };
         world.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
-        world.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+        world.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true });
         world
     }
 
@@ -37,29 +37,44 @@ impl World {
         queues.remove(0)
     }
 
+    /// Publishes with a key: such a message has a row until the broker has it.
     fn publish_one(&mut self, text: &str) -> u64 {
-        let message = NewMessage {
-            kind: 1,
-            body: text.as_bytes().into(),
-            headers: "{}".into(),
-            priority: 0,
-            delay_ms: 0,
-            ttl_ms: None,
-            key: None,
-        };
+        let key = crate::input::Key { key: format!("k{}", self.ticket), digest: text.to_owned() };
+        let message = NewMessage { key: Some(key), ..plain(text) };
         match self.ask(Call::Publish { queue: "q".into(), message: Box::new(message) }) {
             Ok(Reply::Published(published, _)) => published.id.parse().unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
-    fn forwarded(&mut self) -> Vec<u64> {
+    pub(super) fn forwarded(&mut self) -> Vec<u64> {
         let orders = std::mem::take(&mut self.orders);
-        orders.into_iter().flat_map(|o| if let Order::Forward(_, ids) = o { ids } else { vec![] }).collect()
+        let messages = orders.into_iter().flat_map(|o| if let Order::Forward(_, m) = o { m } else { vec![] });
+        messages.map(|m| number(&m)).collect()
     }
 
-    fn take(&mut self, wait_ms: u64) -> Option<Result<Reply, Problem>> {
+    pub(super) fn take(&mut self, wait_ms: u64) -> Option<Result<Reply, Problem>> {
         self.ask_as(1000, Call::ReceiveMessage { queue: "q".into(), max: 1, wait_ms, lease_ms: 10_000 })
+    }
+}
+
+pub(super) fn plain(text: &str) -> NewMessage {
+    NewMessage {
+        kind: 1,
+        body: text.as_bytes().into(),
+        headers: "{}".into(),
+        priority: 0,
+        delay_ms: 0,
+        ttl_ms: None,
+        key: None,
+    }
+}
+
+/// Of a message that is given to a broker, with a row or without.
+pub(super) fn number(message: &Forwarded) -> u64 {
+    match message {
+        Forwarded::Row(id) => *id,
+        Forwarded::Whole(row) => row.id,
     }
 }
 
@@ -240,7 +255,7 @@ fn what_a_broker_may_have_is_given_again_and_what_it_never_had_is_handed_out() {
     assert!(w.take(0).is_none());
     assert_eq!(w.leased[0].id, second, "the first may lie at the broker");
     w.orders.clear();
-    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true });
     assert_eq!(w.forwarded(), [first]);
 }
 
@@ -254,7 +269,7 @@ fn what_was_handed_out_while_the_broker_was_away_does_not_go_there_when_it_is_gi
     w.ask(Call::Settle { queue: "q".into(), how: Settle::Nack, request: Box::new(later) }).unwrap();
     w.wait(200);
     w.orders.clear();
-    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true });
     assert!(w.forwarded().is_empty(), "its deliveries are the store's");
     w.facts.clear();
     assert!(w.take(0).is_none());
@@ -273,7 +288,7 @@ fn what_a_broker_refused_of_one_queue_is_given_again_when_the_queue_can_be_used(
     w.broker(Said::Trouble("q".into(), Some("full".into())));
     assert!(w.forwarded().is_empty());
     w.broker(Said::Trouble("q".into(), None));
-    assert!(w.orders.contains(&Order::Forward("q".into(), vec![id])), "{:?}", w.orders);
+    assert!(w.orders.contains(&Order::Forward("q".into(), vec![Forwarded::Row(id)])), "{:?}", w.orders);
     assert!(asked(&mut w), "and what somebody waits for is asked again");
 }
 
@@ -320,7 +335,7 @@ fn messages_in_memory_leave_nothing_in_the_store() {
         ..QueueSettings::default()
     };
     w.ask(Call::SetQueue { queue: "q".into(), settings, ingress_uid: None }).unwrap();
-    w.publish_one("a");
+    w.ask(Call::Publish { queue: "q".into(), message: Box::new(plain("a")) }).unwrap();
     assert!(w.take(0).is_none());
     assert_eq!(
         w.leased[0].kept.as_ref().map(|row| (row.body.to_vec(), row.deliveries)),
@@ -384,7 +399,7 @@ fn messages_of_the_store_go_to_a_broker_in_their_order() {
     let mut ids: Vec<u64> = (0..3).map(|_| w.publish_one("a")).collect();
     w.ask(migrate(BROKER)).unwrap();
     assert!(w.facts.contains(&Fact::MessagesOutgoing(ids.clone())));
-    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true });
     ids.push(w.publish_one("b"));
     assert_eq!(w.forwarded(), ids);
 }
@@ -411,6 +426,30 @@ fn an_old_broker_is_emptied_first_and_what_is_published_meanwhile_comes_behind()
     assert!(w.orders.iter().any(|o| matches!(o, Order::Leave(_))));
     w.take(0);
     assert_eq!(w.leased[1].id, new);
+}
+
+#[test]
+fn what_was_taken_from_a_broker_and_given_to_it_again_comes_a_second_time_and_no_third() {
+    let mut w = World::with_broker("messages", 0);
+    let named = |id| Incoming { unique: Some("id l/1".into()), ..incoming("1-0", id) };
+    assert!(w.take(5_000).is_none());
+    w.broker(Said::Messages("q".into(), vec![named(None)]));
+    let id = w.leased[0].id;
+    let lease = LeaseRequest { lease: w.leased[0].lease.clone(), ..LeaseRequest::default() };
+    w.ask(Call::Settle { queue: "q".into(), how: Settle::Nack, request: Box::new(lease) }).unwrap();
+    for _ in 0..2 {
+        w.broker(Said::Messages("q".into(), vec![named(Some(id))]));
+        assert_eq!(w.core.queues.get("q").unwrap().messages.at_hand(), 1, "it is here: a copy is nothing");
+        w.ask(Call::MoveQueue { from: "q".into(), to: "r".into(), ids: Some(vec![id]), dry_run: false })
+            .unwrap();
+        w.forwarded();
+        w.ask(Call::MoveQueue { from: "r".into(), to: "q".into(), ids: None, dry_run: false }).unwrap();
+        assert_eq!(w.forwarded(), [id]);
+        w.broker(Said::Confirmed("q".into(), vec![id]));
+        assert_eq!(w.core.queues.get("q").unwrap().messages.at_hand(), 0);
+        w.broker(Said::Messages("q".into(), vec![named(Some(id)), named(Some(id))]));
+        assert_eq!(w.core.queues.get("q").unwrap().messages.at_hand(), 1);
+    }
 }
 
 #[test]

@@ -48,6 +48,48 @@ fn job(name: &str) -> Incoming {
 }
 
 #[test]
+fn settings_of_a_queue_are_changed_together_or_not_at_all() {
+    let mut w = World::with_broker("jobs", 4);
+    w.ask(Call::Publish { queue: "m".into(), message: message("x") }).unwrap();
+    w.ask_as(1, Call::CleanQueue { queue: "m".into(), ids: None, dead: false, dry_run: false });
+    w.facts.clear();
+    let settings = |backend: &str| QueueSettings {
+        backend: Some(backend.into()),
+        ingress: Some("as=ana".into()),
+        ..QueueSettings::default()
+    };
+    let mut set = |queue: &str, settings| {
+        w.ask(Call::SetQueue { queue: queue.into(), settings, ingress_uid: Some(7) }).unwrap_err()
+    };
+    assert!(set("m", settings("jobs")).is(Code::QueueKind), "it holds messages");
+    assert!(set("new", settings("local")).is(Code::BackendCannot));
+    let Ok(Reply::Queues(queues)) = w.ask(Call::ListQueues) else { panic!() };
+    assert!(w.facts.is_empty() && queues.iter().all(|q| q.name != "new"));
+    assert_eq!(queues.iter().find(|q| q.name == "m").unwrap().backend, "local");
+}
+
+#[test]
+fn what_comes_between_off_and_on_comes_again() {
+    let mut w = World::with_ingress();
+    w.orders.clear();
+    let set = |word: &str, ingress_uid| {
+        let settings = QueueSettings { ingress: Some(word.into()), ..QueueSettings::default() };
+        let call = Call::SetQueue { queue: "q".into(), settings, ingress_uid };
+        Input::Call { ticket: 900 + u64::from(ingress_uid.is_some()), caller: Caller::internal(), call }
+    };
+    let came = Said::Messages(IN.into(), vec![job("a")]);
+    let came = Input::Broker { name: "fast".into(), said: vec![came] };
+    w.feed(vec![set("off", None), came, set("as=ana", Some(1234))]);
+    let told: Vec<&Order> = w.orders.iter().filter(|o| format!("{o:?}").contains(IN)).collect();
+    assert!(
+        matches!(told[..], [Order::Leave(_), Order::Use(..), Order::Room(_, 256)]),
+        "it was read, and nobody has taken it: {told:?}"
+    );
+    w.deliver(vec![job("a")]);
+    assert_eq!((w.jobs_added(), w.taken()), (1, 1));
+}
+
+#[test]
 fn while_the_disk_is_full_jobs_of_other_programs_wait_at_their_broker_and_come_afterwards() {
     let mut w = World::with_ingress();
     assert_eq!(w.rooms(IN), [256]);
@@ -72,6 +114,13 @@ fn what_is_taken_in_leaves_one_line_for_each_portion_and_what_comes_again_none()
     w.deliver(vec![job("a"), junk("c")]);
     w.deliver(vec![job("e")]);
     w.deliver(vec![junk("f")]);
+    let causes: Vec<_> = w
+        .facts
+        .iter()
+        .filter_map(|f| if let Fact::MessageAdded(row) = f { row.dead.clone() } else { None })
+        .collect();
+    let wanted = "nothing to run: none of command, worker and git is given [bad-command]";
+    assert!(causes.contains(&wanted.to_owned()), "a line each, without the hint: {causes:?}");
     let lines: Vec<_> = w.audit[before..].iter().map(|l| (l.call, l.object.as_str(), &*l.name)).collect();
     let wanted = [
         "queue:q jobs:1-2 from fast, 2 refused",
@@ -88,7 +137,7 @@ fn what_is_held_comes_again_with_a_new_connection() {
     w.full(true);
     w.deliver(vec![job("a"), Incoming { unique: None, ..job("b") }]);
     w.broker(Said::Down("gone".into()));
-    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true });
     assert_eq!(w.rooms(IN), [256, 0]);
     w.full(false);
     assert_eq!((w.jobs_added(), w.taken()), (0, 0), "the new connection has them");
@@ -137,7 +186,7 @@ fn a_full_disk_takes_no_messages_of_a_broker_and_still_gives_it_its_own() {
     assert_eq!(w.leased.len(), 0);
     w.full(false);
     assert_eq!((w.leased.len(), w.taken()), (1, 1));
-    w.ask(Call::Publish { queue: "q".into(), message: message("y") }).unwrap();
+    assert!(w.ask_as(1000, Call::Publish { queue: "q".into(), message: message("y") }).is_none());
     w.full(true);
     assert!(w.orders.iter().any(|o| matches!(o, Order::Forward(..))), "what it has leaves the store");
 }

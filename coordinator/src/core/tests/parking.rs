@@ -145,30 +145,101 @@ fn a_row_that_is_older_than_the_parking_is_read_again() {
     assert_eq!(w.standing(first), (State::Cancelled, None), "a row that comes late changes nothing");
 }
 
+fn clean(ids: Option<Vec<u64>>, dry_run: bool) -> Call {
+    Call::CleanQueue { queue: "default".into(), ids, dead: false, dry_run }
+}
+
+fn removed(answer: Option<Result<Reply, Problem>>) -> u64 {
+    match answer {
+        Some(Ok(Reply::Cleaned(cleaned, _))) => cleaned.removed,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn a_queue_is_cleaned_of_parked_jobs_without_reading_them() {
+fn parked_jobs_are_read_before_their_queue_is_cleaned_of_them() {
     let mut w = small(2, 0);
     w.holds_loads = true;
     for _ in 0..9 {
         w.submit(spec());
     }
-    let clean = |ids: Option<Vec<u64>>, dry_run| Call::CleanQueue {
-        queue: "default".into(),
-        ids,
-        dead: false,
-        dry_run,
-    };
-    let removed = |answer: Result<Reply, Problem>| match answer {
-        Ok(Reply::Cleaned(cleaned, _)) => cleaned.removed,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(removed(w.ask(clean(None, true))), 9);
+    assert_eq!(removed(w.ask_as(0, clean(None, true))), 9);
     assert_eq!(code(w.ask_as(7, clean(None, false)).unwrap()), "single-user");
-    assert_eq!(removed(w.ask(clean(Some(vec![1, 8]), false))), 2);
-    assert_eq!(w.standing(8), (State::Cancelled, None));
-    assert_eq!(removed(w.ask(clean(None, false))), 7);
+    assert!((1..=9).all(|id| w.standing(id).0 == State::Queued), "all of it, or nothing");
+    assert_eq!(w.ask_as(0, clean(Some(vec![1, 8]), false)), None, "the eighth is read first");
+    let first = w.ticket;
+    assert_eq!(w.ask_as(0, clean(None, false)), None);
+    let second = w.ticket;
+    let late = w.submit(spec()).id;
+    while !w.loads.is_empty() {
+        w.answer_loads();
+    }
+    assert_eq!(removed(w.answers.remove(&first)), 2);
+    assert_eq!(removed(w.answers.remove(&second)), 7, "once each, whoever asked first");
     assert!((1..=9).all(|id| w.standing(id).0 == State::Cancelled));
+    assert_eq!(w.standing(late).0, State::Queued, "it came after the call");
+    assert_eq!(w.core.cleaning.len(), 0);
+}
+
+#[test]
+fn a_large_queue_is_cleaned_in_steps_whatever_happens_to_its_jobs_meanwhile() {
+    let mut w = small(2, 0);
+    w.holds_loads = true;
+    let specs = (0..2_600).map(|_| (spec(), None)).collect();
+    w.ask(Call::SubmitMany { specs, atomic: true }).unwrap();
+    assert_eq!(w.ask_as(0, clean(None, false)), None);
+    let ticket = w.ticket;
+    w.feed(vec![Input::Gone(ticket)]);
+    let ended = |w: &World| {
+        w.facts.iter().filter(|f| matches!(f, Fact::JobMoved(_, s) if s.state == State::Cancelled)).count()
+    };
+    let stored = w.row(2_000);
+    w.ask(Call::HoldJob { target: target(2_000), hold: true, stored }).unwrap();
+    let stored = w.row(2_001);
+    w.ask(Call::CancelJob { target: target(2_001), grace_ms: None, stored }).unwrap();
+    let mut steps = 0;
+    while !w.answers.contains_key(&ticket) {
+        let before = ended(&w);
+        let loads = std::mem::take(&mut w.loads);
+        for (queue, portion, mut jobs) in loads {
+            // Some portions are cut short.
+            jobs.truncate(if steps % 2 == 0 { 700 } else { 1_000 });
+            let rows = jobs.iter().filter_map(|id| w.row(*id).job).map(|row| *row).collect();
+            w.feed(vec![Input::Loaded { queue, portion, jobs, rows }]);
+        }
+        w.wait(1);
+        let n = ended(&w) - before;
+        assert!(n <= 2_000, "{n} in two steps");
+        steps += 1;
+        assert!(steps < 20);
+    }
+    assert!(steps > 2);
+    assert_eq!(removed(w.answers.remove(&ticket)), 2_599);
+    assert!((1..=2_600).all(|id| w.standing(id).0 == State::Cancelled));
     assert_eq!(w.core.jobs.len(), 0);
+    let lines: Vec<_> =
+        w.audit.iter().filter(|row| row.call == "clean_queue").map(|row| &*row.object).collect();
+    assert_eq!(lines, ["queue:default, 2600 jobs, begun", "queue:default, 2599 removed"]);
+}
+
+#[test]
+fn a_parked_job_that_nobody_can_read_does_not_hold_a_cleaning_up() {
+    let mut w = small(1, 0);
+    w.holds_loads = true;
+    for _ in 0..6 {
+        w.submit(spec());
+    }
+    assert_eq!(w.ask_as(0, clean(None, false)), None);
+    let ticket = w.ticket;
+    let loads = std::mem::take(&mut w.loads);
+    let wanted = loads.into_iter().find(|(_, portion, _)| matches!(portion, Portion::Clean(_)));
+    let (queue, portion, jobs) = wanted.unwrap();
+    let mut rows: Vec<_> = jobs.iter().filter_map(|id| w.row(*id).job).map(|row| *row).collect();
+    rows.pop();
+    rows[0].spec = "{".into();
+    w.feed(vec![Input::Loaded { queue, portion, jobs: jobs.clone(), rows }]);
+    assert_eq!(removed(w.answers.remove(&ticket)), 6 - 2);
+    assert!(w.core.queues.find_parked(jobs[0]).is_none());
 }
 
 #[test]
@@ -201,8 +272,8 @@ fn a_parked_job_without_a_row_is_forgotten_and_counted_no_more() {
     for _ in 0..4 {
         w.submit(spec());
     }
-    let (queue, need, jobs) = w.loads.remove(0);
-    w.feed(vec![Input::Loaded { queue, need, jobs: jobs.clone(), rows: vec![] }]);
+    let (queue, portion, jobs) = w.loads.remove(0);
+    w.feed(vec![Input::Loaded { queue, portion, jobs: jobs.clone(), rows: vec![] }]);
     assert!(!parked(&w).contains(&jobs[0]));
     assert!(w.events.iter().any(|e| e.id == Some(jobs[0]) && e.what.as_deref() == Some("unreadable")));
 }
@@ -241,7 +312,7 @@ fn parked_jobs_whose_hints_do_not_come_are_read_from_the_store() {
     let (mut w, hints) = at_broker(8);
     w.broker(Said::Down("it was killed".into()));
     assert_eq!(w.started_frames().len(), 8);
-    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true });
     w.broker(Said::Hints("q".into(), hints));
     assert_eq!(w.started_frames().len(), 8, "hints that come late are nothing");
 }
@@ -291,7 +362,7 @@ fn a_queue_that_moves_takes_its_parked_jobs_along() {
         ingress_uid: None,
     };
     w.ask(to("fast")).unwrap();
-    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new() });
+    w.broker(Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true });
     let first = w.hints();
     assert!(!first.is_empty(), "what is parked has hints there");
     w.ask(to("local")).unwrap();

@@ -59,6 +59,24 @@ fn an_answer_has_a_bound_in_bytes_and_the_rest_stays() {
 }
 
 #[test]
+fn jobs_are_received_within_the_same_bound_but_at_least_one() {
+    let mut w = World::new();
+    for size in [9_000_000, 3_000_000, 3_000_000, 3_000_000] {
+        let env = [("LARGE".to_owned(), "x".repeat(size))].into();
+        w.submit(JobSpec { queue: Some("q".into()), env, ..spec() });
+    }
+    let many = Call::ReceiveMessage { queue: "q".into(), max: 100, wait_ms: 0, lease_ms: 10_000 };
+    let mut got = |n: usize| match w.ask(many.clone()) {
+        Ok(Reply::ReceivedJobs(jobs)) => assert_eq!(jobs.len(), n),
+        other => panic!("{other:?}"),
+    };
+    got(1);
+    got(2);
+    got(1);
+    got(0);
+}
+
+#[test]
 fn a_message_in_memory_never_has_a_number_that_was_given_before_a_restart() {
     let mut w = World::new();
     let settings = QueueSettings { backend: Some("memory".into()), ..QueueSettings::default() };

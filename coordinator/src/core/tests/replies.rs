@@ -1,4 +1,5 @@
 //! Egress: what `reply_to` is told, the history queue, and answers that wait for a broker.
+use super::brokers::number;
 use super::*;
 use crate::orchestrator::link::{Order, Said};
 use reeve_protocol::api::QueueSettings;
@@ -123,7 +124,9 @@ fn answers_wait_for_their_broker_and_what_has_no_place_there_is_counted() {
     assert!(w.orders.iter().any(|o| matches!(o, Order::Use(queue, _) if &**queue == OUTBOX)));
     let forwarded = |w: &World| {
         let ids = |o: &Order| match o {
-            Order::Forward(queue, ids) if &**queue == OUTBOX => Some(ids.clone()),
+            Order::Forward(queue, list) if &**queue == OUTBOX => {
+                Some(list.iter().map(number).collect::<Vec<_>>())
+            }
             _ => None,
         };
         w.orders.iter().filter_map(ids).flatten().collect::<Vec<u64>>()
@@ -131,7 +134,7 @@ fn answers_wait_for_their_broker_and_what_has_no_place_there_is_counted() {
     assert!(forwarded(&w).is_empty(), "it is not there yet");
     let broker =
         |w: &mut World, said: Said| w.feed(vec![Input::Broker { name: "fast".into(), said: vec![said] }]);
-    let up = || Said::Up { version: "v".into(), capabilities: BTreeMap::new() };
+    let up = || Said::Up { version: "v".into(), capabilities: BTreeMap::new(), confirms_fast: true };
     broker(&mut w, up());
     let ids = forwarded(&w);
     assert_eq!(ids.len(), 1);
@@ -196,7 +199,7 @@ fn a_job_that_has_somebody_to_tell_is_never_parked_and_parked_ones_have_a_record
     jobs.sort_unstable();
     assert_eq!(jobs, [1, 2, 3, 4]);
     let parked = records.iter().find(|(_, body)| body["job"] == 3).map(|(_, body)| body.clone()).unwrap();
-    assert!(parked["state"] == "CANCELLED" && parked["created_at"].is_null(), "{parked}");
-    assert!(parked["spec"]["left_out"].is_string(), "it was never read");
+    assert!(parked["state"] == "CANCELLED" && parked["created_at"].is_string(), "{parked}");
+    assert_eq!(parked["spec"]["queue"], "q", "it was read before it was removed");
     assert_eq!(messages(&w, "answers").last().unwrap().1["state"], "CANCELLED");
 }

@@ -343,6 +343,27 @@ fn a_new_version_is_ready_before_the_old_one_goes() {
 }
 
 #[test]
+fn replicas_of_the_old_version_are_spoken_to_as_they_were_launched() {
+    let (mut w, old) = World::with_bank(1, 2);
+    let serving = Serving { max_ongoing: Some(8), protocol: Some("http".into()), ..Serving::default() };
+    let request = WorkerRequest { serving: Some(serving), ..static_request(1, 0.5) };
+    w.register("bank", request).unwrap();
+    w.launch("bank", None).unwrap();
+    for n in 0..4 {
+        w.for_bank(json!(n));
+    }
+    assert_eq!(w.requests().len(), 2, "one for each, as before");
+    let started = |f: &ToAgent| match f {
+        ToAgent::StartReplica(s) => Some((s.start.attempt.task, s.replica.protocol)),
+        _ => None,
+    };
+    assert!(w.pick_sent(started).iter().all(|(_, protocol)| *protocol == 1), "the new version's own");
+    w.finish(1, old[0], Cause::Exit { code: 1 });
+    w.pass(2_000);
+    assert_eq!(w.pick_sent(started), [(old[0].task, 0)], "it is the old one still");
+}
+
+#[test]
 fn where_both_versions_do_not_fit_one_makes_room_and_that_is_said() {
     let mut w = World::with_machine(1);
     w.register("bank", static_request(1, 1.0)).unwrap();

@@ -83,6 +83,8 @@ fn loading_without_progress_ends_and_with_progress_goes_on() {
     assert!(
         matches!(&stops(&mut w)[..], [(a, Cause::Error { detail })] if *a == attempt && detail.contains("no progress"))
     );
+    w.pass(31_000);
+    assert_eq!(stops(&mut w).len(), 1, "until it has ended");
 }
 
 #[test]
@@ -96,6 +98,33 @@ fn a_replica_that_hangs_is_started_again_after_the_request_is_given_up() {
     assert!(
         matches!(&stops(&mut w)[..], [(a, Cause::Error { detail })] if *a == replicas[0] && detail.contains("hangs"))
     );
+}
+
+#[test]
+fn a_replica_that_hangs_is_told_to_stop_until_it_has_ended_and_not_judged_while_its_machine_is_silent() {
+    let (mut w, replicas) = World::with_bank(1, 1);
+    w.call_bank(Some(1_000));
+    let call = w.core.call_id(w.ticket);
+    w.pass(2_000);
+    w.says(1, vec![AgentSaid::Closed]);
+    w.pass(45_000);
+    assert!(stops(&mut w).is_empty(), "it may have answered");
+    let item =
+        wire::InventoryItem { attempt: replicas[0], lineage: "l".into(), phase: 1, pid: 9, started_ms: 5 };
+    w.connect(2, "life", "keeper", 4, vec![item.clone()]);
+    let asked = (replicas[0], call);
+    w.says(2, vec![AgentSaid::InFlight(vec![asked], true)]);
+    w.pass(31_000);
+    assert_eq!(stops(&mut w).len(), 1);
+    // The machine has not heard of it.
+    w.says(2, vec![AgentSaid::Closed]);
+    w.connect(3, "life", "keeper", 4, vec![item]);
+    w.says(3, vec![AgentSaid::InFlight(vec![asked], true)]);
+    w.pass(31_000);
+    assert_eq!(stops(&mut w).len(), 1);
+    w.finish(3, replicas[0], Cause::Signal { signal: 15 });
+    w.pass(120_000);
+    assert!(stops(&mut w).is_empty());
 }
 
 #[test]
@@ -171,12 +200,40 @@ fn requests_of_a_silent_machine_go_elsewhere_after_a_minute_and_late_answers_are
     };
     w.connect(2, "life", "keeper", 4, vec![item]);
     w.phase(2, request.replica, phase::READY);
+    w.says(2, vec![AgentSaid::InFlight(vec![(request.replica, request.id)], true)]);
+    assert!(w.requests().is_empty(), "what it works on still takes its only place");
+    w.answers(2, &request, outcome::RESULT, "old");
+    assert!(!w.facts.iter().any(|f| matches!(f, Fact::ResultKept(..))));
     let again = w.requests().remove(0);
     assert_eq!(again.id.attempt, Some(TaskId::single(job).attempt(2)));
-    w.answers(2, &request, outcome::RESULT, "old");
+    w.answers(2, &request, outcome::RESULT, "old, again");
     assert_eq!(w.standing(job).0, State::Running);
     w.answers(2, &again, outcome::RESULT, "new");
     assert!(w.facts.contains(&Fact::ResultKept(TaskId::single(job), "new".into())));
+}
+
+#[test]
+fn a_session_that_never_tells_what_replicas_work_on_strands_none() {
+    let (mut w, replicas) = World::with_bank(1, 1);
+    let held = |replica: AttemptId| wire::InventoryItem {
+        attempt: replica,
+        lineage: "l".into(),
+        phase: 1,
+        pid: 9,
+        started_ms: 5,
+    };
+    w.connect(2, "life", "keeper", 4, vec![held(replicas[0])]);
+    w.phase(2, replicas[0], phase::READY);
+    let job = w.for_bank(json!(1));
+    w.pass(50_000);
+    assert!(w.requests().is_empty(), "it may still tell");
+    // The time of a session before is nothing to the next one.
+    w.connect(3, "life", "keeper", 4, vec![held(replicas[0])]);
+    w.phase(3, replicas[0], phase::READY);
+    w.pass(20_000);
+    assert!(w.requests().is_empty());
+    w.pass(41_000);
+    assert_eq!(w.requests().remove(0).id.attempt, Some(TaskId::single(job).attempt(1)));
 }
 
 #[test]
@@ -223,4 +280,36 @@ fn a_replica_whose_gpus_are_not_fit_is_given_back_and_started_again() {
     let again = w.ready(1);
     assert_eq!(again, [first.task.attempt(2)], "it is nobody's fault: at once, wherever it fits");
     assert_eq!(w.bank().status.unwrap().ready, 1);
+}
+
+#[test]
+fn what_kills_its_replica_twice_goes_alone_and_does_not_fail_its_neighbours() {
+    let (mut w, replicas) = World::with_bank(4, 1);
+    let jobs: Vec<u64> = (0..4).map(|n| w.for_bank(json!(n))).collect();
+    let mut replica = replicas[0];
+    let mut answered = Vec::new();
+    let poison = jobs[1];
+    for _ in 0..60 {
+        let asked = w.requests();
+        if asked.is_empty() {
+            w.wait(1_000);
+            w.ready(1).into_iter().for_each(|attempt| replica = attempt);
+            continue;
+        }
+        let of = |r: &wire::Request| r.id.attempt.unwrap();
+        if let Some(third) = asked.iter().find(|r| of(r).attempt > 2) {
+            assert_eq!((asked.len(), third.replica), (1, replica), "nobody is beside it");
+        }
+        if asked.iter().any(|r| of(r).task.job == poison) {
+            w.finish(1, replica, Cause::Signal { signal: 9 });
+            continue;
+        }
+        for request in asked {
+            answered.push(of(&request).task.job);
+            w.answers(1, &request, outcome::RESULT, "1");
+        }
+    }
+    assert_eq!(answered, [jobs[0], jobs[2], jobs[3]]);
+    assert_eq!(w.standing(poison).0, State::Failed);
+    assert!([0, 2, 3].iter().all(|n| w.standing(jobs[*n]).0 == State::Completed));
 }

@@ -64,6 +64,13 @@ impl World {
 
     /// The same store read by another life of the coordinator.
     fn restart(&mut self) {
+        self.restart_with(|_| true);
+    }
+
+    /// Only replicas of these versions are ready then.
+    fn restart_with(&mut self, is_ready: impl Fn(u32) -> bool) {
+        let versions: BTreeMap<u64, u32> =
+            self.stands().replicas.iter().map(|r| (r.job, r.version)).collect();
         let deployment = self.facts.iter().rev().find_map(|f| match f {
             Fact::DeploymentPut(row) => Some(DeploymentRow::clone(row)),
             _ => None,
@@ -115,6 +122,7 @@ impl World {
             machines: vec![machine],
             workers: workers.last().cloned().into_iter().collect(),
             versions: vec![("bank".into(), workers.len() as u32)],
+            replicated: workers.clone(),
             deployments: vec![(row, recipe)],
             queues,
             jobs,
@@ -123,8 +131,11 @@ impl World {
         self.core = Core::restore(loaded, "seed".into(), self.now);
         self.sent.clear();
         self.connect(9, "life", "keeper", 64, running.iter().map(|a| item(*a, 1)).collect());
+        self.says(9, vec![AgentSaid::InFlight(Vec::new(), true)]);
         for attempt in running {
-            self.phase(9, attempt, phase::READY);
+            if versions.get(&attempt.task.job).is_none_or(|version| is_ready(*version)) {
+                self.phase(9, attempt, phase::READY);
+            }
         }
     }
 }
@@ -297,6 +308,21 @@ fn a_worker_that_nobody_asks_is_unloaded_and_comes_back_with_the_next_request() 
 }
 
 #[test]
+fn while_the_disk_is_full_no_replica_is_added_and_those_there_are_start_again() {
+    let (mut w, replicas) = World::with_bank(1, 1);
+    w.feed(vec![Input::Disk { full: true }]);
+    w.scale(Scale::To(3)).unwrap();
+    w.finish(1, replicas[0], Cause::Exit { code: 1 });
+    w.wait(1_000);
+    let added = |w: &World| w.facts.iter().filter(|f| matches!(f, Fact::JobAdded(_))).count();
+    assert_eq!((added(&w), w.ready(1).len()), (1, 1));
+    let status = w.bank().status.unwrap();
+    assert!((status.desired, status.ready) == (3, 1) && status.reason.unwrap().contains("disk is full"));
+    w.feed(vec![Input::Disk { full: false }]);
+    assert_eq!((added(&w), w.ready(1).len(), w.bank().status.unwrap().reason), (3, 2, None));
+}
+
+#[test]
 fn a_number_by_hand_is_fixed_until_bounds_are_given_again() {
     let mut w = World::scaling(serving(0, 3));
     w.scale(Scale::To(2)).unwrap();
@@ -379,6 +405,23 @@ fn another_life_of_the_coordinator_goes_on_with_bounds_number_and_idle_time() {
     w.call_bank(None);
     w.wait(1);
     assert_eq!(w.stands().desired, 1);
+}
+
+#[test]
+fn another_life_of_the_coordinator_knows_how_the_old_version_is_spoken_to() {
+    let mut w = World::scaling(Serving { max_ongoing: Some(1), replicas: Some(2), ..Serving::default() });
+    let serving = Serving { max_ongoing: Some(8), protocol: Some("http".into()), ..Serving::default() };
+    let request = reeve_protocol::api::WorkerRequest { serving: Some(serving), ..static_request(1, 0.5) };
+    w.register("bank", request).unwrap();
+    w.launch("bank", None).unwrap();
+    let old = w.stands().replicas.iter().filter(|r| r.version == 1).count();
+    assert_eq!(old, 2, "nothing has ended yet");
+    // The new one has not said that it is ready.
+    w.restart_with(|version| version == 1);
+    for n in 0..5 {
+        w.for_bank(json!(n));
+    }
+    assert_eq!(w.requests().len(), 2, "one for each of the old version");
 }
 
 fn from_git() -> reeve_protocol::api::WorkerRequest {

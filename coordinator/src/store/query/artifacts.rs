@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use crate::effect::Fact;
     use crate::input::Kept;
-    use crate::store::facts::apply;
+    use crate::store::facts::apply_all;
     use crate::store::read::fixture::Fixture;
     use reeve_protocol::TaskId;
 
@@ -82,7 +82,7 @@ mod tests {
                 files: vec![file("a", 10), file("b/c", 20)],
                 segment,
             };
-            apply(&fixture.conn, &Fact::ArtifactsKept(Box::new(kept))).unwrap();
+            apply_all(&fixture.conn, &[Fact::ArtifactsKept(Box::new(kept))]).unwrap();
         }
         let all = of_task(&fixture.conn, 7, 4, None).unwrap();
         assert_eq!(all.iter().map(|kept| kept.attempt).collect::<Vec<_>>(), [1, 2]);

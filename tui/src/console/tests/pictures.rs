@@ -64,6 +64,26 @@ fn queues() {
 }
 
 #[test]
+fn queues_that_do_not_go_on_say_why() {
+    let mut stats = fixtures::stats();
+    let at = stats.at;
+    stats.queues[0].degraded = Some("tried amqp://mq.lab:5672; Connection refused (os error 111)".into());
+    stats.queues[0].degraded_since = at;
+    stats.queues[2].degraded = Some("it says nothing: hints are not waited for".into());
+    let paused = &mut stats.queues[3];
+    (paused.paused_by, paused.paused_why, paused.paused_at) =
+        (Some("ana".into()), Some("relabel".into()), at);
+    let story = |keys: &str| {
+        let mut model = screen(keys);
+        send(&mut model, Kind::Stats(Box::new(stats.clone())));
+        model
+    };
+    at_sizes("queues-degraded", || story("2 j"));
+    keep("queues-paused-120x36", &story("2 j j j"));
+    keep("queues-silent-120x36", &story("2 j j"));
+}
+
+#[test]
 fn jobs() {
     at_sizes("jobs", || {
         let mut model = fixtures::jobs();

@@ -192,7 +192,7 @@ fn causes(model: &Model) -> Option<String> {
     let words: Vec<String> = causes
         .iter()
         .take(4)
-        .map(|(kind, n)| format!("{} {}", format::text(kind), show_count(**n)))
+        .map(|(kind, n)| format!("{} {}", show_count(**n), format::text(kind)))
         .collect();
     (!words.is_empty()).then(|| words.join(", "))
 }

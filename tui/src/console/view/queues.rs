@@ -8,13 +8,14 @@ use super::table::{self, Column, Row, left, right};
 use super::{sort_words, waiting_words};
 use ratatui::layout::Rect;
 use reeve_protocol::api::QueueView;
+use reeve_protocol::time::Wall;
 use reeve_protocol::units::{show_count, show_duration};
 
 /// What waits, how long, and whether it drains.
 const COLUMNS: [Column; 15] = [
     left("QUEUE", 0, Width::Narrow),
     left("KIND", 8, Width::Wide),
-    left("STATE", 6, Width::Narrow),
+    left("STATE", 8, Width::Narrow),
     right("WAIT", 7, Width::Narrow),
     right("HELD", 6, Width::Huge),
     right("RETRY", 5, Width::Wide),
@@ -70,7 +71,11 @@ fn row(queue: &QueueView, at_cursor: bool) -> Row {
     let running = show_count(queue.counts.running);
     let limit =
         if queue.limit == 0 { running } else { format!("{running}/{}", show_count(queue.limit.into())) };
-    let (state, role) = if queue.paused { ("PAUSED", Role::Warn) } else { ("open", Role::Plain) };
+    let (state, role) = match (queue.paused, queue.degraded.is_some()) {
+        (true, _) => ("PAUSED", Role::Warn),
+        (false, true) => ("DEGRADED", Role::Warn),
+        (false, false) => ("open", Role::Plain),
+    };
     let failing = if queue.failed_per_s > 0.0 { Role::Bad } else { Role::Plain };
     Row { at_cursor, ..Row::default() }
         .cell(format::text(&queue.name))
@@ -106,7 +111,9 @@ fn about(model: &Model, p: &mut Painter<'_>, area: Rect, queue: &QueueView) {
         queue.waiting.iter().map(|(word, n)| format!("{} {word}", show_count(*n))).collect();
     let spark =
         format::sparkline(&queue.history, usize::from(inner.width.saturating_sub(24)).min(60), model.theme);
-    let lines = [
+    let mut lines = trouble(model, queue);
+    let wrong = lines.len();
+    lines.extend([
         (
             "policy",
             format!(
@@ -119,11 +126,12 @@ fn about(model: &Model, p: &mut Painter<'_>, area: Rect, queue: &QueueView) {
         ("waits", if waits.is_empty() { "nothing".into() } else { format::text(&waits.join("   ")) }),
         ("ended", format!("{spark}  last 10 min")),
         ("backend", format::text(&format!("{}   made by {}", queue.backend, queue.owner))),
-    ];
+    ]);
     let acts = if queue.paused { "resume..." } else { "pause..." };
     let keys = u16::from(inner.height > 3);
     for (at, (head, text)) in lines.iter().take(usize::from(inner.height - keys)).enumerate() {
-        p.line(inner, at as u16, &[(&format!("{head:<9}"), Role::Dim), (text, Role::Plain)]);
+        let role = if at < wrong { Role::Warn } else { Role::Plain };
+        p.line(inner, at as u16, &[(&format!("{head:<9}"), Role::Dim), (text, role)]);
     }
     let row = inner.height.saturating_sub(1).min(lines.len() as u16 + 1);
     if keys > 0 {
@@ -134,6 +142,26 @@ fn about(model: &Model, p: &mut Painter<'_>, area: Rect, queue: &QueueView) {
             &[("Enter", Role::Key), (" its jobs   ", Role::Plain), ("P", Role::Key), (&hint, Role::Plain)],
         );
     }
+}
+
+/// What keeps it from going on, before anything else about it.
+fn trouble(model: &Model, queue: &QueueView) -> Vec<(&'static str, String)> {
+    let when = |word: &str, at: Option<Wall>| {
+        at.map_or_else(String::new, |at| format!("{word} {}", format::clock(at, &model.zone)))
+    };
+    let said = |head, when: String, why: &str| (head, format::text(&format!("{when}{why}")));
+    let degraded = queue.degraded.as_ref();
+    let degraded = degraded.map(|why| {
+        // A broker that is connected and says nothing has no moment at which it went away.
+        let since = when("since", queue.degraded_since);
+        let colon = if since.is_empty() { "" } else { ": " };
+        said("degraded", since, &format!("{colon}{why}"))
+    });
+    let paused = queue.paused_by.as_ref().map(|by| {
+        let why = queue.paused_why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+        said("paused", when("at", queue.paused_at), &format!(" by {by}{why}"))
+    });
+    degraded.into_iter().chain(paused).collect()
 }
 
 /// Why there is nothing, and one thing to do.
