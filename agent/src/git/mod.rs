@@ -71,7 +71,16 @@ fn make(order: &Order) -> Result<Report, Failure> {
     let mut maker = Maker { git, cache, url: &url, machine: &order.machine, modules: 0 };
     let watch = watch(order);
     maker.check_allowed(&url)?;
-    let commit = maker.check_out(&url, spec.reference.as_deref(), spec.commit.as_deref(), &tree)?;
+    let moved_on = |what, why: String| match (what, &spec.reference, &spec.commit) {
+        // The job was given its commit by a name that may have moved since.
+        (What::Ref, Some(name), Some(_)) => {
+            format!("{why}; if {name} was rewritten since, `reeve restart --latest` takes what it names now")
+        }
+        _ => why,
+    };
+    let commit = maker
+        .check_out(&url, spec.reference.as_deref(), spec.commit.as_deref(), &tree)
+        .map_err(|failure| failure.saying(moved_on))?;
     if spec.submodules {
         maker.check_out_modules(&tree, &url, 0)?;
     }

@@ -87,6 +87,14 @@ impl Failure {
         matches!(self, Self::Checkout(what, _) if *what == wanted)
     }
 
+    /// The same, with more words where it is git that could not.
+    pub(crate) fn saying(self, words: impl FnOnce(What, String) -> String) -> Self {
+        match self {
+            Self::Checkout(what, detail) => Self::Checkout(what, words(what, detail)),
+            other => other,
+        }
+    }
+
     pub(crate) fn into_cause(self) -> Cause {
         match self {
             Self::Checkout(what, detail) => Cause::Checkout { what: what.word().to_owned(), detail },

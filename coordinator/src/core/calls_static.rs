@@ -252,7 +252,11 @@ impl Core {
 
     fn status(&self, d: &Deployment, rate: f64) -> WorkerStatus {
         let replicas: Vec<ReplicaView> = d.replicas.values().map(|r| self.replica_view(r)).collect();
-        let failed = || replicas.iter().find(|r| r.phase == "failed").and_then(|r| r.reason.clone());
+        // Of the version that is wanted before those that are on their way out.
+        let failed = || {
+            let failed = replicas.iter().filter(|r| r.phase == "failed" && r.reason.is_some());
+            failed.max_by_key(|r| r.version).and_then(|r| r.reason.clone())
+        };
         let range = d.serving.range();
         let bounds = range.filter(|_| d.serving.max.is_some());
         WorkerStatus {
