@@ -118,7 +118,7 @@ fn failure_time_limit_and_cancel_leave_their_files_too() {
     assert_eq!(cause(&told(&mut rig, &failed).1), Cause::Exit { code: 3 });
 
     let mut late = job(&mut rig, &format!("{write}; sleep 100"), &[]);
-    (late.timeout_ms, late.grace_ms) = (300, 100);
+    (late.timeout_ms, late.grace_ms) = (3_000, 100);
     rig.send(kind::START, &late);
     assert_eq!(cause(&told(&mut rig, &late).1), Cause::Timeout);
 

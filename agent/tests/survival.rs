@@ -42,7 +42,10 @@ fn a_killed_keeper_costs_nothing_the_next_one_finds_everybody() {
     rig.kill_keeper();
     assert!(lives(pid));
     rig.start_keeper();
-    let items = inventory(&mut rig);
+    // A guardian that is slow to answer is listed without its process at first.
+    let items = until("all have answered", || {
+        Some(inventory(&mut rig)).filter(|i| i.iter().all(|i| i.pid != 0 || i.phase == 3))
+    });
     let item = |id| items.iter().find(|i| i.attempt == id).unwrap();
     let found = item(running.attempt);
     assert_eq!((found.phase, found.pid, found.lineage.as_str()), (1, pid, "l1"));
@@ -104,7 +107,7 @@ fn keeper_and_guardian_killed_together_leave_an_end_and_no_process() {
     assert_eq!((items[0].phase, items[0].lineage.as_str()), (3, "l1"));
     report(&mut rig, job.attempt);
     assert_eq!(Cause::from_wire(rig.finish(job.attempt).cause), Cause::KeeperLost);
-    assert!(!lives(pid));
+    until("its process is gone", || (!lives(pid)).then_some(()));
 }
 
 #[test]

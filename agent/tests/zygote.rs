@@ -72,6 +72,7 @@ fn dying_between_fork_and_answer_it_leaves_a_guardian_that_starts_nothing() {
     assert!(rig.root.join("note").exists(), "it has died");
     let guardian = rig.guardian(job.attempt).state().guardian_pid;
     until("the other guardian leaves", || (rig.guardians() == [guardian]).then_some(()));
+    until("it has begun", || (begun(&rig.root) > 0).then_some(()));
     assert!(lives(pid) && begun(&rig.root) == 1);
 }
 
@@ -86,6 +87,7 @@ fn a_stopped_one_is_replaced_and_what_it_does_later_is_nothing() {
     until("it leaves", || (!lives(stopped)).then_some(()));
     let guardian = rig.guardian(job.attempt).state().guardian_pid;
     until("what it has forked leaves", || (rig.guardians() == [guardian]).then_some(()));
+    until("it has begun", || (begun(&rig.root) > 0).then_some(()));
     assert!(lives(pid) && begun(&rig.root) == 1);
     assert_ne!(rig.zygote(), stopped);
 }
@@ -121,16 +123,20 @@ fn it_holds_nothing_of_the_keepers_but_its_socket() {
     let mut rig = Rig::new();
     let job = once(&mut rig, "sleep 1000");
     rig.start(&job);
-    let open = std::fs::read_dir(format!("/proc/{}/fd", rig.zygote())).unwrap().flatten();
-    let mut open: Vec<(String, String)> = open
-        .map(|fd| {
-            let to = std::fs::read_link(fd.path()).unwrap().to_string_lossy().into_owned();
-            (fd.file_name().to_string_lossy().into_owned(), to)
-        })
-        .collect();
-    open.sort();
-    let numbers: Vec<&str> = open.iter().map(|(number, _)| number.as_str()).collect();
-    assert_eq!(numbers, ["0", "1", "2", "3"], "{open:?}");
+    let zygote = rig.zygote();
+    // While it forks another it holds what that one is given.
+    let open = until("it holds four", || {
+        let mut open: Vec<(String, String)> = std::fs::read_dir(format!("/proc/{zygote}/fd"))
+            .ok()?
+            .flatten()
+            .map(|fd| {
+                let to = std::fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned();
+                Some((fd.file_name().to_string_lossy().into_owned(), to))
+            })
+            .collect::<Option<_>>()?;
+        open.sort();
+        open.iter().map(|(number, _)| number.as_str()).eq(["0", "1", "2", "3"]).then_some(open)
+    });
     assert_eq!(open[0].1, "/dev/null");
     assert!(open[3].1.starts_with("socket:"), "{open:?}");
 }

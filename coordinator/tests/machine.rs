@@ -16,9 +16,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// Waits for a fact; twenty seconds mean that it never comes.
+/// Waits for a fact; a minute means that it never comes.
 async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("this comes within twenty seconds")
+    tokio::time::timeout(Duration::from_mins(1), future).await.expect("this comes within a minute")
 }
 
 struct Head {

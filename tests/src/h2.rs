@@ -30,8 +30,8 @@ pub fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
 /// A connection that has sent its preface and these settings.
 pub fn connect(socket: &Path, settings: &[u8]) -> UnixStream {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(2))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_mins(2))).unwrap();
     let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     let _ = stream.write_all(&frame(SETTINGS, 0, 0, settings));
     stream

@@ -69,7 +69,7 @@ pub fn raw(socket: &Path, bytes: &[u8]) -> Answer {
 
 /// The same on a connection that is open. Status 0: there was no answer.
 pub fn raw_on(mut stream: UnixStream, bytes: &[u8]) -> Answer {
-    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(3))).unwrap();
     // A server that refuses early may close before everything is written.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The longest any fact is waited for: generous, since the tests share two cores with each other.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// One of the workspace's binaries, of the same profile as the running test.
 pub fn binary(name: &str) -> PathBuf {
@@ -117,7 +117,9 @@ pub fn lock_holder(path: &Path) -> Option<Pid> {
     use std::os::unix::fs::MetadataExt as _;
     let inode = format!(":{}", std::fs::metadata(path).ok()?.ino());
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let line = locks.lines().find(|line| line.split_whitespace().any(|word| word.ends_with(&inode)))?;
+    let is_it =
+        |line: &&str| line.contains("FLOCK") && line.split_whitespace().any(|word| word.ends_with(&inode));
+    let line = locks.lines().find(is_it)?;
     Pid::from_raw(line.split_whitespace().nth(4)?.parse().ok()?)
 }
 

@@ -144,11 +144,21 @@ impl RabbitServer {
     pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         // The machine first: it may be frozen.
-        if let Some(pid) = self.pid() {
+        let machine = self.pid();
+        if let Some(pid) = machine {
             let _ = kill_process(pid, Signal::KILL);
         }
         let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
         let _ = child.wait();
+        // Its listening socket is there until it is gone, and would answer for the next one. Not `eventually`: it is also
+        // killed while a test panics.
+        let gone = || machine.is_none_or(|pid| !crate::alive(pid.as_raw_nonzero().get().cast_unsigned()));
+        for _ in 0..3_000 {
+            if gone() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let _ = std::fs::remove_file(self.dir.path().join("pid"));
     }
 

@@ -62,9 +62,10 @@ fn failed_cancelled_and_timed_out_attempts_leave_files_and_each_attempt_has_its_
     let server = Server::start();
     let keep = "echo $REEVE_ATTEMPT > $REEVE_OUT_DIR/n";
     let failed = submit(&server, &["--retries", "1"], &format!("{keep}; exit 3"));
-    let late = submit(&server, &["--timeout", "1s"], &format!("{keep}; sleep 100"));
-    let long = submit(&server, &[], &format!("{keep}; sleep 100"));
-    eventually("it runs", || (server.job(&long)["state"] == "RUNNING").then_some(()));
+    let late = submit(&server, &["--timeout", "5s"], &format!("{keep}; sleep 100"));
+    let written = server.scratch().join("written");
+    let long = submit(&server, &[], &format!("{keep}; touch {}; sleep 100", written.display()));
+    eventually("it has written", || written.exists().then_some(()));
     server.until(&late, "FAILED");
     server.ok(&["cancel", &long]);
     server.until(&long, "CANCELLED");

@@ -376,7 +376,10 @@ impl Cluster {
         if row.scene == CancelAndEnd {
             self.let_go();
             let job = self.job_file();
-            eventually("the command to end", || job.exists().then_some(()));
+            // The shell that made it has it among its words, and has ended, too.
+            let words = job.display().to_string();
+            let has_ended = || job.exists() && reeve_tests::processes_with(&[&words]).is_empty();
+            eventually("the command to end", || has_ended().then_some(()));
         }
         (self.coordinator.env, self.agent.env) = (Vec::new(), Vec::new());
         if self.coordinator.daemon.is_none() {

@@ -28,7 +28,7 @@ fn is_checkout(cause: &Value, what: &str) -> bool {
 
 #[test]
 fn what_a_server_does_wrong_has_its_class() {
-    let site = Site::start("[git]\nstall_s = 1\n");
+    let site = Site::start("[git]\nstall_s = 5\n");
     let (_repo, commit) = site.repo("code");
     let url = site.git.url("code");
     for (fault, what) in [

@@ -45,7 +45,7 @@ fn until(c: &Coordinator, machine: &str) -> i64 {
 
 #[test]
 fn a_certificate_is_renewed_three_times_while_a_job_runs_and_each_is_used() {
-    let c = started(Some("9s"));
+    let c = started(Some("18s"));
     let mut agent = Agent::start(c.dir.path(), "one", &c.token(), &[]);
     up(&c, "one");
     let (job, pid) = running(&c);
@@ -72,7 +72,7 @@ fn a_certificate_is_renewed_three_times_while_a_job_runs_and_each_is_used() {
 
 #[test]
 fn a_renewal_that_cannot_be_kept_is_shown_with_its_reason_and_disturbs_nothing() {
-    let c = started(Some("9s"));
+    let c = started(Some("18s"));
     let agent = Agent::start(c.dir.path(), "one", &c.token(), &[]);
     up(&c, "one");
     // Something is in the way that not even root replaces.
@@ -91,7 +91,7 @@ fn a_renewal_that_cannot_be_kept_is_shown_with_its_reason_and_disturbs_nothing()
 
 #[test]
 fn an_expired_certificate_is_refused_with_words_about_clocks_and_a_new_token_takes_its_place() {
-    let c = started(Some("3s"));
+    let c = started(Some("12s"));
     let mut agent = Agent::start(c.dir.path(), "one", &c.token(), &[]);
     up(&c, "one");
     agent.daemon.take().unwrap().finish(Signal::TERM);

@@ -331,7 +331,7 @@ fn ctrl_c_leaves_the_job_alone_and_says_how_to_cancel_it() {
             return (201, SUBMITTED.to_owned());
         }
         // Long enough for the signal to arrive first; the process does not wait for the rest of it.
-        std::thread::sleep(std::time::Duration::from_secs(2));
+        std::thread::sleep(std::time::Duration::from_mins(1));
         (200, job(7, "COMPLETED", "null"))
     });
     let child =

@@ -20,6 +20,8 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// Requests until one is answered, and the pause after the first; it doubles.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
+/// Of them, without any answer: a busy machine may miss one, and whoever has mistyped an address shall not wait for long.
+const UNHEARD: u32 = 2;
 
 /// This machine did not join.
 #[derive(Debug, thiserror::Error)]
@@ -92,9 +94,9 @@ async fn ask_until_answered(
     request: &Join,
 ) -> Result<(Joined, CertificateDer<'static>), Error> {
     let mut pause = PAUSE;
-    for _ in 1..ATTEMPTS {
+    for attempt in 1..ATTEMPTS {
         match ask(token, request).await {
-            Err(error @ (Error::Answer(_) | Error::Busy(_))) => {
+            Err(error) if may_come(&error, attempt) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "asking again");
                 tokio::time::sleep(super::jittered(pause)).await;
                 pause *= 2;
@@ -103,6 +105,14 @@ async fn ask_until_answered(
         }
     }
     ask(token, request).await
+}
+
+const fn may_come(error: &Error, attempt: u32) -> bool {
+    match error {
+        Error::Answer(_) | Error::Busy(_) => true,
+        Error::Dial(dial::Error::Unreachable(_)) => attempt < UNHEARD,
+        _ => false,
+    }
 }
 
 /// One request on a connection of its own.

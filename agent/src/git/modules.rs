@@ -42,7 +42,8 @@ impl Maker<'_> {
             self.check_allowed(&address)?;
             let place = place(tree, &module.path)?;
             let of = |_, why: String| format!("submodule {:?}: {why}", module.path);
-            self.check_out(&address, None, Some(&module.commit), &place).map_err(|failure| failure.saying(of))?;
+            self.check_out(&address, None, Some(&module.commit), &place)
+                .map_err(|failure| failure.saying(of))?;
             self.check_out_modules(&place, &address, depth + 1)?;
         }
         Ok(())

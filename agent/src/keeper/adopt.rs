@@ -59,6 +59,10 @@ impl Keeper {
 
     /// Directories whose guardian is gone. Those of guardians that were idle are removed by them.
     fn remove_abandoned(&self) {
+        if self.links.values().any(|link| link.guardian_pid == 0) {
+            // One that has not answered yet owns a directory, and nobody knows which.
+            return;
+        }
         let Ok(directories) = std::fs::read_dir(&self.place.work) else { return };
         for entry in directories.flatten() {
             let owner =

@@ -205,7 +205,7 @@ pub fn configured(dir: &Path) -> Config {
         env!("CARGO_BIN_EXE_reeve-agent").into(),
         "keeper".into(),
         "--linger-s".into(),
-        "1".into(),
+        "60".into(),
     ]);
     config
 }
@@ -257,7 +257,14 @@ impl Session {
     }
 
     pub async fn next(&mut self) -> Option<Frame> {
-        next(&mut self.recv, &mut self.frames).await
+        let frame = next(&mut self.recv, &mut self.frames).await?;
+        if frame.kind == kind::BEAT {
+            // Heard, and no more than that: an agent that hears nothing for ten seconds comes anew.
+            let mut out = Vec::new();
+            frame::append(kind::BEAT_ECHO, 0, &wire::Beat { number: 0, echo: 0 }, &mut out).unwrap();
+            let _ = self.send.write_all(&out).await;
+        }
+        Some(frame)
     }
 
     pub async fn expect<T: DeserializeOwned>(&mut self, kind: u16) -> T {

@@ -230,6 +230,10 @@ impl Backend for Rabbit {
     }
 
     async fn room(&mut self, queue: &str, more: u64) -> Result<(), Trouble> {
+        if more == 0 {
+            // Before anything that is published next: what is submitted to a paused queue lies there, all of it.
+            return self.ask(|answer| Command::Stop(queue.into(), answer)).await;
+        }
         self.tell(Command::Room(queue.into(), more)).await
     }
 

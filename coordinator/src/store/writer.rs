@@ -197,8 +197,9 @@ fn checkpoints(file: &std::path::Path, asked: &Receiver<()>, failed: &AtomicBool
     let _ = conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA mmap_size = 0; PRAGMA cache_size = -512;");
     while asked.recv().is_ok() {
         if let Err(error) = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            // Whoever reads of it can rely on it.
+            failed.store(error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure), Ordering::Release);
             tracing::error!(%error, "a checkpoint failed");
-            failed.store(error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure), Ordering::Relaxed);
         }
     }
 }

@@ -51,7 +51,8 @@ fn obey(payload: &Value, options: &Options) -> Option<Result<Value, String>> {
     let number = |name: &str| payload.get(name).and_then(Value::as_u64);
     if let Some(path) = payload.get("note").and_then(Value::as_str) {
         let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
-        writeln!(file, "{payload}").unwrap();
+        // One write: a line is there whole or not at all, whenever this process is killed.
+        file.write_all(format!("{payload}\n").as_bytes()).unwrap();
     }
     if let Some(bytes) = number("stderr") {
         std::io::stderr().write_all(&vec![b'e'; bytes as usize]).unwrap();

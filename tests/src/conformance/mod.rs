@@ -65,7 +65,16 @@ impl Bench {
         let name = format!("q{}", self.made.get());
         let mut settings = json!({"kind": "messages", "backend": self.backend});
         settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let answer = self.put(&name, &settings);
+        // A broker with much to do may need longer than a caller is let wait: that is said, and asked again.
+        let said = std::cell::RefCell::new(String::new());
+        let answer = eventually_or(
+            || said.borrow().clone(),
+            || {
+                let answer = self.put(&name, &settings);
+                said.replace(answer.text());
+                Some(answer).filter(|answer| answer.status != 503)
+            },
+        );
         assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
         name
     }

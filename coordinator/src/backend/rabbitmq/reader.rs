@@ -35,10 +35,12 @@ pub(super) enum Command {
     Keep(Arc<str>, QueueKind, Names, Answer<bool>),
     Leave(Arc<str>),
     Room(Arc<str>, u64),
+    /// No more room; answered when nothing that is published from then on comes.
+    Stop(Arc<str>, Answer<()>),
     Taken(Arc<str>, Vec<Tag>),
-    /// How many lie there, and how many were handed out and are not acknowledged.
     /// Removes the queues of its hints there, with what was handed out of them.
     Abandon(Arc<str>, Answer<()>),
+    /// How many lie there, and how many were handed out and are not acknowledged.
     Depth(Arc<str>, Answer<(u64, u64)>),
     Purge(Arc<str>, Answer<u64>),
 }
@@ -119,8 +121,16 @@ impl Reader {
             }
             Command::Room(queue, more) => {
                 let Some(kept) = self.queues.get_mut(&queue) else { return Ok(()) };
-                kept.room = if more == 0 { 0 } else { kept.room + more };
+                kept.room += more;
                 self.settle(&queue).await
+            }
+            Command::Stop(queue, answer) => {
+                if let Some(kept) = self.queues.get_mut(&queue) {
+                    kept.room = 0;
+                    self.settle(&queue).await?;
+                }
+                let _ = answer.send(Ok(()));
+                Ok(())
             }
             Command::Taken(queue, tags) => {
                 let Some(kept) = self.queues.get_mut(&queue) else { return Ok(()) };

@@ -7,7 +7,7 @@ use serde_json::Value;
 /// The exit code of a coordinator that cannot write its store.
 const STORAGE: u64 = 74;
 /// A full disk is felt so long after it has been freed, in milliseconds.
-const AFTER_FULL_MS: u64 = 5_000;
+const AFTER_FULL_MS: u64 = 30_000;
 
 /// I11, I12, I13, I15.
 pub(crate) fn check(history: &History, report: &mut Report) {
