@@ -221,6 +221,19 @@ pub fn parse_json<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Proble
     serde_json::from_slice(body).map_err(|e| json_problem(&e))
 }
 
+/// The same of what has to be an object: serde also takes an array for a structure, field by field, which nobody means.
+///
+/// # Errors
+/// As [`parse_json`], and `bad-value`.
+pub fn parse_object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Problem> {
+    if body.trim_ascii_start().starts_with(b"[") {
+        let _: serde::de::IgnoredAny = parse_json(body)?;
+        return Err(Problem::new(Code::BadValue, "this is an array, and has to be an object")
+            .hint("send a JSON object: {..}"));
+    }
+    parse_json(body)
+}
+
 /// Turns a parser's error into a problem.
 pub fn json_problem(error: &serde_json::Error) -> Problem {
     use serde_json::error::Category;
@@ -288,6 +301,16 @@ mod tests {
             assert!(problem.hint.contains(hint), "{body}: {problem:?}");
             assert_eq!(problem.status, 400);
         }
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        let code = |body: &[u8]| parse_object::<Probe>(body).unwrap_err().code.clone();
+        assert_eq!(
+            (code(b" [1,\"q\"]"), code(b"[1"), code(b"")),
+            ("bad-value".into(), "json-syntax".into(), "body-required".into())
+        );
+        assert!(parse_object::<Probe>(b" {\"priority\":1}").is_ok());
     }
 
     #[test]

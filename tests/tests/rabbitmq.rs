@@ -312,7 +312,7 @@ fn jobs_run_while_their_rabbitmq_is_killed_frozen_stopped_wiped_and_out_of_memor
     rabbit.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     until_usable(&server, "work");
     // Out of disk.
-    rabbit.ctl(&["set_disk_free_limit", "100TB"]);
+    rabbit.ctl(&["set_disk_free_limit", "99000GB"]);
     until_degraded(&server, "msgs", "low on disk");
     server.ok(&["queue", "publish", "msgs", "kept"]);
     jobs_run(&server, 5);

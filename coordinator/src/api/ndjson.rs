@@ -9,7 +9,7 @@ use crate::effect::Reply;
 use crate::input::{Call, Key};
 use crate::row::Caller;
 use reeve_protocol::api::LineReply;
-use reeve_protocol::error::parse_json;
+use reeve_protocol::error::parse_object;
 use reeve_protocol::{Code, JobId, JobSpec, Problem};
 use std::io::Write;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Batch {
 
     /// A line as a valid spec, or as the job that its key was used for.
     fn read(&self, number: u64, line: &[u8]) -> Result<Result<(JobSpec, Option<Key>), JobId>, Problem> {
-        let spec: JobSpec = parse_json(line)?;
+        let spec: JobSpec = parse_object(line)?;
         spec.validate()?;
         check_reply(&self.app, &spec)?;
         let key = self.key.as_ref().map(|key| key_for(part_key(key, number), &spec));

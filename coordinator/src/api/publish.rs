@@ -14,7 +14,7 @@ use crate::store::query::base64;
 use crate::store::read;
 use axum::http::StatusCode;
 use reeve_protocol::api::{LineReply, PublishRequest, Published, PublishedLines};
-use reeve_protocol::error::parse_json;
+use reeve_protocol::error::{parse_json, parse_object};
 use reeve_protocol::spec_check::{MAX_HEADER_NAME, MAX_MESSAGE};
 use reeve_protocol::text::Clean;
 use reeve_protocol::token::sha256_hex;
@@ -220,7 +220,7 @@ impl Batch {
 
     /// A line as a message; `None`: its key published it before.
     fn read(&self, number: u64, line: &[u8]) -> Result<Option<NewMessage>, Problem> {
-        let request: PublishRequest = parse_json(line).map_err(|problem| {
+        let request: PublishRequest = parse_object(line).map_err(|problem| {
             let of_a_job =
                 ["\"command\"", "\"worker\"", "\"git\""].iter().any(|w| problem.detail.contains(w));
             if problem.is(Code::UnknownField) && of_a_job {

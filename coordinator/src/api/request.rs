@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use reeve_protocol::error::parse_json;
+use reeve_protocol::error::parse_object;
 use reeve_protocol::nearest::nearest;
 use reeve_protocol::text::Clean;
 use reeve_protocol::{Code, Problem};
@@ -89,7 +89,7 @@ impl Cx {
         if !bytes.is_empty() {
             expect_json(&headers)?;
         }
-        Ok(parse_json(&bytes)?)
+        Ok(parse_object(&bytes)?)
     }
 
     /// A JSON body of which every field is optional, so that it may be empty.
@@ -100,7 +100,7 @@ impl Cx {
             return Ok(T::default());
         }
         expect_json(&headers)?;
-        Ok(parse_json(&bytes)?)
+        Ok(parse_object(&bytes)?)
     }
 
     /// The body, whole.

@@ -44,6 +44,8 @@ impl Supervisor {
         let mut pause = PAUSE.0;
         // What it said when there was nobody to connect to.
         let mut away = None;
+        // What was logged last.
+        let mut said = None;
         loop {
             let trouble = match within(B::connect(settings, &self.lineage), "connecting").await {
                 Ok(mut backend) => {
@@ -53,6 +55,7 @@ impl Supervisor {
                         return;
                     }
                     tracing::info!(broker = %self.name, version = backend.version(), "connected");
+                    said = None;
                     let begun = Instant::now();
                     let Err(trouble) = self.serve(&mut backend, &mut work, &mut kept).await else { return };
                     if begun.elapsed() > CANARY_EVERY {
@@ -62,7 +65,13 @@ impl Supervisor {
                 }
                 Err(trouble) => away.insert(trouble).clone(),
             };
-            tracing::warn!(broker = %self.name, %trouble, "the broker cannot be used");
+            let words = trouble.to_string();
+            if said.as_ref() == Some(&words) {
+                tracing::debug!(broker = %self.name, %trouble, "the broker still cannot be used");
+            } else {
+                tracing::warn!(broker = %self.name, %trouble, "the broker cannot be used");
+            }
+            said = Some(words);
             if self.say(Said::Down(trouble.to_string())).await.is_err() {
                 return;
             }
@@ -114,7 +123,7 @@ impl Supervisor {
             self.keep(backend, queue, *kind, &mut troubled).await?;
         }
         let mut canary = Canary::default();
-        let mut depths: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        let mut depths = Depths::new();
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
@@ -123,6 +132,10 @@ impl Supervisor {
                         return Ok(());
                     }
                     for one in batch.drain(..) {
+                        if let Work::Order(Order::Use(q, _) | Order::Leave(q) | Order::Depth(q, _)) = &one {
+                            // What the core was told of it otherwise, or before, is not what was told last from here.
+                            depths.remove(q);
+                        }
                         self.work(backend, one, kept, &mut troubled).await?;
                     }
                 }
@@ -253,7 +266,7 @@ impl Supervisor {
         backend: &mut B,
         kept: &Kept,
         troubled: &[Arc<str>],
-        known: &mut BTreeMap<Arc<str>, u64>,
+        known: &mut Depths,
     ) -> Result<(), Trouble> {
         let counted = |(q, k): &(&Arc<str>, &QueueKind)| {
             **k == QueueKind::Messages && !troubled.contains(q) && !q.starts_with(REPLIES)
@@ -263,13 +276,16 @@ impl Supervisor {
                 Err(Trouble::Queue(..)) => continue,
                 other => other?,
             };
-            if known.insert(queue.clone(), depth) != Some(depth) {
+            if known.insert(queue.clone(), (depth, coming)) != Some((depth, coming)) {
                 self.tell(Said::Depth { queue: queue.clone(), depth, coming, ticket: None }).await?;
             }
         }
         Ok(())
     }
 }
+
+/// What the core knows of each queue of messages: how many lie there, and how many were handed out.
+type Depths = BTreeMap<Arc<str>, (u64, u64)>;
 
 /// Answers whoever asked, and keeps what ends the connection.
 fn tell_both<T>(

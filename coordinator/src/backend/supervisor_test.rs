@@ -367,6 +367,11 @@ async fn how_much_lies_there_is_told_when_it_changes_and_for_queues_of_messages_
     assert_eq!(w.hears().await, "depth q 4 None", "the same is not said again");
     w.order(Order::Depth("q".into(), 9)).await;
     assert_eq!(w.hears().await, "depth q 4 Some(9)", "but whoever asks is told");
+    assert_eq!(w.hears().await, "depth q 4 None", "after other words it is");
+    w.order(Order::Leave("q".into())).await;
+    w.order(Order::Use("q".into(), QueueKind::Messages)).await;
+    assert_eq!(w.hears().await, "trouble q None");
+    assert_eq!(w.hears().await, "depth q 4 None", "kept anew, nothing is known of it");
     assert_eq!((w.asked("depth jobs"), w.asked(&format!("depth {REPLIES}"))), (0, 0));
 }
 

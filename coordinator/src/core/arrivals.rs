@@ -153,7 +153,8 @@ impl Core {
 
     fn message_arrived(&mut self, now: Now, broker: &str, queue: &Arc<str>, m: Incoming, step: &mut Step) {
         let source = m.unique.as_ref().map(|u| format!("{broker} {queue} {u}"));
-        let first = source.as_deref().is_none_or(|s| self.taken.note(s));
+        let source: Option<Arc<str>> = source.map(Arc::from);
+        let first = source.clone().is_none_or(|s| self.taken.note(s));
         let known = m.id.and_then(|id| {
             let place = self.queues.get(queue)?.messages.get(id)?.place.clone();
             Some((id, place))
@@ -163,7 +164,8 @@ impl Core {
             Some((id, Where::Outgoing(_))) => {
                 self.store_passing(now, queue, Some(id), step);
                 if let Some(q) = self.queues.get_mut(queue) {
-                    q.messages.arrived(id);
+                    // Its name there goes with it: given to a broker again, it may come again.
+                    q.messages.arrived(id, source);
                 }
                 step.facts.push(Fact::MessageArrived(id));
                 return;

@@ -147,6 +147,7 @@ impl Core {
             };
         }
         check_name("queue", name)?;
+        check_place(name)?;
         let row = QueueRow::new(name.into(), kind, Backend::Local, (caller.uid, &caller.name), now.wall);
         step.facts.push(Fact::QueuePut(Box::new(row.clone())));
         self.events.note(now.wall, "queue", name, "created", &caller.actor());
@@ -335,6 +336,24 @@ pub(super) fn new_row(
 
 fn task_standing(task: &Task) -> Standing {
     task.standing()
+}
+
+/// What the names of a queue's places at a broker end in: its bands, and where others put jobs for it.
+const PLACES: [&str; 3] = [":high", ":low", super::ingress::IN];
+
+/// A queue of such a name would share its messages with another queue.
+fn check_place(name: &str) -> Result<(), Problem> {
+    match PLACES.iter().find(|end| name.ends_with(*end)) {
+        None => Ok(()),
+        Some(end) => Err(Problem::new(
+            Code::BadName,
+            format!(
+                "queue {name} is not usable: at a broker this is a place of queue {}",
+                &name[..name.len() - end.len()]
+            ),
+        )
+        .hint("choose a name that ends in none of :high, :low and :in")),
+    }
 }
 
 pub(super) fn wrong_kind(queue: &str, kind: QueueKind) -> Problem {

@@ -278,7 +278,7 @@ impl Core {
         }
         let away = q.trouble.is_some() || self.queues.link_of(q).is_some_and(|link| !link.up);
         let id = q.messages.unsent(1).first().copied().filter(|_| away)?;
-        self.queues.get_mut(name)?.messages.arrived(id);
+        self.queues.get_mut(name)?.messages.arrived(id, None);
         step.facts.push(Fact::MessageArrived(id));
         Some(id)
     }

@@ -182,14 +182,20 @@ impl Core {
     }
 }
 
+/// Whether all that waits is in one place.
+pub(super) fn check_between(q: &Queue) -> Result<(), Problem> {
+    if !q.is_moving() {
+        return Ok(());
+    }
+    let name = &q.row.name;
+    Err(Problem::new(Code::QueueState, format!("queue {name} is moving between backends"))
+        .hint(format!("wait until reeve queue show {name} says no more of it")))
+}
+
 /// Whether what lies at a broker can be moved along.
 fn check_outside(q: &Queue, filtered: bool, answers: bool) -> Result<(), Problem> {
     let name = &q.row.name;
-    if q.is_moving() {
-        let text = format!("queue {name} is moving between backends");
-        return Err(Problem::new(Code::QueueState, text)
-            .hint(format!("wait until reeve queue show {name} says no more of it")));
-    }
+    check_between(q)?;
     if q.depth == 0 || (answers && !filtered) {
         return Ok(());
     }

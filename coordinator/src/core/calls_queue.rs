@@ -45,6 +45,9 @@ impl Core {
         };
         let mut outside = None;
         let removed = if q.row.kind == QueueKind::Messages {
+            if !dead {
+                super::calls_move::check_between(q)?;
+            }
             outside = q.row.backend.broker().filter(|_| !dead).map(|broker| (broker.clone(), q.depth));
             if ids.is_some() && q.row.backend != Backend::Local {
                 let text = format!("backend {} does not clean by filter", q.row.backend.as_str());
@@ -227,6 +230,11 @@ impl Core {
 
     /// Why a queue's backend cannot be relied on now.
     pub(super) fn degraded(&self, q: &Queue) -> Option<String> {
+        let left = q.row.moving_from.as_ref().and_then(|old| Some((old, self.queues.links.get(old)?)));
+        if let Some((old, link)) = left.filter(|(_, link)| !link.up && link.since.is_some()) {
+            let why = link.reason.as_deref().unwrap_or_default();
+            return Some(format!("it waits for {old}, from where it moves: {why}"));
+        }
         let link = self.queues.link_of(q)?;
         if let Some(trouble) = &q.trouble {
             return Some(trouble.clone());

@@ -150,7 +150,7 @@ impl Core {
         if let Some(why) = &message.unusable {
             return Err(Problem::new(Code::BadValue, why.clone()));
         }
-        let mut spec: JobSpec = reeve_protocol::error::parse_json(&message.body)?;
+        let mut spec: JobSpec = reeve_protocol::error::parse_object(&message.body)?;
         if spec.queue.as_ref().is_some_and(|other| other != queue) {
             return Err(Problem::new(Code::BadValue, format!("it names another queue than {queue}")));
         }

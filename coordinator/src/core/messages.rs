@@ -56,7 +56,7 @@ impl Core {
         queue: &str,
         id: u64,
         m: Incoming,
-        source: Option<String>,
+        source: Option<Arc<str>>,
         step: &mut Step,
     ) {
         let Some(q) = self.queues.get(queue) else { return };
@@ -72,7 +72,7 @@ impl Core {
             published_at: now.wall,
             expires_at: m.expires_at,
             dead: m.unusable,
-            source,
+            source: source.as_deref().map(str::to_owned),
             ..MessageRow::default()
         };
         self.keep_message(now, row, None, step);

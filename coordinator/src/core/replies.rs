@@ -280,6 +280,13 @@ impl Core {
             text: format!("{n} answers to jobs had no place to go to; the last: {why}"),
         };
         let mut alerts: Vec<Alert> = self.replies.unroutable.iter().map(nowhere).collect();
+        let waiting = self.queues.iter().filter_map(|q| {
+            let broker = q.row.name.strip_prefix(REPLIES).filter(|_| q.messages.waiting() > 0)?;
+            let why = self.degraded(q)?;
+            let text = format!("{} answers to jobs wait for it: {why}", q.messages.waiting());
+            Some(Alert { level: 1, subject: format!("backend {broker}"), text })
+        });
+        alerts.extend(waiting);
         if self.replies.lost > 0 {
             alerts.push(Alert {
                 level: 2,

@@ -97,9 +97,10 @@ impl Messages {
     }
 
     /// A message that was to go to the broker is at hand, and the store's from now on.
-    pub fn arrived(&mut self, id: u64) {
+    pub fn arrived(&mut self, id: u64, source: Option<Arc<str>>) {
         if let Some(mut message) = self.remove(id) {
             (message.place, message.outgoing) = (Where::Ready, false);
+            message.source = source.or(message.source);
             self.insert(id, message);
         }
     }
@@ -202,6 +203,9 @@ impl Messages {
         message.outgoing = false;
         message.place = Where::Leased(lease, until);
         let deliveries = message.deliveries;
+        if let Some(row) = &mut message.kept {
+            Arc::make_mut(row).deliveries = deliveries;
+        }
         self.insert(id, message);
         deliveries
     }
@@ -241,6 +245,9 @@ impl Messages {
     pub fn revive(&mut self, id: u64) {
         if let Some(mut message) = self.remove(id) {
             (message.place, message.deliveries) = (Where::Ready, 0);
+            if let Some(row) = &mut message.kept {
+                Arc::make_mut(row).deliveries = 0;
+            }
             self.insert(id, message);
         }
     }

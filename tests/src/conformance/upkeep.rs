@@ -9,6 +9,7 @@ pub(super) const CASES: &[Case] = &[
     ("cleaning says first what it would do, then does exactly that", clean),
     ("a filter cleans exactly what it matches, or is refused as the backend says", clean_by_filter),
     ("what waits moves to another queue in its order, paused or not", moves),
+    ("messages that go to and fro between backends are all there, in order, and counted", to_and_fro),
     ("a paused queue takes in and hands nothing out", pause),
     ("a full queue says so", bounds),
     ("a restart of the coordinator keeps what the backend says it keeps", restart),
@@ -146,6 +147,33 @@ fn moves(bench: &mut Bench) {
     crate::eventually_or(|| format!("{:?}", counts()), || (counts() == [1_204, 1, 0, 0]).then_some(()));
     let wanted: Vec<String> = (1..1_205).map(|n| n.to_string()).collect();
     assert_eq!(texts(&bench.receive_all(&same, 1_204)), wanted);
+}
+
+fn to_and_fro(bench: &mut Bench) {
+    let queue = bench.queue();
+    if bench.says(&queue, "restart").starts_with("messages are gone") {
+        let refused = bench.post(&queue, "migrate", &json!({"to": "local"}));
+        return assert_eq!(refused.code(), "backend-cannot", "{}", refused.text());
+    }
+    // Fewer than are asked for again, and one more than a portion.
+    for n in [1, 1_001] {
+        let lines: String = (0..n).map(|n| format!("{{\"body_text\":\"{n}\"}}\n")).collect();
+        bench.lines(&queue, &lines, None);
+        for to in ["local", &bench.backend, "local", &bench.backend] {
+            assert_eq!(bench.post(&queue, "migrate", &json!({"to": to})).status, 200);
+            let view = || bench.server.get(&format!("/v1/queues/{queue}")).json();
+            crate::eventually_or(|| view().to_string(), || view()["moving_from"].is_null().then_some(()));
+        }
+        let counts = || bench.counts(&queue);
+        crate::eventually_or(|| format!("{:?}", counts()), || (counts() == [n, 0, 0, 0]).then_some(()));
+        let all = bench.receive_all(&queue, n as usize);
+        let wanted: Vec<String> = (0..n).map(|n| n.to_string()).collect();
+        assert_eq!(texts(&all), wanted);
+        for message in &all {
+            assert_eq!(bench.ack(&queue, message).status, 200);
+        }
+        assert_eq!(bench.counts(&queue), [0, 0, 0, 0]);
+    }
 }
 
 fn pause(bench: &mut Bench) {

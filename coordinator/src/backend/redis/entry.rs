@@ -169,10 +169,15 @@ fn message(mut entry: Entry, band: Band, lineage: &str) -> Incoming {
     };
     let kind = kind_of(kind.as_deref(), &body);
     let name: Arc<str> = entry.id.as_str().into();
-    // The producer's own id, if it gave one: a message that it sends again is the same message.
+    // The producer's own id, if it gave one: a message that it sends again is the same message. So is one of ours, whose
+    // confirmation was lost.
     let told = entry.fields.get("id").filter(|id| own.is_none() && id.len() <= 256);
     let told = told.and_then(|id| std::str::from_utf8(id).ok());
-    let unique = told.map_or_else(|| format!("{band:?} {name}"), |id| format!("id {id}"));
+    let unique = match (told, own) {
+        (Some(id), _) => format!("id {id}"),
+        (None, Some(own)) => format!("own {own}"),
+        (None, None) => format!("{band:?} {name}"),
+    };
     Incoming {
         tag: Tag { band, name },
         unique: Some(unique.into()),
@@ -256,5 +261,20 @@ mod tests {
         let large = "x".repeat(MAX_MESSAGE + 1);
         assert!(one(&[("body", &large)]).unusable.unwrap().contains("at most"));
         assert_eq!(kind_of(None, &[0xff, 0]), 2);
+    }
+
+    #[test]
+    fn a_message_of_ours_is_the_same_whichever_entry_it_comes_in() {
+        let of = |id: &str, fields: &[(&str, &str)]| {
+            let words = fields.iter().flat_map(|(k, v)| [word(k), word(v)]).collect();
+            let value = Value::Array(vec![Value::Array(vec![word(id), Value::Array(words)])]);
+            let one = messages(value, Band::Normal, "l").remove(0);
+            (one.id, one.unique)
+        };
+        let ours = [("id", "l/7"), ("body", "1")];
+        assert_eq!(of("5-0", &ours), (Some(7), Some("own 7".into())));
+        assert_eq!(of("5-0", &ours), of("6-0", &ours));
+        let theirs = [("body", "1")];
+        assert_ne!(of("5-0", &theirs), of("6-0", &theirs));
     }
 }

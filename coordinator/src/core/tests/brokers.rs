@@ -453,6 +453,52 @@ fn what_was_taken_from_a_broker_and_given_to_it_again_comes_a_second_time_and_no
 }
 
 #[test]
+fn what_came_before_its_confirmation_may_come_again_once_it_is_given_to_the_broker_again() {
+    let mut w = World::with_broker("messages", 0);
+    let named = |id| Incoming { unique: Some("own 1".into()), ..incoming("1-0", id) };
+    let id = w.publish_one("a");
+    assert!(w.take(5_000).is_none());
+    w.broker(Said::Messages("q".into(), vec![named(Some(id))]));
+    w.broker(Said::Confirmed("q".into(), vec![id]));
+    let lease = LeaseRequest { lease: w.leased[0].lease.clone(), ..LeaseRequest::default() };
+    w.ask(Call::Settle { queue: "q".into(), how: Settle::Nack, request: Box::new(lease) }).unwrap();
+    w.ask(Call::MoveQueue { from: "q".into(), to: "r".into(), ids: Some(vec![id]), dry_run: false }).unwrap();
+    w.forwarded();
+    w.ask(Call::MoveQueue { from: "r".into(), to: "q".into(), ids: None, dry_run: false }).unwrap();
+    assert_eq!(w.forwarded(), [id]);
+    w.broker(Said::Confirmed("q".into(), vec![id]));
+    w.broker(Said::Messages("q".into(), vec![named(Some(id))]));
+    assert_eq!(w.core.queues.get("q").unwrap().messages.at_hand(), 1, "else it were lost");
+}
+
+#[test]
+fn while_a_queue_moves_it_is_not_cleaned_and_says_what_it_waits_for() {
+    let mut w = World::with_broker("messages", 0);
+    let old = w.publish_one("old");
+    w.broker(Said::Confirmed("q".into(), vec![old]));
+    w.ask(migrate("local")).unwrap();
+    let clean = |dead| Call::CleanQueue { queue: "q".into(), ids: None, dead, dry_run: false };
+    assert_eq!(code(w.ask(clean(false))), "queue-state");
+    assert!(w.ask(clean(true)).is_ok(), "the dead are in one place");
+    assert_eq!(w.view().degraded, None);
+    w.broker(Said::Down("gone".into()));
+    let why = w.view().degraded.unwrap();
+    assert!(why.contains(BROKER) && why.contains("gone"), "{why}");
+}
+
+#[test]
+fn no_queue_has_the_name_of_another_ones_place_at_a_broker() {
+    let mut w = World::with_machine(0);
+    for name in ["q:high", "q:low", "q:in"] {
+        let settings = QueueSettings { kind: Some("messages".into()), ..QueueSettings::default() };
+        let set = Call::SetQueue { queue: name.into(), settings, ingress_uid: None };
+        assert_eq!(code(w.ask(set)), "bad-name", "{name}");
+    }
+    let settings = QueueSettings { kind: Some("messages".into()), ..QueueSettings::default() };
+    w.ask(Call::SetQueue { queue: "q:inn".into(), settings, ingress_uid: None }).unwrap();
+}
+
+#[test]
 fn a_move_is_given_up_by_moving_back_and_goes_on_after_a_restart() {
     let mut w = World::with_broker("messages", 0);
     w.ask(migrate("local")).unwrap();
