@@ -250,7 +250,7 @@ impl Core {
             if bytes > ANSWER_BYTES && !out.is_empty() {
                 break;
             }
-            let lease = self.random.word();
+            let lease = self.random.lease(id);
             let deliveries = q.messages.lease(id, lease.clone(), ends);
             let mut kept = q.messages.get(id).and_then(|m| m.kept.clone());
             if let Some(row) = &mut kept {
@@ -302,7 +302,7 @@ impl Core {
                 break;
             }
             let Some(task) = self.next_task(place.job) else { break };
-            let lease = self.random.word();
+            let lease = self.random.lease(task);
             let Some(attempt) =
                 self.open_attempt(now, task, Holder::Consumer(lease.clone()), &machine, Vec::new(), step)
             else {

@@ -9,7 +9,7 @@ use crate::job_manager::lifecycle::Move;
 use crate::orchestrator::messages::{MAX_DELIVERIES, Where};
 use crate::row::{Caller, QueueKind};
 use reeve_protocol::api::{LeaseRequest, RefusedLease};
-use reeve_protocol::{AttemptId, Cause, Code, Problem};
+use reeve_protocol::{AttemptId, Cause, Code, Problem, TaskId};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ impl Core {
         }
         let Some(id) = self.queues.get(queue).and_then(|q| q.messages.holder(&request.lease)) else {
             let held = self.consumers().find(|(lease, _)| *lease == request.lease);
-            let attempt = held.map(|(_, attempt)| attempt).ok_or_else(not_held)?;
+            let attempt = held.map(|(_, attempt)| attempt);
+            let Some(attempt) = attempt else { return Err(self.not_held(queue, &request.lease)) };
             self.settle_job(now, caller, attempt, how, request, step);
             return Ok(Reply::Settled(attempt.task.to_string()));
         };
@@ -65,7 +66,8 @@ impl Core {
             } else if let Some(attempt) = of_jobs.get(&lease).copied().filter(|a| jobs.insert(*a)) {
                 self.settle_job(now, caller, attempt, how, request.clone(), step);
             } else {
-                refused.push(RefusedLease { lease, error: not_held() });
+                let error = self.not_held(queue, &lease);
+                refused.push(RefusedLease { lease, error });
             }
         }
         if messages > 0 {
@@ -210,9 +212,53 @@ impl Core {
             }
         }
     }
+
+    /// What has become of that which a lease was of.
+    fn not_held(&self, queue: &str, lease: &str) -> Problem {
+        let elsewhere = self.queues.iter().find(|q| q.messages.holder(lease).is_some());
+        let of = lease.rsplit_once('-').map(|(of, _)| of);
+        let is_messages = self.queues.get(queue).is_some_and(|q| q.row.kind == QueueKind::Messages);
+        let state = match (elsewhere, of) {
+            (Some(q), _) => format!("it is of queue {}", q.row.name),
+            (None, Some(of)) if is_messages => match of.parse() {
+                Ok(id) => self.message_state(queue, id),
+                Err(_) => UNKNOWN.to_owned(),
+            },
+            (None, Some(of)) => task_of(of).map_or_else(|| UNKNOWN.to_owned(), |task| self.task_state(task)),
+            (None, None) => UNKNOWN.to_owned(),
+        };
+        Problem::new(Code::NoLease, format!("the lease is not held: {state}"))
+            .hint("receive again; extend a lease before it ends")
+    }
+
+    fn message_state(&self, queue: &str, id: u64) -> String {
+        let place = self.queues.get(queue).and_then(|q| q.messages.get(id)).map(|m| &m.place);
+        let state = match place {
+            Some(Where::Ready) => "is ready again",
+            Some(Where::Delayed(_)) => "is delayed",
+            Some(Where::Leased(..)) => "is held under another lease",
+            Some(Where::Dead) => "is among the dead",
+            Some(Where::Outgoing(_)) => "is on its way to the broker",
+            None => "was settled, removed, moved or has expired",
+        };
+        format!("message {id} {state}")
+    }
+
+    fn task_state(&self, task: TaskId) -> String {
+        match self.jobs.task(task) {
+            Some(t) => format!("job {task} is {} in attempt {}", t.phase().state(), t.attempt),
+            None => format!("job {task} has ended, or was never received"),
+        }
+    }
 }
 
-fn not_held() -> Problem {
-    Problem::new(Code::NoLease, "the lease is not held: it ended, or was settled")
-        .hint("receive again; extend a lease before it ends")
+/// A task as leases begin with it.
+fn task_of(text: &str) -> Option<TaskId> {
+    match text.split_once('.') {
+        Some((job, index)) => Some(TaskId::of_array(job.parse().ok()?, index.parse().ok()?)),
+        None => Some(TaskId::single(text.parse().ok()?)),
+    }
 }
+
+/// Of a lease that was never given here.
+const UNKNOWN: &str = "nothing here had it";

@@ -14,4 +14,9 @@ impl Random {
         reeve_protocol::token::sha256_hex(format!("{}.{}", self.seed, self.counter).as_bytes())[..32]
             .to_owned()
     }
+
+    /// A lease: begins with what it is of, so that its present state can be told when it is not held any more.
+    pub(super) fn lease(&mut self, of: impl std::fmt::Display) -> String {
+        format!("{of}-{}", self.word())
+    }
 }

@@ -68,7 +68,11 @@ fn lease(bench: &mut Bench) {
     assert_eq!(first["deliveries"], 1);
     let second = bench.receive(&queue, 1, 20.0).remove(0);
     assert_eq!((second["deliveries"].as_u64(), &second["id"]), (Some(2), &first["id"]));
-    assert_eq!(bench.ack(&queue, &first).code(), "no-lease", "its lease has ended");
+    let late = bench.ack(&queue, &first);
+    assert_eq!((late.status, late.code().as_str()), (409, "no-lease"), "its lease has ended");
+    assert!(late.text().contains("is held under another lease"), "the present state: {}", late.text());
+    let other = bench.ack(&bench.queue(), &second).text();
+    assert!(other.contains(&format!("it is of queue {queue}")), "{other}");
     let longer = bench.post(&queue, "extend", &json!({"lease": second["lease"], "lease_s": 120}));
     assert_eq!(longer.status, 200);
     assert_eq!(bench.ack(&queue, &second).status, 200);
