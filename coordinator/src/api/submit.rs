@@ -16,6 +16,7 @@ use reeve_protocol::spec_check::check_key;
 use reeve_protocol::token::sha256_hex;
 use reeve_protocol::{Code, JobId, JobSpec, Problem};
 use serde_json::json;
+use serde_json::value::RawValue;
 
 /// Jobs in one array; more belong into lines.
 const MANY: usize = 100_000;
@@ -162,6 +163,11 @@ async fn many(app: &App, caller: &Caller, body: bytes::Bytes, key: Option<String
 
 /// Parses and checks every job before anything is asked; the first mistake names its place.
 fn parse_many(body: &[u8], key: Option<&str>) -> Result<Vec<Keyed>, Problem> {
+    let raw: Vec<&RawValue> = parse_json(body)?;
+    if let Some(at) = raw.iter().position(|one| one.get().starts_with('[')) {
+        let text = format!("job {} of the array is an array, and has to be an object", at + 1);
+        return Err(Problem::new(Code::BadValue, text).hint(r#"[{"command":["true"]}]"#));
+    }
     let specs: Vec<JobSpec> = parse_json(body)?;
     if specs.is_empty() {
         return Err(Problem::new(Code::BodyRequired, "the array has no job")
@@ -235,6 +241,7 @@ mod tests {
         let problem = parse_many(br#"[{"command":["true"]},{"command":[]}]"#, None).unwrap_err();
         assert!(problem.detail.starts_with("job 2 of the array"), "{problem}");
         assert_eq!(parse_many(b"[]", None).unwrap_err().code, "body-required");
+        assert_eq!(parse_many(br#"[ [["true"]]]"#, None).unwrap_err().code, "bad-value");
         assert_eq!(parse_many(br#"[{"comand":["x"]}]"#, None).unwrap_err().code, "unknown-field");
         let keyed = parse_many(br#"[{"command":["true"]},{"command":["true"]}]"#, Some("k")).unwrap();
         assert_eq!(keyed[1].1.as_ref().unwrap().key, "k/2");

@@ -18,13 +18,22 @@ impl Namespace {
     /// # Errors
     /// When this user or this machine may not.
     pub fn new(at: usize) -> Result<Self, Failure> {
-        // 10.214.0.0/16 in nets of four addresses; processes at the same time differ in their ids.
-        let net = (std::process::id() as usize * 16 + at) % 16_384;
+        // 10.214.0.0/16 in nets of four addresses; processes at the same time differ in their ids. One that was killed may
+        // have left its own behind: then the next number that is free.
+        let first = std::process::id() as usize * 16 + at;
+        let mut further = 0;
+        let net = loop {
+            let net = (first + 311 * further) % 16_384;
+            match ip(&format!("netns add rvc{net}")) {
+                Ok(()) => break net,
+                Err(error) if further < 64 && error.contains("File exists") => further += 1,
+                Err(error) => return Err(error),
+            }
+        };
         let (name, cable, far) = (format!("rvc{net}"), format!("rvch{net}"), format!("rvcn{net}"));
         let address = |last: usize| Ipv4Addr::new(10, 214, (net / 64) as u8, (net % 64 * 4 + last) as u8);
         let (here, there) = (address(1), address(2));
         let made = Self { name: name.clone(), cable: cable.clone(), here };
-        ip(&format!("netns add {name}"))?;
         ip(&format!("link add {cable} type veth peer name {far} netns {name}"))?;
         ip(&format!("addr add {here}/30 dev {cable}"))?;
         ip(&format!("link set {cable} up"))?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Losses of machines that are retried without being charged to the job; one more ends it.
 const LOSSES: u64 = 4;
 /// After a fault is healed, a machine needs so long to be heard again, in milliseconds.
-const BACK_MS: u64 = 20_000;
+const BACK_MS: u64 = 10_000;
 /// After heal and grace, so long may pass until the last process of a cancelled job is gone, in nanoseconds.
 const GONE_NS: u64 = 45_000_000_000;
 
