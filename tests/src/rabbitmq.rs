@@ -104,6 +104,13 @@ impl RabbitServer {
             || format!("rabbitmq-server answers: {}", said()),
             || TcpStream::connect(("127.0.0.1", self.port)).ok(),
         );
+        if let Some(port) = self.tls {
+            // It listens there a moment later.
+            eventually_or(
+                || format!("rabbitmq-server answers with TLS: {}", said()),
+                || TcpStream::connect(("127.0.0.1", port)).ok(),
+            );
+        }
     }
 
     /// The end of its own log.
