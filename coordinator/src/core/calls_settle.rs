@@ -247,7 +247,8 @@ impl Core {
     fn task_state(&self, task: TaskId) -> String {
         match self.jobs.task(task) {
             Some(t) => format!("job {task} is {} in attempt {}", t.phase().state(), t.attempt),
-            None => format!("job {task} has ended, or was never received"),
+            None if self.queues.find_parked(task.job).is_some() => format!("job {task} waits again"),
+            None => format!("job {task} has ended and is no longer at hand, or never was here"),
         }
     }
 }

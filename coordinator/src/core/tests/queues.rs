@@ -40,6 +40,45 @@ fn a_message_is_leased_and_acked() {
 }
 
 #[test]
+fn a_lease_that_is_not_held_says_what_has_become_of_what_it_was_of() {
+    let mut w = World::new();
+    let said = |w: &mut World, lease: &str| w.ask(settle(Settle::Ack, lease)).unwrap_err().detail;
+    w.ask(Call::Publish { queue: "q".into(), message: message("a") }).unwrap();
+    assert!(w.ask_as(1000, receive(0)).is_none());
+    let first = w.leased[0].lease.clone();
+    w.ask(settle(Settle::Nack, &first)).unwrap();
+    assert!(said(&mut w, &first).ends_with("message 1 is ready again"));
+    assert!(w.ask_as(1000, receive(0)).is_none());
+    assert!(said(&mut w, &first).ends_with("message 1 is held under another lease"));
+    let second = w.leased[1].lease.clone();
+    w.ask(Call::Publish { queue: "other".into(), message: message("b") }).unwrap();
+    let of_other = Call::Settle {
+        queue: "other".into(),
+        how: Settle::Ack,
+        request: Box::new(LeaseRequest { lease: second.clone(), ..LeaseRequest::default() }),
+    };
+    assert!(w.ask(of_other).unwrap_err().detail.ends_with("it is of queue q"));
+    w.ask(settle(Settle::Ack, &second)).unwrap();
+    assert!(said(&mut w, &second).contains("message 1 was settled"));
+    for strange in ["x", "x-y", "7.x-y", "-", "18446744073709551616-a"] {
+        assert!(said(&mut w, strange).ends_with("nothing here had it"), "{strange}");
+    }
+}
+
+#[test]
+fn a_lease_of_a_job_that_is_not_held_says_the_jobs_state() {
+    let mut w = World::new();
+    w.submit(JobSpec { queue: Some("q".into()), ..spec() });
+    let Ok(Reply::ReceivedJobs(items)) = w.ask(receive(0)) else { panic!("a job") };
+    let lease = items[0].2.clone();
+    w.ask(settle(Settle::Nack, &lease)).unwrap();
+    let detail = w.ask(settle(Settle::Ack, &lease)).unwrap_err().detail;
+    assert!(detail.contains("job 1 "), "{detail}");
+    let never = w.ask(settle(Settle::Ack, "77-x")).unwrap_err().detail;
+    assert!(never.contains("job 77 has ended and is no longer at hand, or never was here"), "{never}");
+}
+
+#[test]
 fn an_answer_has_a_bound_in_bytes_and_the_rest_stays() {
     let mut w = World::new();
     let large = "x".repeat(1_000_000);

@@ -140,6 +140,9 @@ fn answers_wait_for_their_broker_and_what_has_no_place_there_is_counted() {
     assert_eq!(ids.len(), 1);
     // The connection was lost before the word that it has it: once more.
     broker(&mut w, Said::Down("gone".into()));
+    let Ok(Reply::Stats(stats)) = w.ask(Call::GetQueueStats) else { panic!() };
+    let waits = |a: &reeve_protocol::api::Alert| a.text.contains("1 answers to jobs wait for it: gone");
+    assert!(stats.alerts.iter().any(waits), "{:?}", stats.alerts);
     broker(&mut w, up());
     assert_eq!(forwarded(&w), [ids[0], ids[0]]);
     broker(&mut w, Said::Unroutable(1, "no queue takes it".into()));
